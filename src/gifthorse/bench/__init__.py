@@ -1,0 +1,1 @@
+"""Runs cells of the grid and keeps what they give."""

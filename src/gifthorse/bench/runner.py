@@ -1,0 +1,287 @@
+"""The runner: the sentence of the design as code. It alone picks devices and measures time."""
+
+import logging
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gifthorse.bench.cell import Cell
+from gifthorse.bench.store import Arrays, Store
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.defense import Defense
+from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.goal import GOALS
+from gifthorse.core.images import Images
+from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
+from gifthorse.core.record import Environment, Record, Seconds
+from gifthorse.core.seeds import derive
+from gifthorse.core.task import Dataset, Splits, Task
+from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.metrics.judge import Evidence, Metrics, judge_attack, judge_defense
+from gifthorse.training.scratch import train
+from gifthorse.triggers import TRIGGERS
+
+log = logging.getLogger("gifthorse")
+T = TypeVar("T")
+TIMED_INPUTS = 64
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs cells on one device against one store and one data folder."""
+
+    store: Store
+    data_root: Path
+    device: torch.device
+    download: bool = False
+
+    def run(self, cell: Cell, *, fresh: bool = False) -> Record:
+        """Return the cell's record, from the store where it is there; a failed cell is tried again.
+
+        :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
+        ends in a record with status ``failed`` and a reason.
+        """
+        known = None if fresh else self.store.load_record(cell.identity())
+        if known is not None and known.status != "failed":
+            return known
+        splits = load_splits(cell.dataset, self.data_root, self.download)
+        task = Task(
+            train=splits.train,
+            holdout=splits.holdout,
+            test=splits.test,
+            class_names=splits.class_names,
+            architecture=cell.model,
+            recipe=cell.training,
+        ).to(self.device)
+        cell.attack.check(task)
+        try:
+            record = self._measure(cell, task, fresh)
+        except (RequestError, StoreError):
+            raise
+        except Exception as error:
+            log.debug("cell failed", exc_info=True)
+            record = self._record(cell, status="failed", reason=f"{type(error).__name__}: {error}")
+        self.store.save_record(record)
+        return record
+
+    def _measure(self, cell: Cell, task: Task, fresh: bool) -> Record:
+        _reset_peak_memory(self.device)
+        benign, benign_seconds = self._benign(cell, task, fresh)
+        trojan, attack_seconds = self._trojan(cell, task, benign, fresh)
+        metrics, evidence = judge_attack(trojan, task, benign)
+        seconds = {"benign": benign_seconds, "attack": attack_seconds}
+        defense = cell.defense
+        if defense is None:
+            return self._finish(cell, metrics, evidence, seconds)
+
+        view = make_view(defense, trojan.model, task)
+        reason = defense.skip(view)
+        if reason is not None:
+            return self._record(cell, "skipped", reason, metrics, seconds)
+        outcome, seconds["defense"] = _timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
+        per_input = _seconds_per_input(outcome, task.test, self.device)
+        if per_input is not None:
+            seconds["defense_per_input"] = per_input
+        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed)
+        return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
+
+    def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
+        key = cell.benign_key()
+        if fresh or self.store.load_artifact("benign", key) is None:
+            model, seconds = _timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
+            self.store.save_artifact("benign", key, _weights(model), {"seconds": seconds})
+        # Always the stored copy, so that a resumed run computes with exactly what a fresh one does.
+        arrays, about = self._required("benign", key)
+        return _restore(task, arrays), about["seconds"]
+
+    def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
+        key = cell.trojan_key()
+        if fresh or self.store.load_artifact("trojan", key) is None:
+            trojan, seconds = _timed(
+                lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device
+            )
+            arrays, about = pack_trojan(trojan)
+            self.store.save_artifact("trojan", key, arrays, {**about, "seconds": seconds})
+        arrays, about = self._required("trojan", key)
+        return unpack_trojan(task, arrays, about), about["seconds"]
+
+    def _required(self, kind: str, key: str) -> tuple[Arrays, dict[str, Any]]:
+        found = self.store.load_artifact(kind, key)
+        if found is None:
+            raise StoreError(f"the {kind} model just written to {self.store.root} cannot be read back")
+        return found
+
+    def _finish(self, cell: Cell, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]) -> Record:
+        self.store.save_artifact("evidence", cell.identity(), evidence, {})
+        return self._record(cell, "done", None, metrics, seconds)
+
+    def _record(
+        self,
+        cell: Cell,
+        status: str,
+        reason: str | None,
+        metrics: Metrics | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> Record:
+        return Record.model_validate(
+            {
+                "id": cell.identity(),
+                "status": status,
+                "reason": reason,
+                "dataset": cell.dataset.to_dict(),
+                "model": cell.model.to_dict(),
+                "training": cell.training.to_dict(),
+                "profile": cell.profile,
+                "seed": cell.seed,
+                "attack": cell.attack.to_dict(),
+                "defense": cell.defense.to_dict() if cell.defense else None,
+                "metrics": metrics or {},
+                "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
+                "peak_memory_mb": _peak_memory_mb(self.device),
+                "environment": environment(self.device),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            }
+        )
+
+
+def make_view(defense: Defense[Any], model: Classifier, task: Task) -> DataFreeView:
+    """Return what this defense may see: an independent copy of the model, and clean images if its type says so."""
+    if defense.view is DataFreeView:
+        return DataFreeView(model.clone())
+    holdout = task.holdout
+    clean = Images(holdout.pixels.clone(), holdout.labels.clone(), holdout.classes)
+    return ModelView(model.clone(), clean)
+
+
+def pack_trojan(trojan: Trojan) -> tuple[Arrays, dict[str, Any]]:
+    """Return a trojan as arrays and a JSON-ready description."""
+    arrays = {f"model/{name}": array for name, array in _weights(trojan.model).items()}
+    arrays |= {f"twin/{name}": array for name, array in _weights(trojan.twin).items()}
+    if trojan.backdoor is None:
+        return arrays, {"backdoor": None}
+    trigger, goal, poisoned = trojan.backdoor.trigger, trojan.backdoor.goal, trojan.backdoor.poisoned
+    arrays |= {f"trigger/{name}": array for name, array in _weights(trigger).items()}
+    if poisoned is not None:
+        arrays["poisoned"] = poisoned.cpu().numpy()
+    about = {"trigger": trigger.name, "settings": trigger.settings(), "goal": goal.to_dict()}
+    return arrays, {"backdoor": about}
+
+
+def unpack_trojan(task: Task, arrays: Arrays, about: Mapping[str, Any]) -> Trojan:
+    """Rebuild what :func:`pack_trojan` took apart, on the task's device."""
+
+    def part(prefix: str) -> Arrays:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    backdoor = None
+    if about["backdoor"] is not None:
+        buffers = {name: torch.from_numpy(array.copy()) for name, array in part("trigger/").items()}
+        trigger = TRIGGERS[about["backdoor"]["trigger"]](**buffers, **about["backdoor"]["settings"])
+        goal = about["backdoor"]["goal"]
+        poisoned = torch.from_numpy(arrays["poisoned"].copy()) if "poisoned" in arrays else None
+        backdoor = Backdoor(trigger.to(task.train.device), GOALS.find(goal["name"]).from_dict(goal), poisoned)
+    return Trojan(_restore(task, part("model/")), _restore(task, part("twin/")), backdoor)
+
+
+@cache
+def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
+    """Read a data set once per process."""
+    return dataset.load(root, download=download)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Return the named device, or the GPU where there is one, and make its arithmetic repeatable."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device cuda: this machine has no usable CUDA device; leave --device out for the CPU")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+def environment(device: torch.device) -> Environment:
+    """Describe this machine and this checkout."""
+    commit, dirty = _revision()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return Environment(
+        gifthorse=metadata.version("gifthorse"),
+        commit=commit,
+        dirty=dirty,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        device=name,
+        threads=torch.get_num_threads(),
+    )
+
+
+@cache
+def _revision() -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout that this code runs from, and whether it was edited; none when installed."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None, None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return commit.stdout.strip(), bool(status.stdout.strip())
+
+
+def _timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> float | None:
+    """ART of an online defense: seconds per input, warm; absent for one that works offline."""
+    if isinstance(outcome, InputScreen):
+        respond: Callable[[Tensor], Tensor] = outcome.score
+    elif isinstance(outcome, CleanModel) and outcome.reform is not None:
+        model = outcome.model
+        respond = lambda pixels: predict(model, pixels)  # noqa: E731
+    else:
+        return None
+    pixels = test.take(torch.arange(min(TIMED_INPUTS, len(test)), device=test.device)).floats()
+    respond(pixels)
+    _, seconds = _timed(lambda: respond(pixels), device)
+    return seconds / len(pixels)
+
+
+def _weights(module: nn.Module) -> Arrays:
+    return {name: np.asarray(tensor.detach().cpu()) for name, tensor in module.state_dict().items()}
+
+
+def _restore(task: Task, arrays: Arrays) -> Classifier:
+    model = task.build(0)
+    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory_mb(device: torch.device) -> int:
+    """Return the peak of the GPU's memory, or of this process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

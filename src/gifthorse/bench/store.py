@@ -1,0 +1,115 @@
+"""The store: content-addressed artifacts (safetensors) and one JSON record per cell, written atomically.
+
+Nothing is ever unpickled. An artifact carries the SHA-256 of its own arrays, so that a truncated or altered file is
+noticed and computed anew. Files are written beside their place and moved there in one step, so readers, other
+writers and interrupts never see half of one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gifthorse.core.errors import StoreError
+from gifthorse.core.record import Record
+
+log = logging.getLogger("gifthorse")
+
+Arrays = dict[str, np.ndarray]
+_METADATA = "gifthorse"
+
+
+class Store:
+    """A folder with ``artifacts/<kind>/<key>.safetensors`` and ``records/<id>.json``; made when first written to."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def save_artifact(self, kind: str, key: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Write arrays and a JSON-ready description under a content key."""
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        document = json.dumps({"digest": _digest(contiguous), "about": about}, sort_keys=True)
+        # One metadata key: safetensors orders several at random, and the same artifact should be the same bytes.
+        self._write(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
+
+    def load_artifact(self, kind: str, key: str) -> tuple[Arrays, dict[str, Any]] | None:
+        """Read what :meth:`save_artifact` wrote; ``None`` where nothing is, or nothing sound (then it says so)."""
+        path = self._artifact(kind, key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                document = json.loads(file.metadata()[_METADATA])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if document["digest"] != _digest(arrays):
+                raise ValueError("its contents do not match its checksum")
+            return arrays, document["about"]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s); computing it anew", path, error)
+            return None
+
+    def save_record(self, record: Record) -> None:
+        """Write one record."""
+        self._write(self._record(record.id), record.to_json().encode())
+
+    def load_record(self, identity: str) -> Record | None:
+        """Read one record; ``None`` where there is nothing, or nothing sound (then it says so)."""
+        path = self._record(identity)
+        if not path.exists():
+            return None
+        try:
+            return Record.from_json(path.read_text())
+        except (ValidationError, OSError, UnicodeDecodeError) as error:
+            log.warning("%s is damaged (%s); computing it anew", path, type(error).__name__)
+            return None
+
+    def records(self) -> Iterator[Record]:
+        """Yield every sound record, in the order in which they were made."""
+        paths = sorted((self.root / "records").glob("*.json"))
+        found = [record for path in paths if (record := self.load_record(path.stem)) is not None]
+        yield from sorted(found, key=lambda record: (record.created, record.id))
+
+    def _artifact(self, kind: str, key: str) -> Path:
+        return self.root / "artifacts" / kind / f"{key}.safetensors"
+
+    def _record(self, identity: str) -> Path:
+        return self.root / "records" / f"{identity}.json"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                reason = error.strerror or str(error)
+                raise StoreError(
+                    f"cannot write {path}: {reason}; what was finished is kept, run the same command again to continue"
+                ) from error
+            raise
+
+
+def _digest(arrays: Arrays) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        sha.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()

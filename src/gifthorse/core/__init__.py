@@ -1,0 +1,1 @@
+"""Types that every stage shares; imports nothing else of gifthorse."""

@@ -1,0 +1,116 @@
+"""The classifier: pixels in [0,1] to logits, with its normalisation inside."""
+
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from gifthorse.core.images import Images, to_floats
+
+
+class Normalise(nn.Module):
+    """Subtract the mean and divide by the standard deviation, channel by channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise ``(N, C, H, W)``."""
+        return (pixels - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation; no caller ever sees mean or standard deviation.
+
+    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``. ``head`` names its last linear layer, whose
+    input is the penultimate layer; ``stages`` names its blocks, first to last, each giving ``(N, C', H', W')``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        head: str,
+        stages: tuple[str, ...],
+    ):
+        super().__init__()
+        self.normalise = Normalise(mean, std)
+        self.network = network
+        self.head_name = head
+        self.stage_names = stages
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""
+        logits: Tensor = self.network(self.normalise(pixels))
+        return logits
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
+        layer = self.network.get_submodule(self.head_name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.head.out_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the penultimate layer ``(N, D)``: what the head receives."""
+        return self._capture(self.head_name, pixels, of_input=True)
+
+    def stage(self, name: str, pixels: Tensor) -> Tensor:
+        """Return the output ``(N, C', H', W')`` of one of ``stage_names``."""
+        return self._capture(name, pixels, of_input=False)
+
+    def _capture(self, name: str, pixels: Tensor, *, of_input: bool) -> Tensor:
+        caught: list[Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            caught.append(inputs[0] if of_input else output)
+
+        hook = self.network.get_submodule(name).register_forward_hook(keep)
+        try:
+            self(pixels)
+        finally:
+            hook.remove()
+        return caught[0]
+
+    def clone(self) -> Self:
+        """Return an independent copy in evaluation mode."""
+        return copy.deepcopy(self).eval()
+
+
+def inference_batch(device: torch.device) -> int:
+    """Return a batch size that keeps the device busy without thrashing its memory."""
+    return 2048 if device.type == "cuda" else 256
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Images | Tensor) -> Tensor:
+    """Return the logits ``float32 (N, K)`` of a model in evaluation mode, batch by batch, on its device.
+
+    ``images`` is a labelled set, or float pixels ``(N, C, H, W)`` in [0,1].
+    """
+    pixels = images.pixels if isinstance(images, Images) else images
+    weight = next(iter([*model.parameters(), *model.buffers()]), pixels)
+    logits = [
+        model(to_floats(part) if part.dtype == torch.uint8 else part).float()
+        for part in (piece.to(weight.device) for piece in pixels.split(inference_batch(weight.device)))
+    ]
+    return torch.cat(logits) if logits else torch.empty(0, device=weight.device)

@@ -1,0 +1,35 @@
+"""The interface of every defense."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from gifthorse.core.configuration import Configuration
+from gifthorse.core.outcomes import Outcome
+from gifthorse.core.views import DataFreeView
+
+V = TypeVar("V", bound=DataFreeView)
+
+Family = Literal["reformation", "filtering", "sanitization", "inspection"]
+
+
+class Defense(Configuration, Generic[V]):
+    """A defense sees a view, never the task or the trojan; its ``view`` says which.
+
+    ``family`` is one of the field's four; the fields are the method's settings with the paper's defaults.
+    """
+
+    family: ClassVar[Family]
+    view: ClassVar[type[DataFreeView]]
+
+    @abstractmethod
+    def defend(self, view: V, seed: int) -> Outcome:
+        """Run the defense; the view is left as it was."""
+
+    def skip(self, view: V) -> str | None:  # noqa: ARG002
+        """Return one sentence saying why the method cannot be applied to this view, or ``None``."""
+        return None
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """Return the configuration's description with the family."""
+        return {**super().describe(), "family": cls.family, "view": cls.view.__name__}

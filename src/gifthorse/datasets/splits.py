@@ -1,0 +1,23 @@
+"""Cuts a source of images into disjoint training, holdout and test sets, the same ones for every run."""
+
+import torch
+
+from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
+from gifthorse.core.seeds import generator
+
+
+def cut(images: Images, sizes: dict[str, int | None], name: str) -> dict[str, Images]:
+    """Cut a shuffled set into parts of the given sizes; one size may be ``None``: whatever is left.
+
+    The shuffle depends on the data set's name alone, so that a run's seed never moves an image between sets.
+    """
+    fixed = sum(size for size in sizes.values() if size is not None)
+    left = len(images) - fixed
+    if left < 0 or (left == 0 and None in sizes.values()):
+        wanted = ", ".join(f"{part}={size}" for part, size in sizes.items() if size is not None)
+        raise RequestError(f"{name} has {len(images)} images to cut from, too few for {wanted}")
+    order = torch.randperm(len(images), generator=generator(0, "dataset", name))
+    lengths = [left if size is None else size for size in sizes.values()]
+    parts = order[: sum(lengths)].split(lengths)
+    return {part: images.take(index) for part, index in zip(sizes, parts, strict=True)}

@@ -1,0 +1,1 @@
+"""Input filtering: score inputs, flag the suspicious ones."""

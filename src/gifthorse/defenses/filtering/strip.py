@@ -1,0 +1,64 @@
+"""STRIP: mix an input with clean images; a trigger keeps the prediction certain, so low entropy is suspicious.
+
+Paper: Gao et al. 2019, arXiv:1902.06531, sections III and IV; TrojanZoo section 4.3 and Table 21 (equal weights, 64
+    mixtures).
+Differs: mixtures are clipped to [0,1] unless clip=false; every input meets the same overlays (drawn once from the
+    defender's images); the threshold is the empirical quantile of held-out clean scores, not a fitted normal
+    distribution, whose tail is wrong when entropies are skewed.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gifthorse.core.classifier import inference_batch
+from gifthorse.core.defense import Defense
+from gifthorse.core.images import to_floats
+from gifthorse.core.outcomes import InputScreen
+from gifthorse.core.progress import track
+from gifthorse.core.seeds import generator
+from gifthorse.core.views import ModelView
+
+
+class Strip(Defense[ModelView]):
+    """Flags inputs whose prediction stays certain when mixed with clean images."""
+
+    name = "strip"
+    paper = "Gao et al. 2019, arXiv:1902.06531"
+    family = "filtering"
+    view = ModelView
+
+    overlays: int = Field(64, ge=1, description="clean images that every input is mixed with")
+    input_weight: float = Field(0.5, gt=0, le=1, description="weight of the input in the mixture")
+    overlay_weight: float = Field(0.5, gt=0, le=1, description="weight of the clean image in the mixture")
+    clip: bool = Field(True, description="clip mixtures to [0,1] (matters when the weights sum to more than 1)")
+    fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
+
+    def skip(self, view: ModelView) -> str | None:
+        """Ask for enough clean images to mix with and to set a threshold on."""
+        needed = self.overlays + 20
+        return None if len(view.clean) >= needed else f"needs {needed} clean images; there are {len(view.clean)}"
+
+    def defend(self, view: ModelView, seed: int) -> InputScreen:
+        """Draw the overlays and set the threshold on the clean images that were not drawn."""
+        order = torch.randperm(len(view.clean), generator=generator(seed, self.name)).to(view.device)
+        overlays = to_floats(view.clean.pixels[order[: self.overlays]])
+        unseen = to_floats(view.clean.pixels[order[self.overlays :]])
+        model = view.model.clone()
+
+        @torch.inference_mode()
+        def score(pixels: Tensor) -> Tensor:
+            size = max(inference_batch(view.device) // len(overlays), 1)
+            parts = pixels.to(view.device).split(size)
+            return torch.cat([self._certainty(model, part, overlays) for part in track(parts, "strip", len(parts))])
+
+        return InputScreen(score, threshold=float(score(unseen).quantile(1 - self.fpr, interpolation="higher")))
+
+    def _certainty(self, model: torch.nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
+        mixed = self.input_weight * pixels.unsqueeze(1) + self.overlay_weight * overlays
+        mixed = mixed.clamp(0, 1) if self.clip else mixed
+        logits = model(mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
+        log_probability = logits.log_softmax(1)
+        entropy = -(log_probability.exp() * log_probability).sum(1)
+        certainty: Tensor = -entropy.view(len(pixels), len(overlays)).mean(1)
+        return certainty

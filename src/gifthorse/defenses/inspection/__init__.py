@@ -1,0 +1,1 @@
+"""Model inspection: score the classes of a model."""

@@ -1,0 +1,1 @@
+"""Input reformation: change the input before the model sees it."""

@@ -1,0 +1,1 @@
+"""Model sanitization: hand back a cleaner model."""

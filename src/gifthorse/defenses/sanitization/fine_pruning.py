@@ -1,0 +1,107 @@
+"""Fine-pruning: prune the channels that clean images use least, then fine-tune.
+
+Paper: Liu, Dolan-Gavitt, Garg 2018, arXiv:1805.12185, section 3; TrojanZoo section 4.3 and Table 21 (prune ratio 0.95).
+Differs: channels are those of the last stage's output (in a residual network the whole block, as "Rethinking the
+    Trigger" does), and pruned ones stay masked while fine-tuning; pruning goes up to the ratio but stops before the
+    accuracy on the defender's clean images falls by more than max_accuracy_drop (the stopping rule of section 3, the
+    0.2 of TrojanZoo's code), tried in 32 steps; the schedule of fine-tuning is not printed: 50 epochs at 0.01, cosine.
+"""
+
+from collections import OrderedDict
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.defense import Defense
+from gifthorse.core.outcomes import CleanModel
+from gifthorse.core.recipe import Recipe
+from gifthorse.core.seeds import derive
+from gifthorse.core.views import ModelView
+from gifthorse.training.loop import fit
+
+TRIES = 32
+
+
+class FinePruning(Defense[ModelView]):
+    """Prunes the last stage's channels that clean images activate least, then fine-tunes."""
+
+    name = "fine_pruning"
+    aliases = ("fp",)
+    paper = "Liu et al. 2018, arXiv:1805.12185"
+    family = "sanitization"
+    view = ModelView
+
+    prune_ratio: float = Field(0.95, gt=0, lt=1, description="largest share of channels to prune")
+    max_accuracy_drop: float = Field(0.2, ge=0, le=1, description="stop pruning before clean accuracy falls by more")
+    epochs: int = Field(50, ge=0, description="epochs of fine-tuning; 0: prune only")
+    lr: float = Field(0.01, gt=0, description="learning rate of fine-tuning")
+    batch_size: int = Field(64, ge=2, description="images per step of fine-tuning")
+    shift: int = Field(0, ge=0, description="random crop of the clean images while fine-tuning, in pixels")
+    flip: bool = Field(False, description="random left-right flip of the clean images while fine-tuning")
+
+    def skip(self, view: ModelView) -> str | None:
+        """Refuse a model without named stages, and too few images to rank channels by."""
+        if not view.model.stage_names:
+            return "needs a model whose stages are known"
+        return None if len(view.clean) >= 16 else f"needs 16 clean images; there are {len(view.clean)}"
+
+    def defend(self, view: ModelView, seed: int) -> CleanModel:
+        """Rank once, prune step by step, fine-tune."""
+        model = view.model.clone()
+        last = model.stage_names[-1]
+        ranking = mean_activation(model, last, view).argsort()
+        keep = mask_channels(model, last, len(ranking))
+
+        before = _accuracy(model, view)
+        limit = int(self.prune_ratio * len(ranking))
+        pruned = 0
+        for count in sorted({round(limit * step / TRIES) for step in range(1, TRIES + 1)} - {0}):
+            keep[ranking[:count]] = 0
+            if before - _accuracy(model, view) > self.max_accuracy_drop:
+                break
+            pruned = count
+        keep[ranking[pruned:]] = 1
+
+        if self.epochs:
+            recipe = Recipe(
+                epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, shift=self.shift, flip=self.flip
+            )
+            fit(model, view.clean, recipe, derive(seed, self.name), label="fine-tuning")
+        return CleanModel(model)
+
+
+class ChannelMask(nn.Module):
+    """Multiplies channels by 0 or 1."""
+
+    keep: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("keep", torch.ones(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Mask ``(N, C, H, W)``."""
+        return maps * self.keep.view(1, -1, 1, 1)
+
+
+def mask_channels(model: Classifier, stage: str, channels: int) -> Tensor:
+    """Put a channel mask after a stage, in place; returns the mask ``(C,)``, all ones, to write into."""
+    mask = ChannelMask(channels).to(model.device)
+    masked = nn.Sequential(OrderedDict(stage=model.network.get_submodule(stage), mask=mask))
+    parent, _, child = stage.rpartition(".")
+    setattr(model.network.get_submodule(parent), child, masked)
+    return mask.keep
+
+
+@torch.inference_mode()
+def mean_activation(model: Classifier, stage: str, view: ModelView) -> Tensor:
+    """Return the mean activation ``(C,)`` of a stage's channels over the defender's clean images."""
+    total = sum(model.stage(stage, pixels).float().mean((2, 3)).sum(0) for pixels, _ in view.clean.batches(256))
+    assert isinstance(total, Tensor)
+    return total / len(view.clean)
+
+
+def _accuracy(model: Classifier, view: ModelView) -> float:
+    return float((predict(model, view.clean).argmax(1) == view.clean.labels).float().mean())

@@ -1,0 +1,1 @@
+"""One engine that optimises many triggers as one batch."""

@@ -1,0 +1,87 @@
+"""Every definition once: numbers from tensors, knowing nothing of attacks or defenses."""
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.anomaly import anomaly_indices
+
+MASK_SUPPORT = 0.1
+"""A soft mask counts as non-zero above this; optimised masks are never exactly zero."""
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of ``logits (N, K)`` whose largest entry is at ``labels (N,)``; NaN for an empty set."""
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> float:
+    """ASR, TrojanZoo equation 3: share of stamped images that get their target.
+
+    ``logits (N, K)`` are of stamped images with true ``labels (N,)`` and wanted ``targets (N,)``; images whose true
+    class is the target already are left out, or every model would score their share for free.
+    """
+    tried = labels != targets
+    return accuracy(logits[tried], targets[tried])
+
+
+def confidence(logits: Tensor, labels: Tensor) -> float:
+    """CCC, TrojanZoo section 4.2: mean softmax probability at ``labels (N,)`` of ``logits (N, K)``."""
+    return float(logits.softmax(1).gather(1, labels.unsqueeze(1)).mean())
+
+
+def trojan_confidence(logits: Tensor, labels: Tensor, targets: Tensor) -> float:
+    """TMC, TrojanZoo section 4.2: :func:`confidence` in the target over the successful trials; NaN if none."""
+    won = (labels != targets) & (logits.argmax(1) == targets)
+    return confidence(logits[won], targets[won])
+
+
+def auroc(negative: Tensor, positive: Tensor) -> float:
+    """Return the chance that a positive score exceeds a negative one, ties counting half; NaN if either is empty."""
+    if len(negative) == 0 or len(positive) == 0:
+        return float("nan")
+    from sklearn.metrics import roc_auc_score
+
+    truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))])
+    return float(roc_auc_score(truth.numpy(), torch.cat([negative, positive]).double().cpu().numpy()))
+
+
+def tpr_at_fpr(negative: Tensor, positive: Tensor, fpr: float) -> float:
+    """Return the share of positive scores above the threshold that lets at most ``fpr`` of the negatives through."""
+    ordered = negative.sort(descending=True).values
+    threshold = ordered[min(int(fpr * len(ordered)), len(ordered) - 1)]
+    return float((positive > threshold).float().mean())
+
+
+def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, float]:
+    """Return tpr, fpr, precision, recall, f1 and accuracy of a filter (TrojanZoo section 4.4 and Table 23).
+
+    Both arguments are ``bool (N,)``. Precision and F1 are 0 where nothing is flagged, as scikit-learn has it.
+    """
+    hits, false = int(flagged_positive.sum()), int(flagged_negative.sum())
+    negatives, positives = len(flagged_negative), len(flagged_positive)
+    tpr = hits / positives
+    return {
+        "tpr": tpr,
+        "fpr": false / negatives,
+        "precision": hits / max(hits + false, 1),
+        "recall": tpr,
+        "f1": 2 * hits / max(hits + false + positives, 1),
+        "accuracy": (hits + negatives - false) / (negatives + positives),
+    }
+
+
+def anomaly_index(scores: Tensor) -> float:
+    """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of ``scores (K,)``, higher = more suspicious."""
+    return float(anomaly_indices(scores).max())
+
+
+def mask_norm(mask: Tensor) -> float:
+    """MLN, TrojanZoo section 4.4: L1 norm of a mask ``(1, H, W)``."""
+    return float(mask.abs().sum())
+
+
+def mask_jaccard(recovered: Tensor, true: Tensor) -> float:
+    """MJS, TrojanZoo equation 6: Jaccard index of the supports of two masks ``(1, H, W)``; 0 if both are empty."""
+    first, second = recovered > MASK_SUPPORT, true > 0
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 0.0

@@ -1,0 +1,1 @@
+"""Training: one loop, its augmentation, its precision, and how poison enters it."""

@@ -1,0 +1,74 @@
+"""The one training loop: pixels stay 8-bit in memory on the device until a batch is made."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from gifthorse.core.images import Images, to_floats
+from gifthorse.core.progress import track
+from gifthorse.core.recipe import Recipe
+from gifthorse.core.seeds import derive, generator, isolated
+from gifthorse.training.augment import shift_and_flip
+from gifthorse.training.precision import fast_arithmetic
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Turns a batch of augmented float pixels and labels into the batch that is trained on."""
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    seed: int,
+    *,
+    mix: Mix | None = None,
+    label: str = "training",
+) -> None:
+    """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
+
+    ``mix`` may add images to every batch after its augmentation. The same seed gives the same weights.
+    """
+    device = images.device
+    random = generator(seed, "batches", device=device)
+    size = min(recipe.batch_size, len(images))
+    # A last batch of a few images would ruin batch normalisation: it is left out, and another one each epoch.
+    steps = max(len(images) // size, 1)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+    scheduler = _scheduler(optimizer, recipe, recipe.epochs * steps)
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    with isolated(derive(seed, "training")):
+        for _ in track(range(recipe.epochs), label, recipe.epochs):
+            order = torch.randperm(len(images), generator=random, device=device)
+            for index in order[: steps * size].view(steps, size):
+                pixels = shift_and_flip(images.pixels[index], recipe.shift, recipe.flip, random)
+                batch, labels = to_floats(pixels), images.labels[index]
+                if mix is not None:
+                    batch, labels = mix(batch, labels)
+                with fast_arithmetic(device):
+                    logits = model(batch)
+                loss = cross_entropy(logits.float(), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+    model.zero_grad()
+    model.eval()
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
+    if recipe.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    if recipe.schedule == "one_cycle":
+        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)

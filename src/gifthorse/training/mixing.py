@@ -1,0 +1,58 @@
+"""How poison enters training: in every batch (TrojanZoo RQ6, batch-level) or once in the data set (dataset-level).
+
+``poison_rate`` is the share of the images trained on that carry the trigger; stamped copies are added to the clean
+images, so a rate r means r / (1 − r) copies for every clean image.
+"""
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.errors import RequestError
+from gifthorse.core.goal import Goal
+from gifthorse.core.images import Images, to_floats, to_levels
+from gifthorse.core.trigger import Trigger
+
+
+def copies(clean: int, poison_rate: float) -> float:
+    """Return how many stamped copies make up ``poison_rate`` of all images beside ``clean`` clean ones."""
+    return clean * poison_rate / (1 - poison_rate)
+
+
+class BatchMixing:
+    """Adds stamped copies to every batch, after its augmentation; a fraction of a copy is carried to the next."""
+
+    def __init__(self, trigger: Trigger, goal: Goal, poison_rate: float, random: torch.Generator):
+        self.trigger, self.goal, self.poison_rate, self.random = trigger, goal, poison_rate, random
+        self.owed = 0.0
+
+    def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the batch with stamped copies of its first images, those of the target class left out."""
+        self.owed += copies(len(labels), self.poison_rate)
+        count = int(self.owed)
+        self.owed -= count
+        if count == 0:
+            return pixels, labels
+        sources = self.goal.sources(labels)
+        order = sources.logical_not().to(torch.uint8).argsort(stable=True)
+        chosen = order[torch.arange(count, device=labels.device) % sources.sum().clamp_min(1)]
+        stamped = self.trigger.stamp(pixels[chosen], self.random)
+        return torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels[chosen])])
+
+
+def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
+    """Return the positions ``int64 (P,)`` of the images to copy and stamp, drawn from the goal's sources."""
+    sources = goal.sources(labels).nonzero().squeeze(1)
+    count = round(copies(len(labels), poison_rate))
+    if not 0 < count <= len(sources):
+        raise RequestError(
+            f"poison_rate={poison_rate:g} asks for {count} stamped copies of {len(labels)} training images; "
+            f"between 1 and {len(sources)} are possible"
+        )
+    return sources[torch.randperm(len(sources), generator=random, device=labels.device)[:count]]
+
+
+def poison_dataset(images: Images, trigger: Trigger, goal: Goal, chosen: Tensor, random: torch.Generator) -> Images:
+    """Return the images followed by stamped, relabelled copies of the chosen ones (before any augmentation)."""
+    victims = images.take(chosen)
+    stamped = to_levels(trigger.stamp(to_floats(victims.pixels), random))
+    return images.join(Images(stamped, goal.targets(victims.labels), images.classes))

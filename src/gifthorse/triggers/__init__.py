@@ -1,0 +1,6 @@
+"""The triggers that can be saved and read back, by name."""
+
+from gifthorse.core.trigger import Trigger
+from gifthorse.triggers.patch import Patch
+
+TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch,)}
