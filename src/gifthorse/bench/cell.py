@@ -1,23 +1,21 @@
 """A cell of the grid: everything that decides a result, and how a profile fills in what was not said."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.bench.profiles import read_profile
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue, fingerprint
 from gifthorse.core.defense import Defense
-from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.task import Architecture, Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
 
-PROFILES = ("paper", "laptop", "smoke")
 RECIPES: Catalogue[Recipe] = Catalogue("training recipe", [Recipe])
 
 
@@ -82,10 +80,3 @@ def resolve(
         seed=seed,
         profile=profile,
     )
-
-
-def read_profile(name: str) -> dict[str, Any]:
-    """Return a profile: by data set (or ``all``), by kind, by name, the fields that differ from the paper's."""
-    if name not in PROFILES:
-        raise RequestError(f"no profile is called '{name}'; listed: {', '.join(PROFILES)}")
-    return tomllib.loads(resources.files("gifthorse").joinpath(f"profiles/{name}.toml").read_text())

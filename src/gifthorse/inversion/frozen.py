@@ -31,5 +31,6 @@ def freeze(model: nn.Module) -> nn.Module:
             setattr(traced.get_submodule(parent), child, modules[name])
             node.replace_all_uses_with(source)
             traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced

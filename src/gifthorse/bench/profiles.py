@@ -1,0 +1,20 @@
+"""Profiles: how much of the papers' budgets a run spends, as data. Imports no torch."""
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from gifthorse.core.errors import RequestError
+
+PROFILES = {
+    "paper": "the papers' own budgets",
+    "laptop": "a cell in about a minute on two CPU cores",
+    "smoke": "seconds, to see that everything works",
+}
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """Return a profile: by data set (or ``all``), by kind, by name, the fields that differ from the paper's."""
+    if name not in PROFILES:
+        raise RequestError(f"no profile is called '{name}'; listed: {', '.join(PROFILES)}")
+    return tomllib.loads(resources.files("gifthorse").joinpath(f"profiles/{name}.toml").read_text())

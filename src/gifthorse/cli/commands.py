@@ -1,0 +1,238 @@
+"""What the commands do, once torch is loaded."""
+
+import json
+import logging
+import os
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.runner import Runner, pick_device
+from gifthorse.bench.store import Store
+from gifthorse.core.configuration import Catalogue
+from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.metric import METRICS
+from gifthorse.core.progress import listening
+from gifthorse.core.record import Record
+
+FAILED = 4
+QUICKSTART_ATTACKS = ("none", "badnets")
+QUICKSTART_DEFENSES = ("shrinkpad", "strip", "fine_pruning", "neural_cleanse")
+
+notes = Console(stderr=True)
+answers = Console(width=None if os.isatty(1) else 120)
+
+
+def run_quickstart(
+    store: Path, data_root: Path, device: str | None, threads: int | None, out: Path, show: bool
+) -> None:
+    """Run the quickstart's cells, print a table, write the report, open it if asked."""
+    cells = [resolve(dataset="digits", attack=a, defense=d) for a in QUICKSTART_ATTACKS for d in QUICKSTART_DEFENSES]
+    runner = make_runner(store, data_root, device, threads)
+    records = []
+    with showing_progress():
+        for number, cell in enumerate(cells, 1):
+            click.echo(f"[{number}/{len(cells)}] {cell.attack.name} against {cell.defense}", err=True)
+            records.append(runner.run(cell))
+    table = Table("attack", "defense", "accuracy", "attack success", "the defense's finding", box=None)
+    for record in records:
+        table.add_row(*_quick_row(record))
+    answers.print(table)
+    write_report(store, out)
+    if show:
+        webbrowser.open(out.resolve().as_uri())
+
+
+def run_cell(
+    request: Mapping[str, Any],
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    *,
+    as_json: bool,
+    fresh: bool,
+    download: bool,
+) -> int:
+    """Run one cell and print it; returns the exit code."""
+    cell: Cell = resolve(**request)
+    with showing_progress():
+        record = make_runner(store, data_root, device, threads, download).run(cell, fresh=fresh)
+    if as_json:
+        click.echo(record.to_json())
+    else:
+        print_record(record)
+    if record.status == "failed":
+        notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False)
+        return FAILED
+    return 0
+
+
+def list_kinds(kinds: tuple[str, ...]) -> None:
+    """Print the kinds of things that can be listed, with their number."""
+    for kind in kinds:
+        click.echo(f"{kind:10} {', '.join(_described(kind))}")
+
+
+def list_kind(kind: str, name: str | None, as_json: bool) -> None:
+    """Print the listed things of a kind, or all about one of them."""
+    described = _described(kind)
+    if name is not None:
+        key = name if kind == "metrics" else _catalogue(kind).find(name).name
+        if key not in described:
+            raise RequestError(f"no metric is called '{name}'; listed: {', '.join(described)}")
+        described = {key: described[key]}
+    if as_json:
+        click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
+        return
+    if name is None:
+        table = Table("name", "also", "what it is", box=None)
+        for about in described.values():
+            family = f" ({about['family']})" if "family" in about else ""
+            table.add_row(about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family)
+        answers.print(table)
+        return
+    (about,) = described.values()
+    answers.print(f"{about['name']}: {about['summary']}", highlight=False)
+    if about.get("paper"):
+        answers.print(f"Paper: {about['paper']}", highlight=False)
+    if about.get("fields"):
+        table = Table("field", "default", "range", "type", "meaning", box=None)
+        for field in about["fields"]:
+            default = json.dumps(field["default"], ensure_ascii=False)
+            table.add_row(field["name"], default, field["range"], field["type"].replace("[", r"\["), field["help"])
+        answers.print(table)
+
+
+def write_report(runs: Path, out: Path) -> None:
+    """Write the report on every cell of a store."""
+    from gifthorse.report.html import ReportCell, render
+
+    if not runs.is_dir():
+        raise RequestError(f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one")
+    store = Store(runs)
+    cells = []
+    for record in store.records():
+        found = store.load_artifact("evidence", record.id) if record.status == "done" else None
+        cells.append(ReportCell(record, found[0] if found else {}))
+    if not cells:
+        raise RequestError(f"{runs.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
+    try:
+        out.write_text(render(cells), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
+    click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
+
+
+def make_runner(
+    store: Path, data_root: Path, device: str | None, threads: int | None, download: bool = False
+) -> Runner:
+    """Set the machine up and return a runner."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        chosen = pick_device(device)
+    except RuntimeError as error:
+        raise RequestError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return Runner(Store(store), data_root, chosen, download)
+
+
+@contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show one bar per running loop on standard error, and the program's warnings as lines there."""
+    log = logging.getLogger("gifthorse")
+    handler = RichHandler(console=notes, show_time=False, show_path=False, markup=False)
+    log.addHandler(handler)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()
+    try:
+        with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+            tasks: dict[str, TaskID] = {}
+
+            def listen(label: str, done: int, total: int) -> None:
+                if label not in tasks:
+                    tasks[label] = progress.add_task(label, total=total)
+                progress.update(tasks[label], completed=done, total=total)
+                if done == total:
+                    progress.remove_task(tasks.pop(label))
+
+            with listening(listen):
+                yield
+    finally:
+        log.removeHandler(handler)
+
+
+def print_record(record: Record) -> None:
+    """Print a record's numbers for a person."""
+    defense = record.defense["name"] if record.defense else "no defense"
+    head = f"{record.attack['name']} on {record.dataset['name']}/{record.model['name']}, {defense}, seed {record.seed}"
+    answers.print(f"{head}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
+    table = Table("metric", "value", "meaning", box=None)
+    for name, value in record.metrics.items():
+        metric = METRICS.get(name.split(".")[1])
+        table.add_row(name, _format(value), metric.title if metric else "")
+    answers.print(table)
+
+
+def _quick_row(record: Record) -> tuple[str, str, str, str, str]:
+    metrics = record.metrics
+    accuracy = _format(metrics.get("defense.acc", metrics.get("attack.acc")))
+    before = metrics.get("attack.asr")
+    success = "" if before is None else _format(before)
+    if "defense.asr" in metrics:
+        success = f"{success} → {_format(metrics['defense.asr'])}"
+    finding = ""
+    if "defense.tpr" in metrics:
+        finding = f"flags {_format(metrics['defense.tpr'])} of stamped, {_format(metrics['defense.fpr'])} of clean images"
+    elif "defense.fpr" in metrics:
+        finding = f"flags {_format(metrics['defense.fpr'])} of clean images"
+    elif "defense.aiv" in metrics:
+        finding = f"anomaly index {_format(metrics['defense.aiv'])}"
+        suspect = metrics.get("defense.suspect_class")
+        finding += ": no suspect class" if suspect is None else f": class {suspect} is suspect"
+    assert record.defense is not None
+    return record.attack["name"], record.defense["name"], accuracy, success, finding or (record.reason or "")
+
+
+def _format(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list):
+        return " ".join(f"{item:.1f}" for item in value)
+    return str(value)
+
+
+def _catalogue(kind: str) -> Catalogue[Any]:
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.datasets import DATASETS
+    from gifthorse.defenses import DEFENSES
+    from gifthorse.models import ARCHITECTURES
+
+    return {"attacks": ATTACKS, "defenses": DEFENSES, "models": ARCHITECTURES, "datasets": DATASETS}[kind]
+
+
+def _described(kind: str) -> dict[str, dict[str, Any]]:
+    if kind == "metrics":
+        return {
+            metric.name: {
+                "name": metric.name,
+                "summary": f"{metric.title}: {metric.help}",
+                "of": metric.of,
+                "unit": metric.unit,
+                "higher_is_better": metric.higher_is_better,
+            }
+            for metric in METRICS.values()
+        }
+    return {name: cls.describe() for name, cls in _catalogue(kind).items()}

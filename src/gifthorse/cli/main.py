@@ -1,0 +1,194 @@
+"""Entry point: commands, options and help. Imports no torch before a command needs it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gifthorse.bench.profiles import PROFILES
+from gifthorse.core.errors import RequestError, StoreError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS = ("attacks", "defenses", "models", "datasets", "metrics")
+
+EPILOG = """\b
+Examples:
+  gifthorse quickstart
+  gifthorse list defenses
+  gifthorse run --dataset digits --attack badnets --defense strip
+  gifthorse run --attack 'badnets[poison_rate=0.05,trigger_size=2]' --defense neural_cleanse --seed 3
+  gifthorse report --out report.html
+
+\b
+Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
+"""
+
+
+def store_option(command: F) -> F:
+    """Add the option that says where results are kept."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="gifthorse-runs",
+        envvar="GIFTHORSE_STORE",
+        show_default=True,
+        show_envvar=True,
+        help="Folder that keeps models and records; what is there is not computed again.",
+    )(command)
+
+
+def machine_options(command: F) -> F:
+    """Add the options that say where to compute and where the images are."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores unless given."),
+        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU where there is one."),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path, file_okay=False),
+            default="data",
+            envvar="GIFTHORSE_DATA",
+            show_default=True,
+            show_envvar=True,
+            help="Folder with the image sets in torchvision's layout ('digits' needs none).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.version_option(package_name="gifthorse")
+def cli() -> None:
+    """Plant, defend against and measure neural backdoors in image classifiers.
+
+    A backdoored classifier works well on clean images but gives a class of the attacker's choice to any image that
+    carries a trigger. gifthorse plants such backdoors, lets defenses loose on them that cannot see the truth, and
+    judges both.
+
+    Everything named takes fields in brackets, for example 'badnets[poison_rate=0.05,trigger_size=3]';
+    'gifthorse list attacks badnets' shows them all.
+    """
+
+
+@cli.command()
+@store_option
+@machine_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="gifthorse-report.html",
+    show_default=True,
+    help="Where the report goes.",
+)
+@click.option("--open/--no-open", "show", default=None, help="Open the report in a browser (default: on a terminal).")
+def quickstart(
+    store: Path, data_root: Path, device: str | None, threads: int | None, out: Path, show: bool | None
+) -> None:
+    """Benign and backdoored digit classifiers, one defense of each family, and a report: about a minute.
+
+    Trains on real handwritten digits that ship inside scikit-learn, so nothing is downloaded.
+    """
+    from gifthorse.cli.commands import run_quickstart
+
+    run_quickstart(store, data_root, device, threads, out, sys.stdout.isatty() if show is None else show)
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+def list_(kind: str | None, name: str | None, as_json: bool) -> None:
+    """Show what there is: attacks, defenses, models, datasets or metrics.
+
+    With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
+    """
+    from gifthorse.cli.commands import list_kind, list_kinds
+
+    if kind is None:
+        list_kinds(KINDS)
+    else:
+        list_kind(kind, name, as_json)
+
+
+@cli.command()
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME[...]", help="Images to work on.")
+@click.option("--model", metavar="NAME[...]", help="Architecture; the profile's choice for the data set unless given.")
+@click.option("--attack", default="none", show_default=True, metavar="NAME[...]", help="Attack; none: a benign model.")
+@click.option("--defense", metavar="NAME[...]", help="Defense; without one, only the attack is measured.")
+@click.option(
+    "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
+)
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="laptop",
+    show_default=True,
+    help="Budget for what is not said: " + "; ".join(f"{name}: {text}" for name, text in PROFILES.items()) + ".",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record, and nothing else, on standard output.")
+@click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
+@click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@store_option
+@machine_options
+def run(
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+    fresh: bool,
+    download: bool,
+    **request: Any,
+) -> None:
+    """Run one cell: train, attack, defend, judge.
+
+    The result is a record in the store; the same command again is answered from there. An interrupted run
+    continues where its last finished model lies.
+    """
+    from gifthorse.cli.commands import run_cell
+
+    sys.exit(run_cell(request, store, data_root, device, threads, as_json=as_json, fresh=fresh, download=download))
+
+
+@cli.command()
+@click.argument("runs", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="gifthorse-report.html",
+    show_default=True,
+    help="The HTML file to write.",
+)
+@store_option
+def report(runs: Path | None, out: Path, store: Path) -> None:
+    """Write one self-contained HTML file about every cell in RUNS (default: the store)."""
+    from gifthorse.cli.commands import write_report
+
+    write_report(runs or store, out)
+
+
+def main() -> None:
+    """Run the command line; wrong requests end in one clear line and exit code 2."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "gifthorse"
+        _stop(f"{error.format_message()} (see '{command} --help')", 2)
+    except click.ClickException as error:
+        _stop(error.format_message(), 2)
+    except (RequestError, StoreError) as error:
+        _stop(str(error), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted; what was finished is kept: run the same command again to continue", 130)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"gifthorse: {' '.join(message.split())}", err=True)
+    sys.exit(code)

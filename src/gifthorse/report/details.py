@@ -1,0 +1,227 @@
+"""What the report shows of each trojan and of each cell beside the tables: pictures, charts, times, command."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from gifthorse.core.metric import METRICS
+from gifthorse.core.record import Record
+from gifthorse.report.cells import ReportCell
+from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
+from gifthorse.report.naming import command, key, labels, name_of
+from gifthorse.report.tables import ATTACK_COLUMNS, FAMILY_COLUMNS, Form, Value, format_value, measure
+
+GALLERY = 20
+"""Most recovered triggers shown of one model."""
+
+_FORMS: dict[str, Form] = {"fraction": "percent", "points": "points", "flag": "flag", "class": "class"}
+_FORMS_IN_TABLES = {
+    column.metric: column.form for columns in (ATTACK_COLUMNS, *FAMILY_COLUMNS.values()) for column in columns
+}
+_UNITS = {"percent": "%", "points": " points"}
+# Screens whose score has a name of its own; any other is drawn as "score".
+_SCREENS = {"strip": ("entropy in nats (flagged: below the threshold)", -1.0)}
+_PICTURES = {
+    "clean": "Clean test images",
+    "stamped": "Stamped with the trigger",
+    "reformed": "Reformed by the defense, as the model sees them",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture with its caption; ``marked`` sets it off from its neighbours."""
+
+    picture: Picture
+    caption: str
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its caption."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class CellDetail:
+    """One cell, opened up."""
+
+    title: str
+    record: Record
+    rows: tuple[Shown, ...]
+    charts: tuple[Chart, ...]
+    triggers: tuple[Shown, ...]
+    triggers_caption: str
+    measurements: tuple[tuple[str, Value], ...]
+    times: tuple[tuple[str, str], ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class TrojanDetail:
+    """One trojan (an attack and a seed): what it looks like and every cell that met it."""
+
+    attack: str
+    seed: int
+    rows: tuple[Shown, ...]
+    cells: tuple[CellDetail, ...]
+
+
+def trojans(cells: Sequence[ReportCell]) -> list[TrojanDetail]:
+    """Return the details of cells that share a data set, model, training recipe and profile."""
+    attacks = labels(cell.record.attack for cell in cells)
+    defenses = labels(cell.record.defense for cell in cells if cell.record.defense is not None)
+    parts: dict[tuple[str, int], list[ReportCell]] = {}
+    for cell in cells:
+        parts.setdefault((key(cell.record.attack), cell.record.seed), []).append(cell)
+    return [
+        TrojanDetail(
+            attack=attacks[attack],
+            seed=seed,
+            rows=_picture_rows(
+                next((cell.evidence for cell in members if "clean" in cell.evidence), {}), "clean", "stamped"
+            ),
+            cells=tuple(_cell(cell, defenses.get(key(cell.record.defense), "attack alone")) for cell in members),
+        )
+        for (attack, seed), members in sorted(
+            parts.items(), key=lambda item: item[1][0].record.attack.get("name") != "none"
+        )
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that reads best.
+
+    >>> duration(0.000033), duration(0.25), duration(3.27), duration(600)
+    ('33 µs', '250 ms', '3.3 s', '10.0 min')
+    """
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _cell(cell: ReportCell, title: str) -> CellDetail:
+    record, evidence = cell.record, cell.evidence
+    before = "stamped" if "stamped" in evidence else "clean"
+    triggers, caption = _triggers(record, evidence)
+    return CellDetail(
+        title=title,
+        record=record,
+        rows=_picture_rows(evidence, before, "reformed") if "reformed" in evidence else (),
+        charts=tuple(chart for chart in (_class_chart(record, evidence), _score_chart(record, evidence)) if chart),
+        triggers=triggers,
+        triggers_caption=caption,
+        measurements=_measurements(record),
+        times=_times(record),
+        command=command(record),
+    )
+
+
+def _picture_rows(evidence: Mapping[str, np.ndarray], *names: str) -> tuple[Shown, ...]:
+    found = [(name, pixels) for name in names if (pixels := evidence.get(name)) is not None and _drawable(pixels)]
+    return tuple(Shown(picture_row(pixels), _PICTURES[name]) for name, pixels in found)
+
+
+def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
+    """Draw mask norms where masks were recovered, and the defense's own scores otherwise."""
+    masks, scores = evidence.get("masks"), record.metrics.get("defense.scores")
+    if masks is not None:
+        what, values = "L1 norm of the recovered mask", _norms(masks)
+    elif isinstance(scores, list) and scores:
+        what, values = "score (higher is more suspicious)", scores
+    else:
+        return None
+    suspect, target = _suspect(record), _target(record)
+    caption = f"{what[0].upper()}{what[1:]} per class; dashed: the median."
+    caption += " No class is suspect." if suspect is None else f" Suspect: class {suspect}, highlighted."
+    caption += "" if target is None else f" ▲ true target: class {target}."
+    return Chart(bar_chart(values, what, suspect, target), caption)
+
+
+def _score_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
+    if "clean_scores" not in evidence or "threshold" not in evidence:
+        return None
+    name = name_of(record.defense or {})
+    axis, sign = _SCREENS.get(name, ("score (flagged: above the threshold)", 1.0))
+    panels = [
+        Histogram(style, style, sign * evidence[f"{style}_scores"].ravel())
+        for style in ("clean", "stamped")
+        if f"{style}_scores" in evidence
+    ]
+    caption = "Scores of clean and stamped test images, each panel on its own vertical scale; dashed: the threshold."
+    return Chart(histograms(panels, sign * float(evidence["threshold"].ravel()[0]), axis), caption)
+
+
+def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple[Shown, ...], str]:
+    masks, patterns = evidence.get("masks"), evidence.get("patterns")
+    if masks is None or patterns is None or not _drawable(patterns):
+        return (), ""
+    suspect, target = _suspect(record), _target(record)
+    smallest = sorted(range(len(masks)), key=_norms(masks).__getitem__)[:GALLERY]
+    chosen = sorted({*smallest, *(index for index in (target,) if index is not None and index < len(masks))})
+    pictures = recovered_triggers(masks, patterns)
+    shown = [
+        Shown(picture_row(pictures[[index]]), f"{index} ▲" if index == target else str(index), index == suspect)
+        for index in chosen
+    ]
+    true_mask = evidence.get("true_mask")
+    if true_mask is not None and _drawable(true_mask[None]):
+        levels = np.rint(255 * np.clip(true_mask, 0, 1)).astype(np.uint8)
+        shown.append(Shown(picture_row(levels[None]), "true mask"))
+    caption = "Recovered mask × pattern of each class"
+    return tuple(shown), caption if len(chosen) == len(masks) else f"{caption}; the {GALLERY} smallest of {len(masks)}"
+
+
+def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
+    """Return every scalar that the record holds, the attack's only where there is no defense to show."""
+    scopes = ("attack.", "benign.") if record.defense is None else ("defense.",)
+    found = []
+    for metric in record.metrics:
+        value = measure(record, metric)
+        if value is not None and metric.startswith(scopes):
+            meaning = METRICS.get(metric.partition(".")[2])
+            form = _FORMS_IN_TABLES.get(metric) or _FORMS.get(meaning.unit if meaning else "", "number")
+            text = format_value(value, form) + _UNITS.get(form, "")
+            found.append((meaning.title if meaning else metric, Value(metric, text, "", repr(value), (record.id,))))
+    return tuple(found)
+
+
+def _times(record: Record) -> tuple[tuple[str, str], ...]:
+    seconds = record.seconds
+    listed = {
+        "benign model": seconds.benign,
+        "attack": seconds.attack,
+        "defense": seconds.defense,
+        "defense, per input": seconds.defense_per_input,
+    }
+    times = [(name, duration(value)) for name, value in listed.items() if value is not None]
+    if record.peak_memory_mb is not None:
+        times.append(("peak memory", f"{record.peak_memory_mb} MB"))
+    return tuple(times)
+
+
+def _norms(masks: np.ndarray) -> list[float]:
+    return [float(norm) for norm in np.abs(np.nan_to_num(masks)).reshape(len(masks), -1).sum(1)]
+
+
+def _suspect(record: Record) -> int | None:
+    value = measure(record, "defense.suspect_class")
+    return None if value is None else int(value)
+
+
+def _target(record: Record) -> int | None:
+    value: Any = record.attack.get("target")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _drawable(pixels: np.ndarray) -> bool:
+    """Tell whether there is anything to draw; an empty test set has no pictures."""
+    return pixels.ndim == 4 and pixels.size > 0

@@ -1,0 +1,48 @@
+"""One torch thread per test process, and small real tasks that many tests share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gifthorse.bench.cell import resolve
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Trojan
+from gifthorse.training.scratch import train
+from worlds import digits_task
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    """Digits, as the smoke profile has them."""
+    return digits_task()
+
+
+@pytest.fixture(scope="session")
+def benign(task: Task) -> Classifier:
+    return train(task, 0)
+
+
+@pytest.fixture(scope="session")
+def trojan(task: Task, benign: Classifier) -> Trojan:
+    """BadNets on digits, as the smoke profile has it."""
+    return resolve(dataset="digits", attack="badnets", profile="smoke").attack.run(task, benign, 0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real image sets; absent on a fresh machine, never in CI."""
+    root = Path(os.environ.get("GIFTHORSE_DATA", "data"))
+    if not (root / "MNIST" / "raw").is_dir():
+        reason = f"no MNIST under {root}: set GIFTHORSE_DATA to a folder in torchvision's layout"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root

@@ -1,0 +1,237 @@
+"""Promises of every listed defense and of what it hands back."""
+
+import gc
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gifthorse.bench.cell import resolve
+from gifthorse.bench.runner import make_view
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.defense import Defense
+from gifthorse.core.goal import Goal
+from gifthorse.core.images import Images
+from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome
+from gifthorse.core.task import Task
+from gifthorse.core.trigger import Trigger
+from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.defenses import DEFENSES
+from gifthorse.training.scratch import train
+from worlds import noise_task
+
+every_defense = pytest.mark.parametrize("name", list(DEFENSES))
+
+
+def of_family(*families: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name, cls in DEFENSES.items() if cls.family in families])
+
+
+data_free = [name for name, cls in DEFENSES.items() if cls.view is DataFreeView]
+
+
+def defense_at_smoke_scale(name: str, fields: str = "") -> Defense[Any]:
+    request = f"{name}[{fields}]" if fields else name
+    found = resolve(dataset="digits", defense=request, profile="smoke").defense
+    assert found is not None
+    return found
+
+
+def answers(outcome: Outcome, pixels: Tensor) -> list[Tensor]:
+    """Everything an outcome says, as tensors."""
+    if isinstance(outcome, CleanModel):
+        return [predict(outcome.model, pixels)]
+    if isinstance(outcome, InputScreen):
+        return [outcome.score(pixels), torch.tensor(outcome.threshold)]
+    found = outcome.triggers
+    index = torch.tensor(outcome.anomaly_index)
+    return [outcome.scores, index, *([found.mask, found.pattern] if found is not None else [])]
+
+
+def state_of(view: DataFreeView) -> list[Tensor]:
+    tensors = [tensor.clone() for tensor in view.model.state_dict().values()]
+    if isinstance(view, ModelView):
+        tensors += [view.clean.pixels.clone(), view.clean.labels.clone()]
+    return tensors
+
+
+def hooks_of(model: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+@every_defense
+def test_leaves_the_view_as_it_was(name: str, task: Task, trojan: Trojan) -> None:
+    defense = defense_at_smoke_scale(name)
+    view = make_view(defense, trojan.model, task)
+    before = state_of(view)
+    answers(defense.defend(view, 0), task.test.floats()[:4])
+    assert all(torch.equal(a, b) for a, b in zip(before, state_of(view), strict=True))
+    assert not view.model.training
+    assert all(parameter.requires_grad for parameter in view.model.parameters())
+    assert all(parameter.grad is None for parameter in view.model.parameters())
+
+
+@every_defense
+def test_works_on_a_copy_of_the_delivered_model(name: str, task: Task, trojan: Trojan) -> None:
+    view = make_view(defense_at_smoke_scale(name), trojan.model, task)
+    shared = {tensor.data_ptr() for tensor in trojan.model.state_dict().values()}
+    assert not shared & {tensor.data_ptr() for tensor in view.model.state_dict().values()}
+
+
+@every_defense
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "after an error"])
+def test_removes_its_hooks(name: str, fails: bool, task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch) -> None:
+    defense = defense_at_smoke_scale(name)
+    view = make_view(defense, trojan.model, task)
+    if fails:
+        calls = iter(range(1000))
+
+        def forward(self: nn.Module, maps: Tensor) -> Tensor:
+            if next(calls) >= 1:
+                raise RuntimeError("out of memory")
+            return maps.flatten(1)
+
+        monkeypatch.setattr(nn.Flatten, "forward", forward)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            answers(defense.defend(view, 0), task.test.floats()[:300])
+    else:
+        answers(defense.defend(view, 0), task.test.floats()[:4])
+    assert hooks_of(view.model) == 0
+
+
+def reachable(root: object) -> list[object]:
+    """Every object that can be reached from ``root`` through attributes, containers and closures."""
+    seen: dict[int, object] = {}
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, (str, bytes, int, float, type)):
+            continue
+        seen[id(item)] = item
+        if is_dataclass(item):
+            stack += [getattr(item, field.name) for field in fields(item)]
+        if isinstance(item, dict):
+            stack += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            stack += list(item)
+        elif callable(item) and getattr(item, "__closure__", None):
+            stack += [cell.cell_contents for cell in item.__closure__]  # type: ignore[attr-defined]
+        if not isinstance(item, Tensor):
+            stack += list(getattr(item, "__dict__", {}).values())
+    return list(seen.values())
+
+
+@every_defense
+def test_has_no_path_to_the_truth(name: str, task: Task, trojan: Trojan) -> None:
+    found = reachable(make_view(defense_at_smoke_scale(name), trojan.model, task))
+    assert not [item for item in found if isinstance(item, (Task, Trojan, Backdoor, Trigger, Goal))]
+    hidden = {task.test.pixels.data_ptr(), task.train.pixels.data_ptr(), task.holdout.pixels.data_ptr()}
+    assert not [item for item in found if isinstance(item, Tensor) and item.data_ptr() in hidden]
+
+
+def test_the_walk_would_find_a_leak(task: Task, trojan: Trojan) -> None:
+    view = make_view(defense_at_smoke_scale("strip"), trojan.model, task)
+    object.__setattr__(view, "leak", lambda: trojan)
+    view.model.register_forward_hook(lambda *_: print(task.test))
+    kinds = {type(item) for item in reachable(view)}
+    assert {Trojan, Task} <= kinds
+
+
+@pytest.mark.parametrize("name", data_free)
+def test_a_data_free_defense_runs_with_no_images_in_the_process(name: str) -> None:
+    model = Classifier.clone(train(noise_task((1, 12, 12)), 0))
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is Images and item.shape == (1, 12, 12)]
+    defense = defense_at_smoke_scale(name)
+    assert defense.skip(DataFreeView(model)) is None
+    assert isinstance(defense.defend(DataFreeView(model), 0), CleanModel)
+
+
+@every_defense
+def test_same_seed_same_outcome_whatever_the_global_random_state(name: str, task: Task, trojan: Trojan) -> None:
+    defense, pixels = defense_at_smoke_scale(name), task.test.floats()[:20]
+    results = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        results.append(answers(defense.defend(make_view(defense, trojan.model, task), 0), pixels))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@every_defense
+def test_runs_with_two_threads(name: str) -> None:
+    small = noise_task((1, 12, 12))
+    defense = defense_at_smoke_scale(name)
+    torch.set_num_threads(2)
+    try:
+        outcome = defense.defend(make_view(defense, train(small, 0), small), 0)
+        assert all(answer.isfinite().all() for answer in answers(outcome, small.test.floats()))
+    finally:
+        torch.set_num_threads(1)
+
+
+@every_defense
+@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 12, 12), (3, 12, 17)], ids=["grey", "colour", "not square"])
+def test_runs_on_any_image_shape(name: str, shape: tuple[int, int, int]) -> None:
+    small = noise_task(shape)
+    defense = defense_at_smoke_scale(name)
+    view = make_view(defense, train(small, 0), small)
+    assert defense.skip(view) is None
+    assert all(answer.isfinite().all() for answer in answers(defense.defend(view, 0), small.test.floats()))
+
+
+@every_defense
+def test_skips_with_a_sentence_what_it_cannot_do(name: str, task: Task, trojan: Trojan) -> None:
+    """A view with next to no clean images, and a model whose parts are unknown, must not end in an exception."""
+    defense = defense_at_smoke_scale(name)
+    view = make_view(defense, trojan.model, task)
+    if isinstance(view, ModelView):
+        view = ModelView(view.model, view.clean.take(torch.arange(0)))
+        reason = defense.skip(view)
+        assert reason
+        assert "image" in reason
+    else:
+        assert defense.skip(view) is None
+
+
+@of_family("filtering")
+def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: Task, trojan: Trojan) -> None:
+    defense = defense_at_smoke_scale(name)
+    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    assert isinstance(outcome, InputScreen)
+    before, pixels = outcome.threshold, task.test.floats()[:40]
+    scores = outcome.score(pixels)
+    outcome.score(torch.zeros_like(pixels))
+    assert outcome.threshold == before
+    assert torch.equal(outcome.score(pixels), scores)
+    assert scores.shape == (40,)
+    flipped = outcome.score(pixels.flip(0)).flip(0)
+    torch.testing.assert_close(flipped, scores, atol=1e-4, rtol=1e-4)
+
+
+@of_family("reformation", "filtering", "sanitization")
+def test_one_image_is_answered_as_in_a_batch(name: str, task: Task, trojan: Trojan) -> None:
+    defense, pixels = defense_at_smoke_scale(name), task.test.floats()[:12]
+    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    assert not isinstance(outcome, ModelVerdict)
+    answer = outcome.score if isinstance(outcome, InputScreen) else lambda batch: predict(outcome.model, batch)
+    alone = torch.cat([answer(pixel[None]) for pixel in pixels])
+    torch.testing.assert_close(alone, answer(pixels), atol=1e-4, rtol=1e-4)
+
+
+@of_family("inspection")
+def test_a_verdict_has_a_finite_score_per_class_and_points_at_the_highest(
+    name: str, task: Task, trojan: Trojan
+) -> None:
+    defense = defense_at_smoke_scale(name)
+    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    assert isinstance(outcome, ModelVerdict)
+    assert outcome.scores.shape == (task.classes,)
+    assert outcome.scores.isfinite().all()
+    assert outcome.suspect in (None, int(outcome.scores.argmax()))
+    assert all(torch.isfinite(torch.tensor(value)) for value in outcome.readouts.values())

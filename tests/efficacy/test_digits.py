@@ -1,0 +1,104 @@
+"""Does the detector detect, does the eraser erase? On real digits by the laptop profile, with margins."""
+
+import pytest
+import torch
+
+from gifthorse.bench.cell import resolve
+from gifthorse.bench.runner import make_view
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.outcomes import CleanModel, InputScreen
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Trojan
+from gifthorse.core.views import ModelView
+from gifthorse.metrics.judge import Metrics, judge_attack, judge_defense
+from gifthorse.training.scratch import train
+from worlds import digits_task
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return digits_task("laptop")
+
+
+@pytest.fixture(scope="module")
+def benign(task: Task) -> Classifier:
+    return train(task, 0)
+
+
+@pytest.fixture(scope="module")
+def trojan(task: Task, benign: Classifier) -> Trojan:
+    return resolve(dataset="digits", attack="badnets", profile="laptop").attack.run(task, benign, 0)
+
+
+def judged(name: str, trojan: Trojan, task: Task) -> Metrics:
+    defense = resolve(dataset="digits", defense=name, profile="laptop").defense
+    assert defense is not None
+    attack, _ = judge_attack(trojan, task, trojan.twin)
+    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    return {**attack, **judge_defense(outcome, trojan, task, attack, 0)[0]}
+
+
+def number(metrics: Metrics, name: str) -> float:
+    value = metrics[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def test_shrinkpad_takes_the_trigger_out_of_place(task: Task, trojan: Trojan) -> None:
+    metrics = judged("shrinkpad", trojan, task)
+    assert number(metrics, "defense.ard") > 0.3
+    assert number(metrics, "defense.cad") < 0.4
+
+
+def test_strip_ranks_stamped_images_first_and_keeps_its_false_positive_rate(task: Task, trojan: Trojan) -> None:
+    metrics = judged("strip", trojan, task)
+    assert number(metrics, "defense.auroc") > 0.8
+    assert number(metrics, "defense.tpr") > 0.3
+    assert number(metrics, "defense.fpr") < 0.15
+
+
+def test_fine_pruning_lowers_success_and_keeps_accuracy(task: Task) -> None:
+    """Over three models: how far it gets depends on which channels a model happens to use."""
+    attack = resolve(dataset="digits", attack="badnets", profile="laptop").attack
+    found = [judged("fine_pruning", attack.run(task, train(task, seed), seed), task) for seed in (1, 2, 3)]
+    assert sum(number(metrics, "defense.ard") for metrics in found) / 3 > 0.4
+    assert max(number(metrics, "defense.cad") for metrics in found) < 0.1
+
+
+def test_neural_cleanse_finds_the_target_with_a_small_mask_that_works(task: Task, trojan: Trojan) -> None:
+    metrics = judged("neural_cleanse", trojan, task)
+    assert metrics["defense.hit"] is True
+    assert number(metrics, "defense.aiv_ratio") > 2
+    assert number(metrics, "defense.mln") < 12
+    assert number(metrics, "defense.recovered_asr") > 0.8
+
+
+def test_neural_cleanse_sees_less_in_the_benign_twin(task: Task, trojan: Trojan) -> None:
+    benign = Trojan(trojan.twin, trojan.twin, None)
+    readout = "defense.aiv_ratio"
+    suspicious, innocent = (judged("neural_cleanse", model, task) for model in (trojan, benign))
+    assert number(suspicious, readout) > number(innocent, readout) + 0.5
+    assert "defense.hit" not in innocent
+
+
+def test_doing_nothing_and_guessing_get_no_credit(task: Task, trojan: Trojan) -> None:
+    attack, _ = judge_attack(trojan, task, trojan.twin)
+    nothing, _ = judge_defense(CleanModel(trojan.model), trojan, task, attack, 0)
+    assert nothing["defense.ard"] == pytest.approx(0)
+    assert nothing["defense.cad"] == pytest.approx(0)
+    random = torch.Generator().manual_seed(0)
+    guess = InputScreen(lambda pixels: torch.rand(len(pixels), generator=random), 0.95)
+    guessed, _ = judge_defense(guess, trojan, task, attack, 0)
+    assert abs(number(guessed, "defense.auroc") - 0.5) < 0.1
+    assert abs(number(guessed, "defense.tpr") - number(guessed, "defense.fpr")) < 0.1
+
+
+def test_the_holdout_was_never_trained_on(task: Task, benign: Classifier) -> None:
+    def rows(pixels: torch.Tensor) -> set[bytes]:
+        return {pixel.numpy().tobytes() for pixel in pixels}
+
+    train, holdout, test = (rows(part.pixels) for part in (task.train, task.holdout, task.test))
+    assert not train & holdout
+    assert not train & test
+    assert not holdout & test
+    assert ModelView(benign, task.holdout).clean is task.holdout

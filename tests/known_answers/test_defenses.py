@@ -1,0 +1,246 @@
+"""Defenses in worlds whose answer is known, and published bugs that must stay out."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.images import Images
+from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.defenses.filtering.strip import Strip
+from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse, l1
+from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.sanitization.fine_pruning import FinePruning, mask_channels, mean_activation
+from gifthorse.inversion.engine import Budget, invert
+from gifthorse.inversion.frozen import freeze
+from gifthorse.models.resnet import ResNet18
+from gifthorse.models.small_cnn import SmallCnn
+from worlds import linear_classifier, live_pixel_view, noise_images
+
+QUICK_CLEANSE = NeuralCleanse(steps=150, batches=1, batch_size=32)
+
+
+def test_neural_cleanse_returns_the_one_live_pixel() -> None:
+    view = live_pixel_view(target=2, row=7, column=5)
+    verdict = QUICK_CLEANSE.defend(view, 0)
+    assert verdict.suspect == 2
+    assert verdict.triggers is not None
+    mask = verdict.triggers.mask[2, 0]
+    assert int(mask.argmax()) == 7 * 8 + 5
+    assert mask.sum() < 2
+    assert mask[7, 5] > 0.5 * mask.sum()
+    assert verdict.readouts["ratio"] > 3
+
+
+def test_neural_cleanse_suspects_no_class_where_all_are_alike() -> None:
+    weight = torch.zeros(6, 1, 8, 8)
+    for target in range(6):
+        weight[target, 0, target] = 4.0
+    images = noise_images(200, (1, 8, 8), 6)
+    verdict = QUICK_CLEANSE.defend(ModelView(linear_classifier(weight, torch.zeros(6)), images), 0)
+    assert verdict.readouts["ratio"] < 1.5
+
+
+def test_neural_cleanse_says_that_two_classes_are_too_few() -> None:
+    view = ModelView(linear_classifier(torch.zeros(2, 1, 4, 4), torch.zeros(2)), noise_images(20, (1, 4, 4), 2))
+    assert "at least 3 classes" in str(NeuralCleanse().skip(view))
+
+
+def observe(schedule: CostSchedule, accuracies: list[list[float]], norms: list[list[float]]) -> list[list[float]]:
+    weights = []
+    for accuracy, norm in zip(accuracies, norms, strict=True):
+        active = torch.arange(len(accuracy))
+        mask = torch.tensor(norm).view(-1, 1, 1, 1)
+        schedule.observe(active, torch.tensor(accuracy), torch.tensor(norm), mask, mask)
+        weights.append(schedule.weight.tolist())
+    return weights
+
+
+def test_the_cost_starts_at_zero_and_rises_and_falls_for_each_class_alone() -> None:
+    settings = NeuralCleanse(patience=2, initial_cost=1.0, cost_multiplier=4.0)
+    schedule = CostSchedule(settings, 2, torch.device("cpu"))
+    accuracies = [[1.0, 0.0]] * 6 + [[0.0, 0.0]] * 2
+    weights = observe(schedule, accuracies, [[5.0, 5.0]] * 8)
+    assert [first for first, _ in weights] == [0, 1, 1, 4, 4, 16, 16, 2]
+    assert [second for _, second in weights] == [0] * 8
+
+
+def test_the_cost_is_not_set_back_by_later_success() -> None:
+    """ART lost the guard on a zero cost: its cost was reset again and again and never rose."""
+    schedule = CostSchedule(NeuralCleanse(patience=5, cost_multiplier=1.5), 1, torch.device("cpu"))
+    weights = observe(schedule, [[1.0]] * 60, [[5.0]] * 60)
+    assert weights[-1][0] == pytest.approx(1e-3 * 1.5**11)
+
+
+def test_the_smallest_successful_mask_is_kept_not_the_last() -> None:
+    """TrojanZoo never updated its best norm, so the last epoch's mask won, successful or not."""
+    schedule = CostSchedule(NeuralCleanse(), 3, torch.device("cpu"))
+    observe(schedule, [[1.0, 1, 0], [1.0, 1, 0], [0.0, 1, 0]], [[9.0, 9, 1], [4.0, 12, 1], [1.0, 10, 1]])
+    mask = torch.full((3, 1, 1, 1), 7.0)
+    from gifthorse.core.outcomes import RecoveredTriggers
+
+    best = schedule.best(RecoveredTriggers(mask, mask))
+    assert best.mask.flatten().tolist() == [4, 9, 7]
+
+
+def test_a_class_stops_only_after_its_cost_went_both_ways_and_its_mask_stopped_shrinking() -> None:
+    settings = NeuralCleanse(patience=1, early_stop_patience=3)
+    schedule = CostSchedule(settings, 1, torch.device("cpu"))
+    observe(schedule, [[1.0]] * 20, [[5.0]] * 20)
+    assert not schedule.finished.item()
+    observe(schedule, [[0.0]] * 5, [[9.0]] * 5)
+    assert schedule.finished.item()
+
+
+def test_side_by_side_gives_what_one_after_another_gives() -> None:
+    """Classes share a batch but no variable: each result is what its own search would give."""
+
+    class Fixed:
+        def __init__(self, classes: int):
+            self.weight = torch.full((classes,), 0.01)
+            self.finished = torch.zeros(classes, dtype=torch.bool)
+
+        def observe(self, *_: Tensor) -> None:
+            pass
+
+    view = live_pixel_view(target=1, row=6, column=2)
+
+    def search(max_batch: int) -> Tensor:
+        budget = Budget(steps=30, batches=2, batch_size=16, lr=0.1, max_batch=max_batch)
+        penalty = lambda mask, _: l1(mask)  # noqa: E731
+        return invert(view.model, view.clean, torch.arange(6), penalty, Fixed(6), budget, 0).mask
+
+    torch.testing.assert_close(search(16 * 6), search(16), atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", [SmallCnn(width=4), ResNet18(width=4, blocks=(1, 1, 1, 1))])
+def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
+    model = architecture.build((3, 16, 16), 5, 0)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+                layer.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                layer.weight.uniform_(0.5, 2)
+    pixels = noise_images(8, (3, 16, 16), 5).floats()
+    model.eval()
+    frozen = freeze(model)
+    torch.testing.assert_close(frozen(pixels), model(pixels), atol=1e-4, rtol=1e-3)
+    assert not [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert not [parameter for parameter in frozen.parameters() if parameter.requires_grad]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def trigger_pixel_model() -> Classifier:
+    """Class 0 wins by far when the first pixel is white; otherwise the brightest row decides."""
+    weight = torch.zeros(5, 1, 5, 5)
+    for row in range(1, 5):
+        weight[row, 0, row] = 3.0
+    weight[0, 0, 0, 0] = 100.0
+    return linear_classifier(weight, torch.tensor([-30.0, 0, 0, 0, 0]))
+
+
+def rows_of_light(count: int) -> Images:
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 80, (count, 1, 5, 5), generator=random, dtype=torch.uint8)
+    labels = torch.arange(count) % 4 + 1
+    pixels[torch.arange(count), 0, labels] += 150
+    pixels[:, :, 0, 0] = 0
+    return Images(pixels, labels, 5)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.7, 0.3)])
+def test_strip_gives_a_stamped_input_lower_entropy_hence_a_higher_score(weights: tuple[float, float]) -> None:
+    images = rows_of_light(300)
+    strip = Strip(overlays=32, input_weight=weights[0], overlay_weight=weights[1])
+    screen = strip.defend(ModelView(trigger_pixel_model(), images.take(torch.arange(200))), 0)
+    clean = images.take(torch.arange(200, 300)).floats()
+    stamped = clean.clone()
+    stamped[:, :, 0, 0] = 1
+    assert screen.score(stamped).min() > screen.score(clean).max()
+    assert (screen.score(stamped) > screen.threshold).all()
+
+
+def test_strips_score_is_minus_the_mean_entropy_over_classes() -> None:
+    """ART took the entropy over the samples instead of the classes, which reversed the order."""
+    images, model = rows_of_light(100), trigger_pixel_model()
+    screen = Strip(overlays=10, clip=False).defend(ModelView(model, images), 3)
+    overlays = [images.floats()[i] for i in range(100)]
+    pixels = images.floats()[:2]
+
+    @torch.no_grad()
+    def entropy(mixed: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=model(mixed)).entropy()
+
+    lowest = min(float(entropy(0.5 * pixels[:1] + 0.5 * overlay)) for overlay in overlays)
+    highest = max(float(entropy(0.5 * pixels[:1] + 0.5 * overlay)) for overlay in overlays)
+    assert -highest <= float(screen.score(pixels)[0]) <= -lowest
+
+
+def test_strips_threshold_is_set_on_images_that_are_no_overlays() -> None:
+    images = rows_of_light(220)
+    screen = Strip(overlays=20, fpr=0.1).defend(ModelView(trigger_pixel_model(), images), 0)
+    flagged = (screen.score(images.floats()) > screen.threshold).float().mean()
+    assert flagged <= 0.15
+
+
+def test_shrinkpad_keeps_the_image_whole_on_black_at_every_offset() -> None:
+    model = linear_classifier(torch.zeros(2, 1, 10, 10), torch.zeros(2))
+    reform = ShrinkPad(shrink=2).defend(DataFreeView(model), 0).reform
+    assert reform is not None
+    white = noise_images(500, (1, 10, 10), 2).floats() * 0.2 + 0.8
+    shrunk = reform(white)
+    assert shrunk.shape == white.shape
+    lit = (shrunk > 0.5).squeeze(1)
+    assert (lit.flatten(1).sum(1) == 64).all()
+    offsets = {(int(image.any(1).float().argmax()), int(image.any(0).float().argmax())) for image in lit}
+    assert offsets == {(row, column) for row in range(3) for column in range(3)}
+
+
+def test_fine_pruning_prunes_the_channels_that_clean_images_do_not_use() -> None:
+    model = SmallCnn(width=4).build((1, 12, 12), 3, 0)
+    images = noise_images(64, (1, 12, 12), 3)
+    last = model.network.get_submodule("stage3.1")
+    assert isinstance(last, nn.BatchNorm2d)
+    with torch.no_grad():
+        last.bias.fill_(1.0)
+        last.bias[5] = -50.0
+        last.bias[9] = -50.0
+    view = ModelView(model.eval(), images)
+    activation = mean_activation(view.model, "stage3", view)
+    assert set(activation.argsort()[:2].tolist()) == {5, 9}
+    pruned = FinePruning(prune_ratio=0.13, max_accuracy_drop=1.0, epochs=1).defend(view, 0).model
+    keep = dict(pruned.named_buffers())["network.stage3.mask.keep"]
+    assert keep.logical_not().nonzero().flatten().tolist() == [5, 9]
+
+
+def test_fine_pruning_stops_before_accuracy_falls_too_far() -> None:
+    """The accepted model must not be the over-pruned one (BackdoorBench kept one object under both names)."""
+    model = SmallCnn(width=4, embedding=8).build((1, 12, 12), 4, 0).eval()
+    images = noise_images(200, (1, 12, 12), 4)
+    with torch.no_grad():
+        labels = model(images.floats()).argmax(1)
+    view = ModelView(model, Images(images.pixels, labels, 4))
+    cleaned = FinePruning(prune_ratio=0.99, max_accuracy_drop=0.1, epochs=0).defend(view, 0).model
+    with torch.no_grad():
+        accuracy = float((cleaned(images.floats()).argmax(1) == labels).float().mean())
+    assert accuracy >= 0.9
+
+
+def test_pruned_channels_stay_pruned_while_fine_tuning() -> None:
+    model = SmallCnn(width=4).build((1, 12, 12), 3, 0).eval()
+    view = ModelView(model, noise_images(64, (1, 12, 12), 3))
+    cleaned = FinePruning(max_accuracy_drop=1.0, epochs=2).defend(view, 0).model
+    assert isinstance(cleaned, Classifier)
+    maps = cleaned.stage("stage3", view.clean.floats())
+    dead = dict(cleaned.named_buffers())["network.stage3.mask.keep"] == 0
+    assert dead.sum() == 15
+    assert maps[:, dead].abs().max() == 0
+
+
+def test_a_channel_mask_of_ones_changes_nothing() -> None:
+    model = SmallCnn(width=4).build((1, 12, 12), 3, 0).eval()
+    masked = model.clone()
+    mask_channels(masked, "stage2", 8)
+    pixels = noise_images(6, (1, 12, 12), 3).floats()
+    assert torch.equal(masked(pixels), model(pixels))

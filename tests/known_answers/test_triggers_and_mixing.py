@@ -1,0 +1,138 @@
+"""The trigger's formula, where it is stamped, and how much of it enters training."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.core.errors import RequestError
+from gifthorse.core.goal import AllToOne
+from gifthorse.core.images import Images, to_floats
+from gifthorse.core.seeds import image_draws
+from gifthorse.training.augment import crop_each, shift_and_flip
+from gifthorse.training.mixing import BatchMixing, choose_poisoned, poison_dataset
+from gifthorse.triggers.patch import Patch, fill, square
+from worlds import noise_images, noise_task
+
+
+def white_corner(shape: tuple[int, int, int] = (1, 6, 6), transparency: float = 0.0) -> Patch:
+    mask = square(shape, 2, "bottom_right")
+    return Patch(mask, fill(shape, "white", torch.Generator()), transparency)
+
+
+def test_transparency_zero_is_opaque_and_towards_one_invisible() -> None:
+    pixels = torch.full((1, 1, 6, 6), 0.2)
+    assert white_corner().stamp(pixels)[0, 0, 5, 5] == 1
+    assert white_corner(transparency=0.75).stamp(pixels)[0, 0, 5, 5] == pytest.approx(0.4, abs=1 / 510)
+    assert white_corner().stamp(pixels)[0, 0, 0, 0] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("position", "row", "column"),
+    [("top_left", 0, 0), ("top_right", 0, 5), ("bottom_left", 3, 0), ("bottom_right", 3, 5), ((1, 2), 1, 2)],
+)
+def test_square_reaches_the_last_row_and_column(position: object, row: int, column: int) -> None:
+    mask = square((3, 5, 7), 2, position)  # type: ignore[arg-type]
+    assert mask.shape == (1, 5, 7)
+    assert mask.sum() == 4
+    assert mask[0, row : row + 2, column : column + 2].sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        ("badnets[trigger_size=13]", "13×13 does not fit an image of 12×12"),
+        ("badnets[trigger_position=[11,0]]", "leaves an image"),
+        ("badnets[target=4]", "target=4 is not a class"),
+        ("badnets[poison_rate=0.001]", "selects none"),
+        ("badnets[poison_rate=0.9,mixing=dataset]", "asks for 864 stamped copies"),
+    ],
+)
+def test_impossible_attacks_are_refused_before_training(request_: str, complaint: str) -> None:
+    with pytest.raises(RequestError, match=complaint.replace("[", r"\[")):
+        ATTACKS.build(request_).check(noise_task((1, 12, 12)))
+
+
+def test_batch_mixing_carries_fractions_over() -> None:
+    """At 1 % a batch of 50 is owed half a copy: every second batch gets one, none gets zero for ever."""
+    mix = BatchMixing(white_corner(), AllToOne(target=0), 0.01, torch.Generator())
+    images = noise_images(50, (1, 6, 6), 5)
+    counts = [len(mix(images.floats(), images.labels)[1]) - 50 for _ in range(200)]
+    assert set(counts) == {0, 1}
+    assert sum(counts) == round(200 * 50 * 0.01 / 0.99 - 0.5)
+
+
+def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
+    images = noise_images(40, (1, 6, 6), 5)
+    pixels, labels = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
+        images.floats(), images.labels
+    )
+    assert torch.equal(pixels[:40], images.floats())
+    assert torch.equal(labels[:40], images.labels)
+    assert len(labels) == 50
+    assert (labels[40:] == 3).all()
+    assert (pixels[40:, :, 4:, 4:] == 1).all()
+    sources = images.floats()[images.labels != 3]
+    assert torch.equal(pixels[40:, :, :4], sources[:10, :, :4])
+
+
+def test_dataset_mixing_keeps_the_clean_images_and_appends_the_copies() -> None:
+    images, goal, random = noise_images(90, (1, 6, 6), 5), AllToOne(target=3), torch.Generator()
+    chosen = choose_poisoned(images.labels, goal, 0.1, random)
+    poisoned = poison_dataset(images, white_corner(), goal, chosen, random)
+    assert len(poisoned) == 100
+    assert torch.equal(poisoned.pixels[:90], images.pixels)
+    assert (poisoned.labels[90:] == 3).all()
+    assert (poisoned.pixels[90:, :, 4:, 4:] == 255).all()
+    assert torch.equal(poisoned.pixels[90:, :, :4], images.pixels[chosen][:, :, :4])
+
+
+def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() -> None:
+    images = Images(torch.zeros(64, 1, 6, 6, dtype=torch.uint8), torch.ones(64, dtype=torch.int64), 2)
+    trigger, goal = white_corner(), AllToOne(target=0)
+    moved = shift_and_flip(
+        poison_dataset(images, trigger, goal, torch.arange(60), torch.Generator()).pixels[64:],
+        2,
+        True,
+        torch.Generator().manual_seed(0),
+    )
+    assert (moved[:, :, 4:, 4:] == 255).all((1, 2, 3)).float().mean() < 0.3
+    pixels = to_floats(shift_and_flip(images.pixels, 2, True, torch.Generator().manual_seed(0)))
+    mixed, _ = BatchMixing(trigger, goal, 0.5, torch.Generator())(pixels, images.labels)
+    assert (mixed[64:, :, 4:, 4:] == 1).all()
+
+
+def test_crop_each_equals_slicing() -> None:
+    pixels = noise_images(8, (3, 9, 11), 2).pixels
+    top, left = torch.arange(8) % 3, torch.arange(8) % 4
+    flip = torch.arange(8) % 2 == 0
+    cut = crop_each(pixels, top, left, 6, 7, flip)
+    for index in range(8):
+        window = pixels[index, :, top[index] : top[index] + 6, left[index] : left[index] + 7]
+        assert torch.equal(cut[index], window.flip(2) if flip[index] else window)
+
+
+def test_augmentation_draws_for_every_image() -> None:
+    pixels = noise_images(1, (1, 16, 16), 1).pixels.expand(200, -1, -1, -1)
+    moved = shift_and_flip(pixels, 2, True, torch.Generator().manual_seed(0))
+    assert len({image.numpy().tobytes() for image in moved}) > 40
+
+
+def test_image_draws_cover_their_range_evenly_and_depend_on_the_image_alone() -> None:
+    pixels = noise_images(4000, (1, 6, 6), 2).floats()
+    draws = image_draws(pixels, 0, 5, 2)
+    for column in draws.unbind(1):
+        assert torch.bincount(column, minlength=5).float().div(4000).sub(0.2).abs().max() < 0.03
+    assert (draws[:, 0] == draws[:, 1]).float().mean() < 0.3
+    assert torch.equal(image_draws(pixels[17:18], 0, 5, 2), draws[17:18])
+    assert not torch.equal(image_draws(pixels, 1, 5, 2), draws)
+
+
+@given(st.integers(1, 8), st.integers(4, 9), st.integers(4, 9))
+def test_a_square_has_its_size_anywhere(size: int, height: int, width: int) -> None:
+    if size > min(height, width):
+        with pytest.raises(RequestError):
+            square((1, height, width), size, "center")
+    else:
+        assert square((1, height, width), size, "center").sum() == size**2

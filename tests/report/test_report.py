@@ -1,0 +1,314 @@
+"""Records become tables without losing, inventing or mistaking a number, and nothing in them becomes markup."""
+
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gifthorse.core.configuration import split_request
+from gifthorse.core.record import Record
+from gifthorse.report.cells import ReportCell
+from gifthorse.report.figures import bar_chart, recovered_triggers
+from gifthorse.report.html import render
+from gifthorse.report.naming import bracket, command
+from gifthorse.report.tables import Group, Row, find_families, group, measure
+
+HOSTILE = "</td></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+ATTACK = {"attack.acc": 0.97, "attack.ccc": 0.95, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
+BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
+STRIP = {"name": "strip", "overlays": 8}
+SHRINKPAD = {"name": "shrinkpad", "shrink": 2}
+CLEANSE = {"name": "neural_cleanse", "steps": 30}
+COUNTER = iter(range(10**6))
+
+
+def record(**changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "id": f"id{next(COUNTER)}",
+        "status": "done",
+        "dataset": {"name": "digits", "size": 16},
+        "model": {"name": "small_cnn", "width": 16},
+        "training": {"name": "standard", "epochs": 20},
+        "profile": "smoke",
+        "seed": 0,
+        "attack": BADNETS,
+        "defense": None,
+        "metrics": ATTACK,
+        "environment": {
+            "gifthorse": "0.1.0",
+            "commit": None,
+            "dirty": None,
+            "python": "3.11",
+            "torch": "2",
+            "device": "cpu",
+            "threads": 1,
+        },
+        "created": "2026-01-01T00:00:00.000+00:00",
+    }
+    return Record.model_validate(values | changes)
+
+
+def screened(seed: int = 0, **changes: Any) -> Record:
+    metrics = ATTACK | {
+        "defense.tpr": 0.9 + 0.01 * seed,
+        "defense.fpr": 0.05,
+        "defense.auroc": 0.97,
+        "defense.f1": 0.92,
+    }
+    return record(
+        **{"seed": seed, "defense": STRIP, "metrics": metrics, "seconds": {"defense_per_input": 1e-3}} | changes
+    )
+
+
+def page(*records: Record) -> str:
+    return render([ReportCell(each) for each in records])
+
+
+def only_group(*records: Record) -> Group:
+    (found,) = group(records)
+    return found
+
+
+def only_row(*records: Record) -> Row:
+    """Return the one row of the one family's table."""
+    (table,) = only_group(*records).families
+    (block,) = table.blocks
+    (row,) = block.rows
+    return row
+
+
+def shown(row: Row, metric: str) -> Any:
+    (value,) = [value for value in row.values if value is not None and value.metric == metric]
+    return value
+
+
+def cells_of(html: str) -> list[dict[str, str]]:
+    pattern = (
+        r'data-metric="(?P<metric>[^"]*)" data-record="(?P<records>[^"]*)" data-value="(?P<raw>[^"]*)">(?P<text>[^<]*)'
+    )
+    return [match.groupdict() for match in re.finditer(pattern, html)]
+
+
+def test_nothing_in_a_record_becomes_markup() -> None:
+    hostile = {"name": HOSTILE, "field": HOSTILE, HOSTILE: [HOSTILE]}
+    place = {
+        "gifthorse": HOSTILE,
+        "commit": HOSTILE,
+        "dirty": True,
+        "python": HOSTILE,
+        "torch": HOSTILE,
+        "device": HOSTILE,
+    }
+    html = render(
+        [
+            ReportCell(
+                record(
+                    id=HOSTILE,
+                    status="failed",
+                    reason=HOSTILE,
+                    dataset=hostile,
+                    model=hostile,
+                    training=hostile,
+                    profile=HOSTILE,
+                    attack=hostile,
+                    defense=hostile,
+                    metrics={f"defense.{HOSTILE}": 0.5, "attack.acc": 0.5},
+                    environment={**place, "threads": 1},
+                    created=HOSTILE,
+                ),
+                {HOSTILE: np.zeros(1)},
+            )
+        ],
+        title=HOSTILE,
+    )
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "49" not in re.findall(r"<h1>.*?</h1>", html)[0]
+    assert html.count("</style>") == 1
+
+
+def test_table_numbers_are_the_records_own() -> None:
+    records = [record(), screened(0), screened(1)]
+    by_id = {each.id: each for each in records}
+    cells = cells_of(page(*records))
+    assert {"attack.asr", "defense.tpr", "defense.auroc", "seconds.defense_per_input"} <= {
+        cell["metric"] for cell in cells
+    }
+    for cell in cells:
+        values = [measure(by_id[identity], cell["metric"]) for identity in cell["records"].split()]
+        assert None not in values
+        assert float(cell["raw"]) == pytest.approx(np.mean([value for value in values if value is not None]), rel=1e-12)
+
+
+def test_one_seed_is_shown_as_it_is_and_rates_as_percent() -> None:
+    row = only_row(screened(0))
+    tpr, auroc = shown(row, "defense.tpr"), shown(row, "defense.auroc")
+    assert (row.seeds, tpr.text, tpr.spread, tpr.raw) == (1, "90.0", "", "0.9")
+    assert auroc.text == "0.970"
+
+
+def test_several_seeds_are_a_mean_with_the_range() -> None:
+    row = only_row(screened(0), screened(1), screened(5))
+    value = shown(row, "defense.tpr")
+    assert (row.seeds, value.text, value.spread) == (3, "92.0", "90.0–95.0")
+    assert float(value.raw) == pytest.approx(0.92)
+    assert value.records == row.records
+
+
+def test_flags_are_counted_and_classes_listed_instead_of_averaged() -> None:
+    def verdict(seed: int, flagged: bool, suspect: int) -> Record:
+        found = {"defense.aiv": 3.0, "defense.flagged": flagged} | (
+            {"defense.suspect_class": suspect} if flagged else {}
+        )
+        return record(seed=seed, defense=CLEANSE, metrics=ATTACK | found)
+
+    row = only_row(verdict(0, True, 7), verdict(1, False, 0), verdict(2, True, 3))
+    assert shown(row, "defense.flagged").text == "2 of 3"
+    assert shown(row, "defense.suspect_class").text == "3, 7"
+    assert len(shown(row, "defense.suspect_class").records) == 2
+
+
+def test_an_attack_counts_once_per_seed_whatever_the_number_of_defenses() -> None:
+    other = ATTACK | {"attack.asr": 0.89}
+    found = only_group(record(), screened(0), record(defense=SHRINKPAD), screened(1, metrics=other)).attacks
+    assert [row.seeds for row in found] == [2]
+    assert shown(found[0], "attack.asr").text == "94.0"
+
+
+def test_unlike_cells_are_never_averaged() -> None:
+    rows = only_group(screened(0), screened(0, defense={"name": "strip", "overlays": 9})).families[0].blocks[0].rows
+    assert [(row.label, row.seeds) for row in rows] == [("strip[overlays=8]", 1), ("strip[overlays=9]", 1)]
+    assert len(group([record(), record(profile="paper"), record(dataset={"name": "digits", "size": 8})])) == 3
+
+
+def test_families_are_read_off_the_measurements() -> None:
+    repaired = ATTACK | {"defense.acc": 0.9, "defense.asr": 0.1}
+    found = find_families(
+        [
+            screened(),
+            record(defense=CLEANSE, metrics={"defense.aiv": 1.0}),
+            record(defense=SHRINKPAD, metrics=repaired, seconds={"defense_per_input": 1e-4}),
+            record(defense={"name": "fine_pruning"}, status="failed", metrics={}),
+            record(defense={"name": "fine_pruning"}, metrics=repaired),
+            record(defense={"name": "dhbe"}, status="skipped", reason="no"),
+        ]
+    )
+    assert found == {
+        "strip": "filtering",
+        "neural_cleanse": "inspection",
+        "shrinkpad": "reformation",
+        "fine_pruning": "sanitization",
+        "dhbe": "unknown",
+    }
+
+
+def test_no_hole_is_silent() -> None:
+    html = page(
+        screened(0),
+        screened(1, status="failed", reason="RuntimeError: out of memory", metrics={}),
+        screened(
+            0, attack={"name": "wanet"}, status="skipped", reason="needs 28 clean images; there are 10", metrics=ATTACK
+        ),
+        record(attack={"name": "blended"}),
+        record(attack={"name": "lira"}, status="failed", reason="ValueError: diverged", metrics={}),
+        record(defense={"name": "dhbe"}, status="failed", reason="KeyError: 'x'", metrics={}),
+    )
+    for text in (
+        "seed 1: RuntimeError: out of memory",
+        "seed 0: needs 28 clean images; there are 10",
+        "ValueError: diverged",
+    ):
+        assert text in html
+    assert "KeyError: &#39;x&#39;" in html
+    notes = re.findall(r'<td class="note" colspan="\d+"><strong class="[a-z-]+">([a-z ]+)</strong>', html)
+    # Two attacks never met strip, four never met dhbe less the one that failed.
+    assert notes.count("not run") == 2 + 3
+    assert notes.count("skipped") == 1
+
+
+def test_no_defense_gets_credit_against_an_attack_that_did_not_take() -> None:
+    weak = {"attack.valid": False, "attack.asr": 0.3}
+    invalid = screened(1, metrics=screened(1).metrics | weak)
+    row = only_row(invalid)
+    assert row.doubt == "did not take"
+    assert only_row(screened(0), invalid).doubt == "took in 1 of 2 seeds"
+    html = page(invalid)
+    assert "no defense gets credit</small>" in html
+    assert html.count('<tr class="doubtful">') == 2
+    assert 'class="doubtful"' not in page(screened(0))
+
+
+def test_a_metric_that_does_not_apply_is_a_dash_and_never_a_zero() -> None:
+    benign = screened(attack={"name": "none"}, metrics={"attack.acc": 0.9, "defense.fpr": 0.05})
+    html = page(benign)
+    assert "does not apply" in html
+    assert {cell["metric"] for cell in cells_of(html)} == {"attack.acc", "defense.fpr", "seconds.defense_per_input"}
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_report_unfolds_where_it_is_short(count: int) -> None:
+    html = page(*(screened(seed) for seed in range(count)))
+    assert ('<details class="cell" open>' in html) == (count == 1)
+
+
+def test_missing_or_empty_evidence_is_left_out() -> None:
+    empty: dict[str, np.ndarray] = {
+        "clean": np.zeros((0, 1, 4, 4), np.uint8),
+        "clean_scores": np.zeros(3),
+        "masks": np.zeros((2, 1, 4, 4)),
+    }
+    cells = [ReportCell(record(defense=CLEANSE)), ReportCell(screened(0), empty), ReportCell(record(), {})]
+    html = render(cells)
+    assert "<img" not in html
+    assert "There are no cells" in render([])
+
+
+def test_charts_bear_odd_numbers() -> None:
+    for values in ([0.0], [1.0, 1.0], [-3.0, 2.0, float("nan")], [float("inf"), 1.0], list(range(200))):
+        svg = bar_chart(values, "norm", suspect=0, target=len(values) - 1)
+        assert "nan" not in svg
+        assert svg.count('class="bar') == len(values)
+    score = np.array([-0.5, -0.5, np.nan])
+    evidence = {"clean_scores": score, "stamped_scores": score[:0], "threshold": np.array([-0.5])}
+    assert "threshold 0.5" in render([ReportCell(screened(0), evidence)])
+
+
+def test_recovered_triggers_are_mask_times_pattern() -> None:
+    masks = np.array([0.5, np.nan]).reshape(2, 1, 1, 1)
+    patterns = np.full((2, 3, 1, 1), 200, np.uint8)
+    assert recovered_triggers(masks, patterns)[:, 0, 0, 0].tolist() == [100, 0]
+
+
+def test_the_command_line_says_every_field() -> None:
+    attack = {
+        "name": "badnets",
+        "rate": 1e-05,
+        "at": [1, 2],
+        "word": "top_left",
+        "flag": True,
+        "nothing": None,
+        "odd": 'it\'s 5, [or] "6"',
+        "number": "3",
+        "truth": "true",
+        "spaces": " x ",
+        "empty": "",
+    }
+    cell = record(attack=attack, defense=STRIP, seed=7)
+    words = shlex.split(command(cell).replace("\\\n", ""))
+    assert words[:2] == ["gifthorse", "run"]
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert (options["--seed"], options["--profile"]) == ("7", "smoke")
+    for option, configuration in {"--attack": attack, "--defense": STRIP, "--dataset": cell.dataset}.items():
+        name, fields = split_request(options[option])
+        assert {"name": name, **fields} == configuration
+    assert bracket(attack).startswith("badnets[rate=1e-05,at=[1,2],word=top_left,flag=true,nothing=null,")
+    assert "--defense" not in command(record())
+
+
+def test_reports_are_made_without_torch() -> None:
+    code = "import sys, gifthorse.report.html; print({'torch', 'torchvision'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
