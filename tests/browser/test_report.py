@@ -23,6 +23,14 @@ FLAGS = {"attack.valid", "defense.flagged", "defense.hit"}
 NUMBERS = {"defense.aiv", "defense.aiv_log", "defense.aiv_ratio", "defense.mln"}
 
 
+FAMILIES = {
+    "shrinkpad": "reformation",
+    "strip": "filtering",
+    "fine_pruning": "sanitization",
+    "neural_cleanse": "inspection",
+}
+
+
 def make_record(identity: str, attack: dict[str, Any], defense: dict[str, Any] | None, **changes: Any) -> Record:
     values: dict[str, Any] = {
         "id": identity,
@@ -46,7 +54,7 @@ def make_record(identity: str, attack: dict[str, Any], defense: dict[str, Any] |
         },
         "created": "2026-01-01T00:00:00.000+00:00",
     }
-    return Record.model_validate(values | changes)
+    return Record.model_validate(values | {"family": defense and FAMILIES[defense["name"]]} | changes)
 
 
 def make_cells() -> list[ReportCell]:

@@ -15,7 +15,7 @@ from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
 from gifthorse.report.html import render
 from gifthorse.report.naming import bracket, command
-from gifthorse.report.tables import Group, Row, find_families, group, measure
+from gifthorse.report.tables import Group, Row, group, measure
 
 HOSTILE = "</td></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 ATTACK = {"attack.acc": 0.97, "attack.ccc": 0.95, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
@@ -23,6 +23,12 @@ BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
 STRIP = {"name": "strip", "overlays": 8}
 SHRINKPAD = {"name": "shrinkpad", "shrink": 2}
 CLEANSE = {"name": "neural_cleanse", "steps": 30}
+FAMILIES = {
+    "shrinkpad": "reformation",
+    "strip": "filtering",
+    "fine_pruning": "sanitization",
+    "neural_cleanse": "inspection",
+}
 COUNTER = iter(range(10**6))
 
 
@@ -49,7 +55,9 @@ def record(**changes: Any) -> Record:
         },
         "created": "2026-01-01T00:00:00.000+00:00",
     }
-    return Record.model_validate(values | changes)
+    values |= changes
+    defense = values["defense"]
+    return Record.model_validate({"family": defense and FAMILIES.get(defense["name"], "sanitization")} | values)
 
 
 def screened(seed: int = 0, **changes: Any) -> Record:
@@ -185,25 +193,14 @@ def test_unlike_cells_are_never_averaged() -> None:
     assert len(group([record(), record(profile="paper"), record(dataset={"name": "digits", "size": 8})])) == 3
 
 
-def test_families_are_read_off_the_measurements() -> None:
-    repaired = ATTACK | {"defense.acc": 0.9, "defense.asr": 0.1}
-    found = find_families(
-        [
-            screened(),
-            record(defense=CLEANSE, metrics={"defense.aiv": 1.0}),
-            record(defense=SHRINKPAD, metrics=repaired, seconds={"defense_per_input": 1e-4}),
-            record(defense={"name": "fine_pruning"}, status="failed", metrics={}),
-            record(defense={"name": "fine_pruning"}, metrics=repaired),
-            record(defense={"name": "dhbe"}, status="skipped", reason="no"),
-        ]
-    )
-    assert found == {
-        "strip": "filtering",
-        "neural_cleanse": "inspection",
-        "shrinkpad": "reformation",
-        "fine_pruning": "sanitization",
-        "dhbe": "unknown",
-    }
+def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
+    (table,) = only_group(record(defense={"name": "fine_pruning"}, status="failed", reason="x", metrics={})).families
+    assert table.family == "sanitization"
+
+
+def test_a_defense_without_its_family_is_no_record() -> None:
+    with pytest.raises(ValueError, match="family"):
+        record(family="filtering")
 
 
 def test_no_hole_is_silent() -> None:

@@ -148,6 +148,7 @@ class Runner:
                 "seed": cell.seed,
                 "attack": cell.attack.to_dict(),
                 "defense": cell.defense.to_dict() if cell.defense else None,
+                "family": cell.defense.family if cell.defense else None,
                 "metrics": metrics or {},
                 "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
                 "peak_memory_mb": _peak_memory_mb(self.device),

@@ -36,7 +36,7 @@ class Store:
 
     def save_artifact(self, kind: str, key: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write arrays and a JSON-ready description under a content key."""
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         document = json.dumps({"digest": _digest(contiguous), "about": about}, sort_keys=True)
         # One metadata key: safetensors orders several at random, and the same artifact should be the same bytes.
         self._write(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))

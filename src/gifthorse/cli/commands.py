@@ -118,7 +118,9 @@ def write_report(runs: Path, out: Path) -> None:
     from gifthorse.report.html import ReportCell, render
 
     if not runs.is_dir():
-        raise RequestError(f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one")
+        raise RequestError(
+            f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
+        )
     store = Store(runs)
     cells = []
     for record in store.records():
@@ -154,7 +156,12 @@ def showing_progress() -> Iterator[None]:
     log = logging.getLogger("gifthorse")
     handler = RichHandler(console=notes, show_time=False, show_path=False, markup=False)
     log.addHandler(handler)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     try:
         with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
             tasks: dict[str, TaskID] = {}
@@ -193,7 +200,9 @@ def _quick_row(record: Record) -> tuple[str, str, str, str, str]:
         success = f"{success} → {_format(metrics['defense.asr'])}"
     finding = ""
     if "defense.tpr" in metrics:
-        finding = f"flags {_format(metrics['defense.tpr'])} of stamped, {_format(metrics['defense.fpr'])} of clean images"
+        finding = (
+            f"flags {_format(metrics['defense.tpr'])} of stamped, {_format(metrics['defense.fpr'])} of clean images"
+        )
     elif "defense.fpr" in metrics:
         finding = f"flags {_format(metrics['defense.fpr'])} of clean images"
     elif "defense.aiv" in metrics:

@@ -123,7 +123,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         """Return the class of that name or alias; :class:`RequestError` with the nearest name otherwise."""
         key = name.lower().replace("-", "_")
         if key not in self._names:
-            raise RequestError(f"no {self.kind} is called '{name}'{_suggest(key, self._names, 'listed')}")
+            raise RequestError(f"no {self.kind} is called '{name}'{_suggest(key, self._classes, 'listed')}")
         return self._classes[self._names[key]]
 
     def build(self, request: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> C:

@@ -1,15 +1,14 @@
 """The interface of every defense."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.outcomes import Outcome
+from gifthorse.core.record import Family
 from gifthorse.core.views import DataFreeView
 
 V = TypeVar("V", bound=DataFreeView)
-
-Family = Literal["reformation", "filtering", "sanitization", "inspection"]
 
 
 class Defense(Configuration, Generic[V]):

@@ -2,9 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Metric = float | int | bool | list[float]
+
+Family = Literal["reformation", "filtering", "sanitization", "inspection"]
+"""The field's four families of defenses."""
 
 
 class Seconds(BaseModel):
@@ -36,7 +39,7 @@ class Record(BaseModel):
     """Everything about one cell: what was asked, how it ended, and what was measured.
 
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
-    ``training``, ``attack`` and ``defense`` hold every field of the configuration.
+    ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,11 +55,18 @@ class Record(BaseModel):
     seed: int
     attack: dict[str, Any]
     defense: dict[str, Any] | None
+    family: Family | None = None
     metrics: dict[str, Metric] = {}
     seconds: Seconds = Seconds()
     peak_memory_mb: int | None = None
     environment: Environment
     created: str
+
+    @model_validator(mode="after")
+    def _family_goes_with_defense(self) -> "Record":
+        if (self.defense is None) != (self.family is None):
+            raise ValueError("a record names a family exactly where it names a defense")
+        return self
 
     def to_json(self) -> str:
         """Return the document as indented JSON."""

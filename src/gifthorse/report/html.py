@@ -11,7 +11,7 @@ from gifthorse.report.details import trojans
 from gifthorse.report.naming import labels
 from gifthorse.report.tables import ATTACK_COLUMNS, FAMILY_COLUMNS, group
 
-OPEN_TROJANS, OPEN_CELLS = 12, 4
+OPEN_TROJANS, OPEN_CELLS = 12, 8
 """Reports of at most so many cells show their trojans, and their cells, unfolded."""
 
 FAMILIES = {
@@ -25,7 +25,6 @@ FAMILIES = {
         "Model inspection",
         "Examines the model and says whether it has a backdoor, and for which class.",
     ),
-    "unknown": ("Defenses that never finished", "None of their cells got as far as a measurement."),
 }
 
 _TEMPLATES = Environment(
@@ -39,10 +38,10 @@ _TEMPLATES = Environment(
 
 def render(cells: Sequence[ReportCell], title: str = "Backdoor report") -> str:
     """Return the report as one HTML document: no script, no network, every number traceable to its records."""
-    records = [cell.record for cell in cells]
     by_id = {cell.record.id: cell for cell in cells}
+    records = [cell.record for cell in by_id.values()]
     groups = group(records)
-    return _TEMPLATES.get_template("report.html.j2").render(
+    page = _TEMPLATES.get_template("report.html.j2").render(
         title=title,
         facts=_facts(records),
         reduced=sorted({record.profile for record in records} - {"paper"}),
@@ -55,6 +54,7 @@ def render(cells: Sequence[ReportCell], title: str = "Backdoor report") -> str:
         open_trojans=len(cells) <= OPEN_TROJANS,
         open_cells=len(cells) <= OPEN_CELLS,
     )
+    return page.lstrip()
 
 
 def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:

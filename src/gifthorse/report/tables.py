@@ -6,12 +6,11 @@ from statistics import fmean
 from typing import Any, Literal
 
 from gifthorse.core.metric import METRICS
-from gifthorse.core.record import Record
+from gifthorse.core.record import Family, Record
 from gifthorse.report.naming import key, labels, name_of
 
 Form = Literal["percent", "points", "fraction", "number", "flag", "class", "seconds", "milliseconds"]
 Better = Literal["higher", "lower"]
-Family = Literal["reformation", "filtering", "sanitization", "inspection", "unknown"]
 
 _UNITS: dict[Form, str] = {"percent": "%", "points": "points", "seconds": "s", "milliseconds": "ms"}
 _FACTORS: dict[Form, float] = {"percent": 100, "points": 100, "milliseconds": 1000}
@@ -83,7 +82,6 @@ FAMILY_COLUMNS: dict[Family, tuple[Column, ...]] = {
         Column("defense.mjs", "MJS", "fraction", "higher"),
         Column("seconds.defense", "Time", "seconds"),
     ),
-    "unknown": (),
 }
 
 
@@ -165,7 +163,6 @@ def group(records: Sequence[Record]) -> list[Group]:
     datasets = labels(record.dataset for record in records)
     models = labels(record.model for record in records)
     trainings = labels(record.training for record in records)
-    families = find_families(records)
     return [
         Group(
             dataset=datasets[key(members[0].dataset)],
@@ -174,22 +171,11 @@ def group(records: Sequence[Record]) -> list[Group]:
             profile=members[0].profile,
             version=members[0].environment.gifthorse,
             attacks=_attack_rows(members),
-            families=_family_tables(members, families),
+            families=_family_tables(members),
             records=tuple(members),
         )
         for members in _partition(records, _setting).values()
     ]
-
-
-def find_families(records: Iterable[Record]) -> dict[str, Family]:
-    """Return each defense's family by name, read off what was measured; ``unknown`` where it never finished."""
-    found: dict[str, Family] = {}
-    for record in records:
-        if record.defense is not None:
-            name = name_of(record.defense)
-            if found.get(name, "unknown") == "unknown":
-                found[name] = _family(record)
-    return found
 
 
 def measure(record: Record, metric: str) -> float | None:
@@ -258,14 +244,15 @@ def _attack_row(label: str, records: Sequence[Record]) -> Row:
     return _row(label, ATTACK_COLUMNS, once, tuple(notes.values()))
 
 
-def _family_tables(members: Sequence[Record], families: dict[str, Family]) -> tuple[FamilyTable, ...]:
-    defenses = {key(record.defense): record.defense for record in members if record.defense is not None}
-    names = labels(defenses.values())
+def _family_tables(members: Sequence[Record]) -> tuple[FamilyTable, ...]:
+    defended = [(record.defense, record.family) for record in members if record.defense is not None]
+    families = {key(defense): family for defense, family in defended}
+    names = labels(defense for defense, _ in defended)
     attacks = _by_attack(members)
     attack_names = labels(record.attack for record in members)
     tables = []
     for family, columns in FAMILY_COLUMNS.items():
-        listed = [identity for identity, found in defenses.items() if families[name_of(found)] == family]
+        listed = [defense for defense, its_family in families.items() if its_family == family]
         blocks = [
             Block(
                 attack=attack_names[attack],
@@ -318,17 +305,6 @@ def _by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Return the records by attack, the benign model first: it is what the others are read against."""
     found = _partition(records, lambda record: key(record.attack))
     return dict(sorted(found.items(), key=lambda item: name_of(item[1][0].attack) != "none"))
-
-
-def _family(record: Record) -> Family:
-    if measure(record, "defense.aiv") is not None:
-        return "inspection"
-    if measure(record, "defense.fpr") is not None:
-        return "filtering"
-    if measure(record, "defense.acc") is not None:
-        # Both are a model to use instead; only reformation works on every input, so only it has a time for one.
-        return "reformation" if record.seconds.defense_per_input is not None else "sanitization"
-    return "unknown"
 
 
 def _partition(records: Iterable[Record], by: Callable[[Record], Any]) -> dict[Any, list[Record]]:

@@ -1,0 +1,31 @@
+"""Run every benchmark and print one table: the median of paired runs, ours beside the plain way."""
+
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import command_line, data_preparation, neural_cleanse, training
+
+MODULES = (data_preparation, training, neural_cleanse, command_line)
+
+
+def main() -> None:
+    wanted = set(sys.argv[1:])
+    table = Table("what", "figure", "aim", "how", box=None)
+    for module in MODULES:
+        name = module.__name__.rpartition(".")[2]
+        if wanted and name not in wanted:
+            continue
+        start = time.perf_counter()
+        for row in module.measure():
+            table.add_row(*row)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    Console(width=150).print(table)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Neural Cleanse over ten classes: our engine against a plain loop over classes with frozen parameters, same steps."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.timing import Row, paired
+from gifthorse.core.images import Images
+from gifthorse.core.views import ModelView
+from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.inversion import engine
+from gifthorse.models.resnet import ResNet18
+from gifthorse.models.small_cnn import SmallCnn
+
+STEPS, BATCH, CLASSES = 40, 32, 10
+
+
+def measure() -> list[Row]:
+    rows = _compare("small_cnn, 28×28", SmallCnn().build((1, 28, 28), CLASSES, 0).eval(), (1, 28, 28))
+    narrow = ResNet18(width=16, blocks=(1, 1, 1, 1)).build((3, 32, 32), CLASSES, 0).eval()
+    return rows + _compare("resnet18[width=16], 32×32", narrow, (3, 32, 32), rounds=3)
+
+
+def _compare(label: str, model: nn.Module, shape: tuple[int, int, int], rounds: int = 5) -> list[Row]:
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (500, *shape), generator=random, dtype=torch.uint8)
+    view = ModelView(model, Images(pixels, torch.arange(500) % CLASSES, CLASSES))  # type: ignore[arg-type]
+    cleanse = NeuralCleanse(steps=STEPS, batches=1, batch_size=BATCH)
+    _, _, ratio = paired(lambda: cleanse.defend(view, 0), lambda: _plain(model, pixels), rounds)
+    with _model_time() as spent:
+        start = time.perf_counter()
+        cleanse.defend(view, 0)
+        whole = time.perf_counter() - start
+    share = 1 - sum(spent) / whole
+    how = f"{CLASSES} classes × {STEPS} steps × {BATCH} images; {whole:.1f} s"
+    return [
+        (f"Neural Cleanse, {label}", f"{ratio:.2f}× a plain loop", "", how),
+        (
+            "… outside the model's forward and backward",
+            f"{100 * share:.0f} %",
+            "",
+            "stamping, Adam, schedules, folding",
+        ),
+    ]
+
+
+def _plain(model: nn.Module, pixels: Tensor) -> None:
+    """One class at a time, float32, parameters frozen."""
+    model.requires_grad_(False)
+    images = pixels.float() / 255
+    for target in range(CLASSES):
+        mask = torch.randn(1, *images.shape[2:]).requires_grad_()
+        pattern = torch.randn(images.shape[1:]).requires_grad_()
+        optimizer = torch.optim.Adam([mask, pattern], lr=0.1, betas=(0.5, 0.9))
+        wanted = torch.full((BATCH,), target)
+        for _ in range(STEPS):
+            batch = images[torch.randint(0, len(images), (BATCH,))]
+            m, p = torch.tanh(mask) / 2 + 0.5, torch.tanh(pattern) / 2 + 0.5
+            logits = model((1 - m) * batch + m * p)
+            (logits.argmax(1) == wanted).float().mean().item()
+            loss = cross_entropy(logits, wanted) + 1e-3 * m.sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.requires_grad_(True)
+
+
+@contextmanager
+def _model_time() -> Iterator[list[float]]:
+    """Collect the seconds inside the frozen model's forward passes and the backward passes."""
+    spent: list[float] = []
+    freeze, backward = engine.freeze, Tensor.backward
+
+    class Clocked(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            start = time.perf_counter()
+            logits: Tensor = self.model(pixels)
+            spent.append(time.perf_counter() - start)
+            return logits
+
+    def clocked_backward(*args: object, **kwargs: object) -> None:
+        start = time.perf_counter()
+        backward(*args, **kwargs)  # type: ignore[arg-type]
+        spent.append(time.perf_counter() - start)
+
+    engine.freeze = lambda model: Clocked(freeze(model))
+    Tensor.backward = clocked_backward  # type: ignore[assignment]
+    try:
+        yield spent
+    finally:
+        engine.freeze, Tensor.backward = freeze, backward  # type: ignore[method-assign]

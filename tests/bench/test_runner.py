@@ -1,0 +1,196 @@
+"""Cells: answered from the store, resumed, and never without a reason."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gifthorse.bench import runner as runner_module
+from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.runner import Runner
+from gifthorse.bench.store import Store
+from gifthorse.core.record import Record
+from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.training import scratch
+
+RUNNER_FIELDS = {"data_root": Path("unused"), "device": torch.device("cpu")}
+
+
+def cell(**request: Any) -> Cell:
+    quick = {"dataset": "digits", "training": "standard[epochs=2]", "profile": "smoke", "attack": "badnets"}
+    return resolve(**{**quick, **request})
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(Store(tmp_path), **RUNNER_FIELDS)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of every training that really happens."""
+    seen: list[str] = []
+    fit = scratch.fit
+
+    def counting(*args: Any, **kwargs: Any) -> None:
+        seen.append(kwargs["label"])
+        fit(*args, **kwargs)
+
+    monkeypatch.setattr(scratch, "fit", counting)
+    return seen
+
+
+def test_a_second_run_is_answered_from_the_store(runner: Runner, trainings: list[str]) -> None:
+    first = runner.run(cell(defense="shrinkpad"))
+    assert trainings == ["benign model", "badnets"]
+    assert runner.run(cell(defense="shrinkpad")) == first
+    assert len(trainings) == 2
+
+
+def test_another_defense_trains_nothing_again(runner: Runner, trainings: list[str]) -> None:
+    runner.run(cell(defense="shrinkpad"))
+    runner.run(cell(defense="shrinkpad[shrink=3]"))
+    assert len(trainings) == 2
+
+
+def test_another_seed_or_field_is_another_cell() -> None:
+    identities = {
+        cell().identity(),
+        cell(seed=1).identity(),
+        cell(attack="badnets[trigger_size=2]").identity(),
+        cell(dataset="digits[size=12]").identity(),
+        cell(defense="strip").identity(),
+        cell(defense="strip[fpr=0.1]").identity(),
+    }
+    assert len(identities) == 6
+
+
+def test_saying_a_default_aloud_is_the_same_cell() -> None:
+    assert cell(attack="badnets[trigger_size=3]").identity() == cell(attack="bn").identity()
+
+
+def test_a_fresh_store_gives_the_same_numbers(runner: Runner, tmp_path: Path) -> None:
+    other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
+    request = cell(defense="strip")
+    first, again = runner.run(request), other.run(request)
+    assert first.metrics == again.metrics
+    assert first.id == again.id
+
+
+def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(cell(defense="strip"))
+    other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "judge_attack", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            other.run(cell(defense="strip"))
+    assert list(other.store.records()) == []
+    assert other.run(cell(defense="strip")).metrics == whole.metrics
+
+
+def test_a_damaged_model_is_computed_anew(
+    runner: Runner, trainings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = runner.run(cell(defense="shrinkpad"))
+    for path in (tmp_path / "artifacts" / "trojan").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    again = runner.run(cell(defense="shrinkpad[shrink=1]"))
+    assert "damaged" in caplog.text
+    assert trainings == ["benign model", "badnets", "badnets"]
+    assert again.metrics["attack.asr"] == first.metrics["attack.asr"]
+
+
+def test_a_cell_that_breaks_is_a_failed_record_with_a_reason_and_is_tried_again(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ArithmeticError("no convergence")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShrinkPad, "defend", broken)
+        failed = runner.run(cell(defense="shrinkpad"))
+    assert failed.status == "failed"
+    assert failed.reason == "ArithmeticError: no convergence"
+    assert runner.run(cell(defense="shrinkpad")).status == "done"
+
+
+def test_a_defense_that_does_not_apply_is_skipped_with_its_sentence(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NeuralCleanse, "skip", lambda *_: "needs three classes")
+    record = runner.run(cell(defense="neural_cleanse"))
+    assert (record.status, record.reason) == ("skipped", "needs three classes")
+    assert "attack.asr" in record.metrics
+    assert not [name for name in record.metrics if name.startswith("defense.")]
+
+
+def test_a_record_is_complete(runner: Runner) -> None:
+    record = runner.run(cell(defense="strip"))
+    document = json.loads(record.to_json())
+    assert document["schema"] == 1
+    assert document["attack"] == cell().attack.to_dict()
+    assert document["attack"]["origin"] == "scratch"
+    assert document["training"]["epochs"] == 2
+    assert document["seconds"]["benign"] > 0
+    assert document["seconds"]["defense_per_input"] > 0
+    assert document["peak_memory_mb"] > 0
+    assert document["environment"]["torch"] == torch.__version__
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_metrics_that_do_not_apply_are_absent(runner: Runner) -> None:
+    metrics = runner.run(cell(attack="none", defense="strip")).metrics
+    assert set(metrics) == {"benign.acc", "attack.acc", "attack.ccc", "defense.fpr"}
+
+
+@pytest.mark.parametrize("defense", ["shrinkpad", "strip", "fine_pruning", "neural_cleanse[steps=3]"])
+@pytest.mark.parametrize("attack", ["none", "badnets"])
+def test_every_pair_ends_done_with_finite_metrics_in_their_range(runner: Runner, attack: str, defense: str) -> None:
+    from gifthorse.core.metric import METRICS
+
+    record = runner.run(cell(attack=attack, defense=defense))
+    assert record.status == "done"
+    for name, value in record.metrics.items():
+        low, high = METRICS[name.split(".")[1]].range
+        values = value if isinstance(value, list) else [value]
+        assert all(low <= item <= high for item in values), name
+
+
+def test_a_retrained_trojan_has_a_twin_that_was_trained_as_long(task: Any, benign: Any) -> None:
+    attack = cell(attack="badnets[origin=benign,epochs=2,poison_rate=0.1]").attack
+    result = attack.run(task, benign, 0)
+    assert not torch.equal(result.twin.head.weight, benign.head.weight)
+    assert not torch.equal(result.twin.head.weight, result.model.head.weight)
+
+
+def test_training_is_paired_the_twin_of_a_scratch_trojan_is_the_benign_model(task: Any, benign: Any) -> None:
+    result = cell().attack.run(replace(task, recipe=task.recipe), benign, 0)
+    assert torch.equal(result.twin.head.weight, benign.head.weight)
+
+
+def test_nothing_is_written_outside_the_store(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    runner.run(cell(defense="shrinkpad"))
+    assert list(elsewhere.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"artifacts", "records"}
+
+
+def test_the_real_images_run_end_to_end(real_data: Path, tmp_path: Path) -> None:
+    real = Runner(Store(tmp_path), real_data, torch.device("cpu"))
+    for dataset in ("mnist", "fashion_mnist", "cifar10"):
+        record = real.run(cell(dataset=dataset, training="standard[epochs=1]", defense="shrinkpad"))
+        assert record.status == "done"
+        assert record.dataset["train"] == 1500

@@ -1,0 +1,155 @@
+"""What a person at the terminal meets: answers on standard output, one clear line for a wrong request."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gifthorse.core.record import Record
+
+QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
+
+
+def gifthorse(
+    *arguments: str, cwd: Path, check: int | None = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *arguments]
+    keep = {key: value for key, value in os.environ.items() if not key.startswith("GIFTHORSE_")}
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**keep, **environment}, timeout=300)
+    if check is not None:
+        assert result.returncode == check, result.stderr
+    return result
+
+
+def test_help_teaches_and_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.argv[0] = 'gifthorse'\nfrom gifthorse.cli.main import cli\n"
+    code += "cli.main(['--help'], standalone_mode=False)\nprint('torch' in sys.modules or 'numpy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Examples:" in found
+    assert "Exit codes:" in found
+    assert found.endswith("False\n")
+
+
+def test_run_json_prints_exactly_one_record_and_the_second_run_is_answered_from_the_store(tmp_path: Path) -> None:
+    arguments = ["run", *QUICK, "--attack", "badnets[poison_rate=0.2]", "--defense", "shrinkpad", "--json"]
+    first, second = (gifthorse(*arguments, cwd=tmp_path) for _ in range(2))
+    record = Record.from_json(first.stdout)
+    assert record.attack["poison_rate"] == 0.2
+    assert record.status == "done"
+    assert first.stdout == second.stdout
+    assert "Traceback" not in first.stderr
+    assert (tmp_path / "gifthorse-runs" / "records" / f"{record.id}.json").exists()
+
+
+def test_run_prints_a_table_for_people(tmp_path: Path) -> None:
+    found = gifthorse("run", *QUICK, "--attack", "bn", cwd=tmp_path).stdout
+    assert "badnets on digits/small_cnn" in found
+    assert "attack success rate" in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "--attack", "badnet2"], "no attack is called 'badnet2'; did you mean 'badnets'?"),
+        (["run", "--defense", "stripe"], "no defense is called 'stripe'; did you mean 'strip'?"),
+        (["run", "--dataset", "minst"], "did you mean 'mnist'?"),
+        (["run", "--model", "resnet20"], "did you mean 'resnet18'?"),
+        (["run", "--attack", "badnets[poison_rat=0.1]"], "unknown field 'poison_rat'; did you mean 'poison_rate'?"),
+        (["run", "--attack", "badnets[poison_rate=7]"], "poison_rate=7: input should be less than 1"),
+        (["run", "--attack", "badnets[trigger_size=big]"], 'trigger_size="big": input should be a valid integer'),
+        (["run", "--attack", "badnets[trigger_size=3"], "is not of the form name or name[field=value"),
+        (["run", "--attack", "badnets[trigger_size]"], "not of the form field=value"),
+        (["run", "--attack", "badnets[target=10]"], "target=10 is not a class: there are 10 (0 to 9)"),
+        (["run", "--attack", "badnets[trigger_size=40]"], "does not fit an image of 16×16"),
+        (["run", "--attack", "badnets[poison_rate=0.0001]"], "selects none of 1197 training images"),
+        (["run", "--dataset", "digits[train=5000]"], "1797 images"),
+        (["run", "--dataset", "mnist", "--data-root", "nowhere"], "nowhere/MNIST/raw"),
+        (["run", "--seed", "-1"], "-1 is not in the range"),
+        (["run", "--profile", "huge"], "'huge' is not one of"),
+        (["run", "--device", "abacus"], "--device abacus"),
+        (["run", "--bogus"], "No such option"),
+        (["list", "attacks", "nope"], "no attack is called 'nope'"),
+        (["list", "planets"], "'planets' is not one of"),
+        (["report"], "there is no store at"),
+        (["fly"], "No such command 'fly'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_request_is_one_clear_line_exit_code_2_and_nothing_written(
+    arguments: list[str], complaint: str, tmp_path: Path
+) -> None:
+    found = gifthorse(*arguments, cwd=tmp_path, check=2)
+    assert found.stdout == ""
+    assert found.stderr.startswith("gifthorse: ")
+    assert found.stderr.count("\n") == 1
+    assert complaint in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_data_set_says_how_to_get_it(tmp_path: Path) -> None:
+    found = gifthorse("run", "--dataset", "cifar10", cwd=tmp_path, check=2).stderr
+    assert str(tmp_path / "data" / "cifar-10-batches-py") in found
+    assert "--data-root" in found
+    assert "--download" in found
+
+
+def test_list_kinds_as_json(tmp_path: Path) -> None:
+    for kind in ("attacks", "defenses", "models", "datasets"):
+        listed = json.loads(gifthorse("list", kind, "--json", cwd=tmp_path).stdout)
+        for about in listed:
+            assert {"name", "aliases", "paper", "fields"} <= about.keys()
+            assert all({"name", "type", "default", "range", "help"} <= field.keys() for field in about["fields"])
+        assert kind != "defenses" or all("family" in about for about in listed)
+    assert len(json.loads(gifthorse("list", "metrics", "--json", cwd=tmp_path).stdout)) > 15
+
+
+def test_list_one_thing_shows_its_fields(tmp_path: Path) -> None:
+    found = gifthorse("list", "attacks", "bn", cwd=tmp_path).stdout
+    assert "arXiv:1708.06733" in found
+    assert "poison_rate" in found
+    assert "trigger_pattern" in found
+
+
+def test_the_environment_names_store_and_data(tmp_path: Path) -> None:
+    gifthorse("run", *QUICK, cwd=tmp_path, GIFTHORSE_STORE="elsewhere")
+    assert (tmp_path / "elsewhere" / "records").is_dir()
+    found = gifthorse("run", "--dataset", "mnist", cwd=tmp_path, check=2, GIFTHORSE_DATA="images")
+    assert str(tmp_path / "images") in found.stderr
+
+
+def test_an_interrupted_run_exits_130_and_the_next_one_continues(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", "run", *QUICK]
+    command += ["--training", "standard[epochs=500]", "--attack", "badnets", "--json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "run the same command again to continue" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+    gifthorse("run", *QUICK, "--attack", "badnets", cwd=tmp_path)
+
+
+def test_two_processes_may_run_the_same_cell_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", "run", *QUICK]
+    command += ["--attack", "badnets", "--defense", "shrinkpad", "--json"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    records = [Record.from_json(process.communicate(timeout=300)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert records[0].metrics == records[1].metrics
+    assert len(list((tmp_path / "gifthorse-runs" / "records").iterdir())) == 1
+
+
+def test_report_writes_one_file_about_the_store(tmp_path: Path) -> None:
+    gifthorse("run", *QUICK, "--attack", "badnets", "--defense", "shrinkpad", cwd=tmp_path)
+    gifthorse("report", "--out", "r.html", cwd=tmp_path)
+    text = (tmp_path / "r.html").read_text()
+    assert text.lower().startswith("<!doctype html>")
+    assert "badnets" in text
+    assert gifthorse("report", "--out", "no/such/folder/r.html", cwd=tmp_path, check=2).stderr.count("\n") == 1
