@@ -1,4 +1,4 @@
-"""Our training loop against a bare in-memory loop: same model, batch, precision, optimiser and augmentation-free data."""
+"""Our training loop against a bare in-memory loop of the same model, batch, precision and optimiser."""
 
 import torch
 from torch.nn.functional import cross_entropy

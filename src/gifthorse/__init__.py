@@ -4,7 +4,45 @@ Importing this package imports no torch; the names below are loaded when first u
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gifthorse.attacks import ATTACKS as ATTACKS
+    from gifthorse.bench.cell import Cell as Cell
+    from gifthorse.bench.cell import resolve as resolve
+    from gifthorse.bench.runner import Runner as Runner
+    from gifthorse.bench.runner import pick_device as pick_device
+    from gifthorse.bench.store import Store as Store
+    from gifthorse.core.attack import Attack as Attack
+    from gifthorse.core.classifier import Classifier as Classifier
+    from gifthorse.core.classifier import predict as predict
+    from gifthorse.core.configuration import Catalogue as Catalogue
+    from gifthorse.core.configuration import Configuration as Configuration
+    from gifthorse.core.defense import Defense as Defense
+    from gifthorse.core.errors import RequestError as RequestError
+    from gifthorse.core.errors import StoreError as StoreError
+    from gifthorse.core.goal import AllToOne as AllToOne
+    from gifthorse.core.goal import Goal as Goal
+    from gifthorse.core.images import Images as Images
+    from gifthorse.core.outcomes import CleanModel as CleanModel
+    from gifthorse.core.outcomes import InputScreen as InputScreen
+    from gifthorse.core.outcomes import ModelVerdict as ModelVerdict
+    from gifthorse.core.outcomes import RecoveredTriggers as RecoveredTriggers
+    from gifthorse.core.recipe import Recipe as Recipe
+    from gifthorse.core.record import Record as Record
+    from gifthorse.core.task import Architecture as Architecture
+    from gifthorse.core.task import Dataset as Dataset
+    from gifthorse.core.task import Splits as Splits
+    from gifthorse.core.task import Task as Task
+    from gifthorse.core.trigger import Trigger as Trigger
+    from gifthorse.core.trigger import blend as blend
+    from gifthorse.core.trojan import Backdoor as Backdoor
+    from gifthorse.core.trojan import Trojan as Trojan
+    from gifthorse.core.views import DataFreeView as DataFreeView
+    from gifthorse.core.views import ModelView as ModelView
+    from gifthorse.datasets import DATASETS as DATASETS
+    from gifthorse.defenses import DEFENSES as DEFENSES
+    from gifthorse.models import ARCHITECTURES as ARCHITECTURES
 
 _HOMES = {
     "core.attack": ["Attack"],

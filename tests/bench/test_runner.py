@@ -34,7 +34,7 @@ def runner(tmp_path: Path) -> Runner:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of every training that really happens."""
     seen: list[str] = []
-    fit = scratch.fit
+    from gifthorse.training.loop import fit
 
     def counting(*args: Any, **kwargs: Any) -> None:
         seen.append(kwargs["label"])

@@ -1,6 +1,7 @@
 """Promises of every listed attack, defense, data set, architecture and recipe, as configurations."""
 
 import ast
+import inspect
 import json
 import pkgutil
 import tomllib
@@ -113,10 +114,9 @@ def test_cannot_be_changed(cls: type[Configuration]) -> None:
 def test_every_method_file_is_listed(package: Any, base: type[Configuration], listed: dict[str, Any]) -> None:
     found = set()
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.rpartition(".")[2].startswith("_"):
-            members = vars(import_module(module.name)).values()
-            local = [c for c in members if isinstance(c, type) and c.__module__ == module.name]
-            found |= {c for c in local if issubclass(c, base) and "[" not in c.__name__}
+        members = vars(import_module(module.name)).values()
+        local = [c for c in members if isinstance(c, type) and c.__module__ == module.name]
+        found |= {c for c in local if issubclass(c, base) and "[" not in c.__name__ and not inspect.isabstract(c)}
     assert found == set(listed.values())
 
 

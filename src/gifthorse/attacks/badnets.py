@@ -1,14 +1,14 @@
 """BadNets: a fixed patch, pasted on some training images that are relabelled to the target.
 
 Paper: Gu, Dolan-Gavitt, Garg 2017, arXiv:1708.06733, as TrojanZoo re-implements it (section 4.1, Table 20).
-Differs: images of the target class are not stamped in training (they would carry their own label); TrojanZoo does
-    not print the patch: white, top left, is what its code defaults to.
+Differs: TrojanZoo does not print the patch: white, 3×3, top left, is what its code defaults to; the rest as in
+    attacks/poisoning.py.
 """
 
 import torch
 from pydantic import Field
 
-from gifthorse.attacks._poisoning import PoisoningAttack
+from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.triggers.patch import Patch, PatchPattern, fill

@@ -115,7 +115,8 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
 
 def write_report(runs: Path, out: Path) -> None:
     """Write the report on every cell of a store."""
-    from gifthorse.report.html import ReportCell, render
+    from gifthorse.report.cells import ReportCell
+    from gifthorse.report.html import render
 
     if not runs.is_dir():
         raise RequestError(
@@ -229,7 +230,13 @@ def _catalogue(kind: str) -> Catalogue[Any]:
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
 
-    return {"attacks": ATTACKS, "defenses": DEFENSES, "models": ARCHITECTURES, "datasets": DATASETS}[kind]
+    catalogues: dict[str, Catalogue[Any]] = {
+        "attacks": ATTACKS,
+        "defenses": DEFENSES,
+        "models": ARCHITECTURES,
+        "datasets": DATASETS,
+    }
+    return catalogues[kind]
 
 
 def _described(kind: str) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,9 @@
-"""What the attacks that poison training share: their options, and the order in which things happen."""
+"""What attacks that poison training share: their options, and the order in which things happen.
+
+Paper: TrojanZoo, section 3.2 (equation 2), section 6.2 RQ6 (mixing) and RQ5 (re-training), Table 20.
+Differs: the printed table leaves the learning-rate schedule of re-training open: cosine. Images of the target class
+    are not stamped in training. The clean accuracy drop is taken against a twin that was trained as long.
+"""
 
 from abc import abstractmethod
 from typing import Literal
@@ -24,8 +29,7 @@ from gifthorse.triggers.patch import Corner, square
 class PoisoningAttack(Attack):
     """Trains, or re-trains, a classifier on clean images and stamped, relabelled copies.
 
-    A concrete attack says how its trigger is made. TrojanZoo's defaults (Table 20): 1 % toxic data, re-training of
-    the benign model for 50 epochs with SGD at 0.01; the printed table leaves the learning-rate schedule open (cosine).
+    A concrete attack says how its trigger is made; defaults are TrojanZoo's.
     """
 
     target: int = Field(0, ge=0, description="class that stamped images should get")

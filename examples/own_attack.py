@@ -1,0 +1,44 @@
+"""An attack of your own: BadNets with a frame around the image as its trigger.
+
+Run:  python examples/own_attack.py
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gifthorse import Runner, Store, Task, pick_device, resolve
+from gifthorse.attacks.poisoning import PoisoningAttack
+from gifthorse.triggers.patch import Patch
+
+
+class Frame(PoisoningAttack):
+    """Draws a white frame on training images and relabels them."""
+
+    name = "frame"
+    paper = "none; an example"
+
+    def make_trigger(self, task: Task, mask: Tensor, seed: int) -> Patch:
+        """Return the frame, one pixel wide."""
+        frame = torch.ones_like(mask)
+        frame[:, 1:-1, 1:-1] = 0
+        return Patch(frame, torch.ones(task.train.shape), self.transparency)
+
+
+def main() -> None:
+    """Plant the frame and the listed patch, and compare."""
+    listed = resolve(dataset="digits", attack="badnets", profile="smoke")
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(Store(Path(folder)), Path("data"), pick_device())
+        for attack in (listed.attack, Frame(origin="scratch", poison_rate=0.1)):
+            record = runner.run(replace(listed, attack=attack))
+            accuracy, success = record.metrics["attack.acc"], record.metrics["attack.asr"]
+            print(f"{attack.name:8} accuracy {accuracy:.3f}, attack success {success:.3f}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,132 @@
+"""What must stay true of the whole: exports, docstrings, light imports, and that the README tells the truth."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gifthorse
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(module.name for module in pkgutil.walk_packages(gifthorse.__path__, "gifthorse."))
+
+
+def test_every_exported_name_exists_and_is_the_one_that_type_checkers_see() -> None:
+    tree = ast.parse(Path(gifthorse.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    declared = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert sorted(declared) == gifthorse.__all__ == dir(gifthorse)
+    for name, module in declared.items():
+        assert getattr(gifthorse, name) is getattr(importlib.import_module(str(module)), name)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        gifthorse.nope  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, gifthorse, gifthorse.cli.main; print({'torch', 'numpy', 'sklearn', 'rich'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, name
+    for key, value in vars(module).items():
+        public = not key.startswith("_") and getattr(value, "__module__", None) == name
+        if public and (inspect.isclass(value) or inspect.isfunction(value)):
+            assert inspect.getdoc(value), f"{name}.{key}"
+
+
+def test_no_source_unpickles() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        imported = re.findall(
+            r"^\s*(?:import|from) (pickle|dill|joblib|cloudpickle|shelve)\b", path.read_text(), re.MULTILINE
+        )
+        assert not imported, path
+        assert "torch.load" not in path.read_text(), path
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_readmes_commands_run_as_printed(tmp_path: Path) -> None:
+    """The make targets are run by whoever runs the tests; the others here, one after another."""
+    commands = readme_commands()
+    assert commands[:2] == ["make quickstart", "make test"]
+    for command in commands[2:]:
+        program, *arguments = shlex.split(command)
+        assert program == "gifthorse"
+        done = subprocess.run(
+            [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asr, aiv = map(float, done.stdout.split())
+    assert asr > 0.9
+    assert aiv > 0
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_examples_run(example: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, ROOT / "examples" / example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_readme_lists_what_is_listed() -> None:
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.datasets import DATASETS
+    from gifthorse.defenses import DEFENSES
+    from gifthorse.models import ARCHITECTURES
+
+    text = (ROOT / "README.md").read_text()
+    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES):
+        assert [name for name in listed if f"`{name}`" not in text] == []
+
+
+def test_profiles_name_only_what_exists() -> None:
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.bench.cell import RECIPES
+    from gifthorse.bench.profiles import PROFILES, read_profile
+    from gifthorse.core.configuration import Catalogue
+    from gifthorse.datasets import DATASETS
+    from gifthorse.defenses import DEFENSES
+    from gifthorse.models import ARCHITECTURES
+
+    kinds: dict[str, Catalogue] = {  # type: ignore[type-arg]
+        "attack": ATTACKS,
+        "defense": DEFENSES,
+        "dataset": DATASETS,
+        "model": ARCHITECTURES,
+        "training": RECIPES,
+    }
+    for profile in PROFILES:
+        for scope, tables in read_profile(profile).items():
+            assert scope == "all" or scope in DATASETS
+            for kind, entries in tables.items():
+                if kind == "default_model":
+                    assert entries in ARCHITECTURES
+                    continue
+                for name, fields in entries.items():
+                    kinds[kind][name].from_dict(fields)
