@@ -123,17 +123,23 @@ def test_the_environment_names_store_and_data(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_exits_130_and_the_next_one_continues(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", "run", *QUICK]
-    command += ["--training", "standard[epochs=500]", "--attack", "badnets", "--json"]
+    """Interrupted while the trojan trains: the benign model is kept and not trained again."""
+    request = ["run", *QUICK, "--attack", "badnets[origin=benign,epochs=5000]", "--json"]
+    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *request]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(8)
+    artifacts = tmp_path / "gifthorse-runs" / "artifacts"
+    deadline = time.monotonic() + 120
+    while not (benign := list(artifacts.glob("benign/*.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert "run the same command again to continue" in err
-    assert not list(tmp_path.rglob("*.tmp"))
-    gifthorse("run", *QUICK, "--attack", "badnets", cwd=tmp_path)
+    assert err == "gifthorse: interrupted; what was finished is kept: run the same command again to continue\n"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == benign
+    before = benign[0].stat().st_mtime_ns
+    gifthorse("run", *QUICK, "--attack", "badnets[origin=benign,epochs=1]", cwd=tmp_path)
+    assert benign[0].stat().st_mtime_ns == before
 
 
 def test_two_processes_may_run_the_same_cell_at_once(tmp_path: Path) -> None:
