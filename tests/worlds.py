@@ -17,14 +17,7 @@ from gifthorse.models.small_cnn import SmallCnn
 def digits_task(profile: str = "smoke") -> Task:
     cell = resolve(dataset="digits", profile=profile)
     splits = cell.dataset.load(Path("unused"))
-    return Task(
-        train=splits.train,
-        holdout=splits.holdout,
-        test=splits.test,
-        class_names=splits.class_names,
-        architecture=cell.model,
-        recipe=cell.training,
-    )
+    return Task(**vars(splits), architecture=cell.model, recipe=cell.training)
 
 
 def noise_images(count: int, shape: tuple[int, int, int], classes: int, seed: int = 0) -> Images:

@@ -194,3 +194,18 @@ def test_the_real_images_run_end_to_end(real_data: Path, tmp_path: Path) -> None
         record = real.run(cell(dataset=dataset, training="standard[epochs=1]", defense="shrinkpad"))
         assert record.status == "done"
         assert record.dataset["train"] == 1500
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_damaged_image_files_are_one_clear_line(name: str, tmp_path: Path) -> None:
+    from gifthorse.core.errors import RequestError
+    from gifthorse.datasets import DATASETS
+
+    raw = tmp_path / {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
+    raw.mkdir(parents=True)
+    for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "data_batch_1"):
+        (raw / file).write_bytes(b"\0\0\x08\x03half a file")
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(RequestError, match="cannot read") as caught:
+        DATASETS.build(name).load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -76,7 +76,7 @@ def resolve(
         model=ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model")),
         training=RECIPES.build(training, defaults("training")),
         attack=ATTACKS.build(attack, defaults("attack")),
-        defense=DEFENSES.build(defense, defaults("defense")) if defense is not None else None,
+        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense")),
         seed=seed,
         profile=profile,
     )

@@ -58,14 +58,7 @@ class Runner:
         if known is not None and known.status != "failed":
             return known
         splits = load_splits(cell.dataset, self.data_root, self.download)
-        task = Task(
-            train=splits.train,
-            holdout=splits.holdout,
-            test=splits.test,
-            class_names=splits.class_names,
-            architecture=cell.model,
-            recipe=cell.training,
-        ).to(self.device)
+        task = Task(**vars(splits), architecture=cell.model, recipe=cell.training).to(self.device)
         cell.attack.check(task)
         try:
             record = self._measure(cell, task, fresh)
@@ -99,29 +92,36 @@ class Runner:
         return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
 
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
-        key = cell.benign_key()
-        if fresh or self.store.load_artifact("benign", key) is None:
+        def compute() -> tuple[Arrays, dict[str, Any]]:
             model, seconds = _timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
-            self.store.save_artifact("benign", key, _weights(model), {"seconds": seconds})
-        # Always the stored copy, so that a resumed run computes with exactly what a fresh one does.
-        arrays, about = self._required("benign", key)
+            return _weights(model), {"seconds": seconds}
+
+        arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
         return _restore(task, arrays), about["seconds"]
 
     def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
-        key = cell.trojan_key()
-        if fresh or self.store.load_artifact("trojan", key) is None:
+        def compute() -> tuple[Arrays, dict[str, Any]]:
             trojan, seconds = _timed(
                 lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device
             )
             arrays, about = pack_trojan(trojan)
-            self.store.save_artifact("trojan", key, arrays, {**about, "seconds": seconds})
-        arrays, about = self._required("trojan", key)
+            return arrays, {**about, "seconds": seconds}
+
+        arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
         return unpack_trojan(task, arrays, about), about["seconds"]
 
-    def _required(self, kind: str, key: str) -> tuple[Arrays, dict[str, Any]]:
-        found = self.store.load_artifact(kind, key)
+    def _stored(
+        self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Return an artifact, computed and saved where it is missing.
+
+        Callers rebuild their model from the arrays in either case, so that a resumed run computes with exactly what
+        an uninterrupted one does.
+        """
+        found = None if fresh else self.store.load_artifact(kind, key)
         if found is None:
-            raise StoreError(f"the {kind} model just written to {self.store.root} cannot be read back")
+            found = compute()
+            self.store.save_artifact(kind, key, *found)
         return found
 
     def _finish(self, cell: Cell, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]) -> Record:

@@ -117,7 +117,7 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @click.option("--dataset", default="digits", show_default=True, metavar="NAME[...]", help="Images to work on.")
 @click.option("--model", metavar="NAME[...]", help="Architecture; the profile's choice for the data set unless given.")
 @click.option("--attack", default="none", show_default=True, metavar="NAME[...]", help="Attack; none: a benign model.")
-@click.option("--defense", metavar="NAME[...]", help="Defense; without one, only the attack is measured.")
+@click.option("--defense", metavar="NAME[...]", help="Defense; without one, or with none, only the attack is judged.")
 @click.option(
     "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
 )

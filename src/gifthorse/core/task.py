@@ -42,13 +42,9 @@ class Architecture(Configuration):
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What attackers and judges work on; defenders get a view instead."""
+class Task(Splits):
+    """Images, architecture and recipe: what attackers and judges work on; defenders get a view instead."""
 
-    train: Images
-    holdout: Images
-    test: Images
-    class_names: tuple[str, ...]
     architecture: Architecture
     recipe: Recipe
 

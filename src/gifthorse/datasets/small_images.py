@@ -1,4 +1,7 @@
-"""MNIST, Fashion-MNIST and CIFAR-10, read by torchvision from a folder."""
+"""MNIST, Fashion-MNIST and CIFAR-10, read by torchvision from a folder.
+
+CIFAR-10's files are pickles by origin; torchvision opens them only when their checksums are the published ones.
+"""
 
 from pathlib import Path
 from typing import ClassVar
@@ -29,10 +32,11 @@ class _TorchvisionDataset(Dataset):
         reader = getattr(datasets, self.reader)
         try:
             sources = [reader(root, train=train, download=download) for train in (True, False)]
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, TypeError, AssertionError) as error:
             where = (root / self.folder).resolve()
+            why = (str(error) or type(error).__name__).splitlines()[0]
             raise RequestError(
-                f"{self.name}: cannot read {where} ({str(error).splitlines()[0]}); point --data-root or "
+                f"{self.name}: cannot read {where} ({why}); point --data-root or "
                 f"GIFTHORSE_DATA at the folder that holds '{self.folder}', or add --download to fetch it there"
             ) from None
         learning, judging = (self._images(source) for source in sources)
