@@ -131,6 +131,9 @@ def test_has_no_path_to_the_truth(name: str, task: Task, trojan: Trojan) -> None
     assert not [item for item in found if isinstance(item, (Task, Trojan, Backdoor, Trigger, Goal))]
     hidden = {task.test.pixels.data_ptr(), task.train.pixels.data_ptr(), task.holdout.pixels.data_ptr()}
     assert not [item for item in found if isinstance(item, Tensor) and item.data_ptr() in hidden]
+    unseen = {pixel.numpy().tobytes() for part in (task.test, task.train) for pixel in part.pixels}
+    for images in (item for item in found if isinstance(item, Images)):
+        assert not unseen & {pixel.numpy().tobytes() for pixel in images.pixels}
 
 
 def test_the_walk_would_find_a_leak(task: Task, trojan: Trojan) -> None:

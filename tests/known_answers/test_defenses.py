@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images
+from gifthorse.core.task import Task
 from gifthorse.core.views import DataFreeView, ModelView
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse, l1
@@ -215,17 +216,22 @@ def test_fine_pruning_prunes_the_channels_that_clean_images_do_not_use() -> None
     assert keep.logical_not().nonzero().flatten().tolist() == [5, 9]
 
 
-def test_fine_pruning_stops_before_accuracy_falls_too_far() -> None:
+def test_fine_pruning_stops_before_accuracy_falls_too_far(task: Task, benign: Classifier) -> None:
     """The accepted model must not be the over-pruned one (BackdoorBench kept one object under both names)."""
-    model = SmallCnn(width=4, embedding=8).build((1, 12, 12), 4, 0).eval()
-    images = noise_images(200, (1, 12, 12), 4)
-    with torch.no_grad():
-        labels = model(images.floats()).argmax(1)
-    view = ModelView(model, Images(images.pixels, labels, 4))
-    cleaned = FinePruning(prune_ratio=0.99, max_accuracy_drop=0.1, epochs=0).defend(view, 0).model
-    with torch.no_grad():
-        accuracy = float((cleaned(images.floats()).argmax(1) == labels).float().mean())
-    assert accuracy >= 0.9
+    view = ModelView(benign, task.holdout)
+
+    def accuracy(model: nn.Module) -> float:
+        return float((predict(model, task.holdout).argmax(1) == task.holdout.labels).float().mean())
+
+    cleaned = FinePruning(prune_ratio=0.99, max_accuracy_drop=0.05, epochs=0).defend(view, 0).model
+    kept = dict(cleaned.named_buffers())["network.stage3.mask.keep"]
+    assert 0 < int(kept.sum()) < len(kept)
+    assert accuracy(cleaned) >= accuracy(benign) - 0.05
+    ranking = mean_activation(benign, "stage3", view).argsort()
+    pruned = len(kept) - int(kept.sum())
+    assert set(ranking[:pruned].tolist()) == set(kept.logical_not().nonzero().flatten().tolist())
+    kept[ranking[: pruned + 1]] = 0
+    assert accuracy(cleaned) < accuracy(benign) - 0.05
 
 
 def test_pruned_channels_stay_pruned_while_fine_tuning() -> None:

@@ -1,0 +1,112 @@
+"""The judge on models whose every answer is known."""
+
+import pytest
+import torch
+
+from gifthorse.core.goal import AllToOne
+from gifthorse.core.images import Images
+from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, RecoveredTriggers
+from gifthorse.core.recipe import Recipe
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.metrics.judge import judge_attack, judge_defense
+from gifthorse.models.small_cnn import SmallCnn
+from gifthorse.triggers.patch import Patch, fill, square
+from worlds import linear_classifier
+
+CLASSES, SIDE = 4, 6
+
+
+def lit_rows() -> Images:
+    """Images of class k have row k lit; forty of each."""
+    labels = torch.arange(160) % CLASSES
+    pixels = torch.zeros(160, 1, SIDE, SIDE, dtype=torch.uint8)
+    pixels[torch.arange(160), 0, labels] = 200
+    return Images(pixels, labels, CLASSES)
+
+
+def model(trigger: float = 0.0, confused: bool = False) -> torch.nn.Module:
+    """Classifies by the lit row; a last white pixel adds ``trigger`` to class 0; ``confused`` cannot see class 3."""
+    weight = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    for label in range(CLASSES):
+        weight[label, 0, label] = 4.0
+    weight[0, 0, -1, -1] = trigger
+    if confused:
+        weight[3] = 0
+    return linear_classifier(weight, torch.zeros(CLASSES))
+
+
+@pytest.fixture
+def task() -> Task:
+    images = lit_rows()
+    return Task(images, images, images, tuple("abcd"), architecture=SmallCnn(), recipe=Recipe())
+
+
+@pytest.fixture
+def trojan() -> Trojan:
+    shape = (1, SIDE, SIDE)
+    patch = Patch(square(shape, 1, "bottom_right"), fill(shape, "white", torch.Generator()))
+    backdoor = Backdoor(patch, AllToOne(target=0), None)
+    return Trojan(model(trigger=100, confused=True), model(), backdoor)  # type: ignore[arg-type]
+
+
+def test_the_attacks_numbers(task: Task, trojan: Trojan) -> None:
+    metrics, evidence = judge_attack(trojan, task, trojan.twin)
+    assert metrics["benign.acc"] == 1
+    assert metrics["attack.acc"] == 0.75
+    assert metrics["attack.cad"] == pytest.approx(0.25)
+    assert metrics["attack.asr"] == 1
+    assert metrics["benign.asr"] == 0
+    assert metrics["attack.tmc"] == pytest.approx(1)
+    assert metrics["attack.valid"] is False
+    assert evidence["stamped"].shape == (8, 1, SIDE, SIDE)
+    assert (evidence["stamped"][:, 0, -1, -1] == 255).all()
+
+
+def test_the_gate_opens_for_an_accurate_trojan(task: Task, trojan: Trojan) -> None:
+    accurate = Trojan(model(trigger=100), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
+    assert judge_attack(accurate, task, trojan.twin)[0]["attack.valid"] is True
+    dull = Trojan(model(), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
+    assert judge_attack(dull, task, trojan.twin)[0]["attack.valid"] is False
+
+
+def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
+    attack, _ = judge_attack(trojan, task, trojan.twin)
+    metrics, _ = judge_defense(CleanModel(model()), trojan, task, attack, 0)
+    assert metrics["defense.asr"] == 0
+    assert metrics["defense.ard"] == 1
+    assert metrics["defense.acc"] == 1
+    assert metrics["defense.cad"] == pytest.approx(-0.25)
+    assert "defense.tmc" not in metrics
+
+
+def test_a_perfect_screen_is_judged_on_pairs_of_other_classes(task: Task, trojan: Trojan) -> None:
+    seen: list[int] = []
+
+    def score(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return pixels[:, 0, -1, -1]
+
+    metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
+    assert seen == [120, 120]
+    assert (metrics["defense.auroc"], metrics["defense.tpr"], metrics["defense.fpr"]) == (1, 1, 0)
+    worst, _ = judge_defense(InputScreen(lambda pixels: -score(pixels), -0.5), trojan, task, {}, 0)
+    assert (worst["defense.auroc"], worst["defense.tpr"], worst["defense.fpr"]) == (0, 0, 1)
+
+
+def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:
+    mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    mask[0, 0, -1, -1] = 1
+    mask[2, 0, 0] = 1
+    triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
+    verdict = ModelVerdict(torch.tensor([-1.0, -5, -6, -7]), 3.0, 0, triggers)
+    metrics, _ = judge_defense(verdict, trojan, task, {}, 0)
+    assert metrics["defense.hit"] is True
+    assert metrics["defense.mln"] == 1
+    assert metrics["defense.mjs"] == 1
+    assert metrics["defense.recovered_asr"] == 1
+    assert metrics["defense.suspect_class"] == 0
+    other, _ = judge_defense(ModelVerdict(torch.tensor([-9.0, -5, -6, -7]), 1.0, None, triggers), trojan, task, {}, 0)
+    assert other["defense.hit"] is False
+    assert other["defense.flagged"] is False
+    assert "defense.suspect_class" not in other
