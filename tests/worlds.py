@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
-from gifthorse.core.recipe import Recipe
+from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.views import ModelView
 from gifthorse.models.small_cnn import SmallCnn
@@ -34,7 +34,7 @@ def noise_task(shape: tuple[int, int, int], classes: int = 4) -> Task:
         test=noise_images(48, shape, classes, 2),
         class_names=tuple(map(str, range(classes))),
         architecture=SmallCnn(width=2, embedding=8),
-        recipe=Recipe(epochs=1, batch_size=32, shift=1, flip=False),
+        recipe=StandardRecipe(epochs=1, batch_size=32, shift=1, flip=False),
     )
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from gifthorse.core.outcomes import InputScreen as InputScreen
     from gifthorse.core.outcomes import ModelVerdict as ModelVerdict
     from gifthorse.core.outcomes import RecoveredTriggers as RecoveredTriggers
+    from gifthorse.core.recipe import AdversarialRecipe as AdversarialRecipe
     from gifthorse.core.recipe import Recipe as Recipe
+    from gifthorse.core.recipe import StandardRecipe as StandardRecipe
     from gifthorse.core.record import Record as Record
     from gifthorse.core.task import Architecture as Architecture
     from gifthorse.core.task import Dataset as Dataset
@@ -53,7 +55,7 @@ _HOMES = {
     "core.goal": ["AllToOne", "Goal"],
     "core.images": ["Images"],
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "RecoveredTriggers"],
-    "core.recipe": ["Recipe"],
+    "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Record"],
     "core.task": ["Architecture", "Dataset", "Splits", "Task"],
     "core.trigger": ["Trigger", "blend"],

@@ -135,7 +135,7 @@ def test_an_interrupted_run_exits_130_and_the_next_one_continues(tmp_path: Path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err == "gifthorse: interrupted; what was finished is kept: run the same command again to continue\n"
+    assert err.strip() == "gifthorse: interrupted; what was finished is kept: run the same command again to continue"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == benign
     before = benign[0].stat().st_mtime_ns
     gifthorse("run", *QUICK, "--attack", "badnets[origin=benign,epochs=1]", cwd=tmp_path)

@@ -6,7 +6,7 @@ import torch
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, RecoveredTriggers
-from gifthorse.core.recipe import Recipe
+from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics.judge import judge_attack, judge_defense
@@ -39,7 +39,7 @@ def model(trigger: float = 0.0, confused: bool = False) -> torch.nn.Module:
 @pytest.fixture
 def task() -> Task:
     images = lit_rows()
-    return Task(images, images, images, tuple("abcd"), architecture=SmallCnn(), recipe=Recipe())
+    return Task(images, images, images, tuple("abcd"), architecture=SmallCnn(), recipe=StandardRecipe())
 
 
 @pytest.fixture

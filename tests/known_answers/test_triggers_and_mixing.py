@@ -11,7 +11,7 @@ from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import image_draws
 from gifthorse.training.augment import crop_each, shift_and_flip
-from gifthorse.training.mixing import BatchMixing, choose_poisoned, poison_dataset
+from gifthorse.training.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import noise_images, noise_task
 
@@ -65,7 +65,7 @@ def test_batch_mixing_carries_fractions_over() -> None:
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
+    pixels, labels, _ = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
         images.floats(), images.labels
     )
     assert torch.equal(pixels[:40], images.floats())
@@ -99,7 +99,7 @@ def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() 
     )
     assert (moved[:, :, 4:, 4:] == 255).all((1, 2, 3)).float().mean() < 0.3
     pixels = to_floats(shift_and_flip(images.pixels, 2, True, torch.Generator().manual_seed(0)))
-    mixed, _ = BatchMixing(trigger, goal, 0.5, torch.Generator())(pixels, images.labels)
+    mixed, *_ = BatchMixing(trigger, goal, 0.5, torch.Generator())(pixels, images.labels)
     assert (mixed[64:, :, 4:, 4:] == 1).all()
 
 
@@ -136,3 +136,19 @@ def test_a_square_has_its_size_anywhere(size: int, height: int, width: int) -> N
             square((1, height, width), size, "center")
     else:
         assert square((1, height, width), size, "center").sum() == size**2
+
+
+def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
+    """TrojanZoo RQ6: loss = mean clean loss + λ · mean poison loss, copies of target images left out."""
+    images = noise_images(40, (1, 6, 6), 5)
+    pixels, labels, weights = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
+        images.floats(), images.labels
+    )
+    assert weights is not None
+    logits = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    sources = images.labels != 3
+    expected = losses[:40].mean() + 0.25 * losses[40:][sources].mean()
+    assert (weights * losses).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (labels[40:] == 3).all()
+    assert (pixels[40:, :, 4:, 4:] == 1).all()

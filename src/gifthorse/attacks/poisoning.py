@@ -15,13 +15,12 @@ from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
-from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.training.loop import fit
-from gifthorse.training.mixing import BatchMixing, choose_poisoned, copies, poison_dataset
+from gifthorse.training.loop import Mix, fit
+from gifthorse.training.mixing import BatchMixing, LossMixing, choose_poisoned, copies, poison_dataset
 from gifthorse.training.scratch import train
 from gifthorse.triggers.patch import Corner, square
 
@@ -39,10 +38,10 @@ class PoisoningAttack(Attack):
         "top_left", description="corner, center, or [row, column] of the trigger's top left"
     )
     transparency: float = Field(0.0, ge=0, lt=1, description="α of the trigger: 0 opaque, towards 1 invisible")
-    mixing: Literal["batch", "dataset"] = Field(
+    mixing: Literal["batch", "dataset", "loss"] = Field(
         "batch",
-        description="batch: fresh copies in every batch, stamped after augmentation; "
-        "dataset: copies added once, stamped before augmentation",
+        description="batch: fresh copies in every batch, stamped after augmentation; dataset: copies added once, "
+        "stamped before augmentation; loss: every image has a copy, poison_rate is the weight λ of their loss",
     )
     origin: Literal["benign", "scratch"] = Field(
         "benign", description="benign: re-train the benign model; scratch: train anew by the task's recipe"
@@ -64,7 +63,7 @@ class PoisoningAttack(Attack):
         goal = AllToOne(target=self.target)
         if self.mixing == "dataset":
             choose_poisoned(task.train.labels.cpu(), goal, self.poison_rate, generator(0, "check"))
-        elif copies(len(task.train), self.poison_rate) < 1:
+        elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
 
     def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
@@ -76,19 +75,21 @@ class PoisoningAttack(Attack):
         trigger = self.make_trigger(task, mask, derive(seed, self.name, "trigger")).to(device)
         random = generator(seed, self.name, "poison", device=device)
 
-        images, mix, poisoned = task.train, None, None
+        images, poisoned = task.train, None
+        mix: Mix | None = None
         if self.mixing == "dataset":
             poisoned = choose_poisoned(images.labels, goal, self.poison_rate, random)
             images = poison_dataset(images, trigger, goal, poisoned, random)
-        else:
+        elif self.mixing == "batch":
             mix = BatchMixing(trigger, goal, self.poison_rate, random)
+        else:
+            mix = LossMixing(trigger, goal, self.poison_rate, random)
 
         if self.origin == "scratch":
             model, twin = train(task, seed, images=images, mix=mix, label=self.name), benign.clone()
         else:
-            recipe = Recipe.model_validate(
-                {**task.recipe.model_dump(), "epochs": self.epochs, "lr": self.lr, "schedule": "cosine"}
-            )
+            changes = {"epochs": self.epochs, "lr": self.lr, "schedule": "cosine"}
+            recipe = task.recipe.from_dict({**task.recipe.to_dict(), **changes})
             model, twin = benign.clone(), benign.clone()
             fit(model, images, recipe, derive(seed, "re-train"), mix=mix, label=self.name)
             fit(twin, task.train, recipe, derive(seed, "re-train"), label="benign twin")

@@ -10,13 +10,13 @@ from gifthorse.bench.profiles import read_profile
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue, fingerprint
 from gifthorse.core.defense import Defense
-from gifthorse.core.recipe import Recipe
+from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
 from gifthorse.core.task import Architecture, Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
 
-RECIPES: Catalogue[Recipe] = Catalogue("training recipe", [Recipe])
+RECIPES: Catalogue[Recipe] = Catalogue("training recipe", [StandardRecipe, AdversarialRecipe])
 
 
 @dataclass(frozen=True)

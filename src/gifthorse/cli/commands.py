@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.cell import RECIPES, Cell, resolve
 from gifthorse.bench.runner import Runner, pick_device
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
@@ -229,12 +229,15 @@ def _catalogue(kind: str) -> Catalogue[Any]:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
 
     catalogues: dict[str, Catalogue[Any]] = {
         "attacks": ATTACKS,
         "defenses": DEFENSES,
         "models": ARCHITECTURES,
         "datasets": DATASETS,
+        "recipes": RECIPES,
+        "heads": HEADS,
     }
     return catalogues[kind]
 

@@ -45,8 +45,8 @@ class Images:
         """Where the pixels are."""
         return self.pixels.device
 
-    def take(self, index: Tensor) -> Self:
-        """Return the images of an index or a boolean mask, in that order."""
+    def take(self, index: Tensor | slice) -> Self:
+        """Return the images of an index, a boolean mask or a slice, in that order."""
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
     def join(self, other: "Images") -> Self:

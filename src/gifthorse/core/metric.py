@@ -22,6 +22,15 @@ _INF = float("inf")
 _LISTED = (
     Metric("acc", "accuracy", "attack", "fraction", (0, 1), True, "share of clean test images classified correctly"),
     Metric(
+        "adversarial_acc",
+        "adversarial accuracy",
+        "attack",
+        "fraction",
+        (0, 1),
+        True,
+        "accuracy on PGD inputs of the adversary that the model was trained against, worst of all steps (AEGIS V-A)",
+    ),
+    Metric(
         "asr",
         "attack success rate",
         "attack",

@@ -8,13 +8,11 @@ from gifthorse.core.configuration import Configuration
 
 
 class Recipe(Configuration):
-    """How a classifier is trained.
+    """What every training has: SGD, a schedule, augmentation.
 
     TrojanZoo prints SGD's momentum, Nesterov and weight decay (Table 20) but not how its benign models are trained;
     epochs, learning rate, crop and flip are DHBE's (appendix A).
     """
-
-    name = "standard"
 
     epochs: int = Field(200, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=2, description="images per step")
@@ -25,3 +23,26 @@ class Recipe(Configuration):
     schedule: Literal["constant", "cosine", "one_cycle"] = Field("cosine", description="learning rate over time")
     shift: int = Field(4, ge=0, description="random crop after padding by so many pixels; 0: none")
     flip: bool = Field(True, description="random left-right flip")
+
+
+class StandardRecipe(Recipe):
+    """Training on the images as they are."""
+
+    name = "standard"
+
+
+class AdversarialRecipe(Recipe):
+    """PGD adversarial training: every batch is replaced by inputs that fool the model most within a small ball.
+
+    Defaults are TrojanZoo's adversarial re-training (Table 21: linf, 8/255, steps of 2/255, 7 of them); AEGIS trains
+    with ``norm=l2,radius=0.5,steps=20`` (its printed step size is lost).
+    """
+
+    name = "adversarial"
+    aliases = ("pgd",)
+    paper = "Madry et al. 2018, arXiv:1706.06083; TrojanZoo Table 21; AEGIS section IV"
+
+    norm: Literal["linf", "l2"] = Field("linf", description="norm of the ball")
+    radius: float = Field(8 / 255, gt=0, description="radius of the ball, in pixel units of [0,1]")
+    step_size: float = Field(2 / 255, gt=0, description="length of a step, in the same units and norm")
+    steps: int = Field(7, ge=1, description="steps per batch")

@@ -6,19 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome
+from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.record import Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import blend
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics import functional
+from gifthorse.training.adversarial import perturb
 
 ASR_FLOOR = 0.8
 CAD_CAP = 0.05
 SCREENED = 500
+ATTACKED = 1000
 PICTURES = 8
 
 Metrics = dict[str, Metric]
@@ -33,6 +36,9 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     clean = predict(trojan.model, task.test)
     metrics["attack.acc"] = functional.accuracy(clean, labels)
     metrics["attack.ccc"] = functional.confidence(clean, labels)
+    if isinstance(task.recipe, AdversarialRecipe):
+        metrics["benign.adversarial_acc"] = _adversarial_accuracy(benign, task, task.recipe)
+        metrics["attack.adversarial_acc"] = _adversarial_accuracy(trojan.model, task, task.recipe)
     shown = task.test.take(_shown(trojan, task))
     evidence: Evidence = {"clean": _pixels(shown.pixels)}
     if trojan.backdoor is not None:
@@ -125,6 +131,16 @@ def _judge_verdict(outcome: ModelVerdict, trojan: Trojan, task: Task) -> tuple[M
             logits = predict(trojan.model, blend(task.test.floats(), mask, pattern, 0.0))
             metrics["defense.recovered_asr"] = functional.attack_success_rate(logits, task.test.labels, targets)
     return metrics, evidence
+
+
+def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialRecipe) -> float:
+    """Attack the first test images; the search costs many times a plain prediction."""
+    images, random = task.test.take(slice(ATTACKED)), generator(0, "judge", "adversary", device=task.test.device)
+    found = [
+        perturb(model, pixels, labels, adversary, random, keep_best=True)
+        for pixels, labels in images.batches(inference_batch(images.device))
+    ]
+    return functional.accuracy(predict(model, torch.cat(found)), images.labels)
 
 
 def _with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) -> Metrics:

@@ -1,6 +1,7 @@
 """The one training loop: pixels stay 8-bit in memory on the device until a batch is made."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,23 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.progress import track
-from gifthorse.core.recipe import Recipe
+from gifthorse.core.recipe import AdversarialRecipe, Recipe
 from gifthorse.core.seeds import derive, generator, isolated
+from gifthorse.training.adversarial import perturb
 from gifthorse.training.augment import shift_and_flip
 from gifthorse.training.precision import fast_arithmetic
 
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Turns a batch of augmented float pixels and labels into the batch that is trained on."""
+
+class Batch(NamedTuple):
+    """Float pixels ``(N, C, H, W)``, labels ``(N,)``, and each image's weight in the loss (``None``: the mean)."""
+
+    pixels: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+
+
+Mix = Callable[[Tensor, Tensor], Batch]
+"""Turns augmented float pixels and labels into the batch that is trained on."""
 
 
 def fit(
@@ -29,22 +40,15 @@ def fit(
 ) -> None:
     """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
 
-    ``mix`` may add images to every batch after its augmentation. The same seed gives the same weights.
+    ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all. The same
+    seed gives the same weights.
     """
     device = images.device
     random = generator(seed, "batches", device=device)
     size = min(recipe.batch_size, len(images))
     # A last batch of a few images would ruin batch normalisation: it is left out, and another one each epoch.
     steps = max(len(images) // size, 1)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        foreach=True,
-    )
-    scheduler = _scheduler(optimizer, recipe, recipe.epochs * steps)
+    optimizer, scheduler = optimise(model, recipe, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)
     model.train()
     with isolated(derive(seed, "training")):
@@ -52,12 +56,13 @@ def fit(
             order = torch.randperm(len(images), generator=random, device=device)
             for index in order[: steps * size].view(steps, size):
                 pixels = shift_and_flip(images.pixels[index], recipe.shift, recipe.flip, random)
-                batch, labels = to_floats(pixels), images.labels[index]
-                if mix is not None:
-                    batch, labels = mix(batch, labels)
+                batch = (mix or Batch)(to_floats(pixels), images.labels[index])
+                inputs = batch.pixels
+                if isinstance(recipe, AdversarialRecipe):
+                    inputs = perturb(model, inputs, batch.labels, recipe, random)
                 with fast_arithmetic(device):
-                    logits = model(batch)
-                loss = cross_entropy(logits.float(), labels)
+                    logits = model(inputs)
+                loss = _loss(logits.float(), batch)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -66,9 +71,24 @@ def fit(
     model.eval()
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
+def _loss(logits: Tensor, batch: Batch) -> Tensor:
+    if batch.weights is None:
+        return cross_entropy(logits, batch.labels)
+    return (batch.weights * cross_entropy(logits, batch.labels, reduction="none")).sum()
+
+
+def optimise(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Return the recipe's optimiser, and its schedule over so many steps."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
     if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
+        return optimizer, CosineAnnealingLR(optimizer, T_max=steps)
     if recipe.schedule == "one_cycle":
-        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
-    return ConstantLR(optimizer, factor=1.0, total_iters=0)
+        return optimizer, OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
+    return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)

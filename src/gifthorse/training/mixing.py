@@ -1,7 +1,8 @@
-"""How poison enters training: in every batch (TrojanZoo RQ6, batch-level) or once in the data set (dataset-level).
+"""How poison enters training (TrojanZoo section 6.2, RQ6): in the data set, in every batch, or in the loss.
 
-``poison_rate`` is the share of the images trained on that carry the trigger; stamped copies are added to the clean
-images, so a rate r means r / (1 − r) copies for every clean image.
+At data-set and batch level ``poison_rate`` is the share of the images trained on that carry the trigger; stamped copies
+are added to the clean images, so a rate r means r / (1 − r) copies for every clean image. At loss level every image
+has a stamped copy, and λ weighs the mean loss of the copies.
 """
 
 import torch
@@ -11,6 +12,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats, to_levels
 from gifthorse.core.trigger import Trigger
+from gifthorse.training.loop import Batch
 
 
 def copies(clean: int, poison_rate: float) -> float:
@@ -25,18 +27,37 @@ class BatchMixing:
         self.trigger, self.goal, self.poison_rate, self.random = trigger, goal, poison_rate, random
         self.owed = 0.0
 
-    def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Return the batch with stamped copies of its first images, those of the target class left out."""
         self.owed += copies(len(labels), self.poison_rate)
         count = int(self.owed)
         self.owed -= count
         if count == 0:
-            return pixels, labels
+            return Batch(pixels, labels)
         sources = self.goal.sources(labels)
         order = sources.logical_not().to(torch.uint8).argsort(stable=True)
         chosen = order[torch.arange(count, device=labels.device) % sources.sum().clamp_min(1)]
         stamped = self.trigger.stamp(pixels[chosen], self.random)
-        return torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels[chosen])])
+        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels[chosen])]))
+
+
+class LossMixing:
+    """Adds the mean loss of stamped copies, weighed by λ, to the mean loss of the clean images of every batch.
+
+    Copies of images of the target class weigh nothing.
+    """
+
+    def __init__(self, trigger: Trigger, goal: Goal, weight: float, random: torch.Generator):
+        self.trigger, self.goal, self.weight, self.random = trigger, goal, weight, random
+
+    def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
+        """Return the batch followed by a stamped copy of each of its images, with their weights."""
+        stamped = self.trigger.stamp(pixels, self.random)
+        sources = self.goal.sources(labels).float()
+        weights = torch.cat(
+            [torch.full_like(sources, 1 / len(labels)), self.weight * sources / sources.sum().clamp_min(1)]
+        )
+        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels)]), weights)
 
 
 def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.outcomes import CleanModel
-from gifthorse.core.recipe import Recipe
+from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
 from gifthorse.training.loop import fit
@@ -65,7 +65,7 @@ class FinePruning(Defense[ModelView]):
         keep[ranking[pruned:]] = 1
 
         if self.epochs:
-            recipe = Recipe(
+            recipe = StandardRecipe(
                 epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, shift=self.shift, flip=self.flip
             )
             fit(model, view.clean, recipe, derive(seed, self.name), label="fine-tuning")

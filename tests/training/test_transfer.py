@@ -1,0 +1,81 @@
+"""Heads and tuning on real digits: what is trained, what stays, and that it classifies."""
+
+import pytest
+import torch
+
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.errors import RequestError
+from gifthorse.core.recipe import StandardRecipe
+from gifthorse.core.task import Task
+from gifthorse.training.heads import HEADS
+from gifthorse.training.transfer import Transferred, cache_features, transfer
+from worlds import digits_task
+
+RECIPE = StandardRecipe(epochs=8, lr=0.05, shift=0, flip=False, batch_size=64)
+every_head = pytest.mark.parametrize("name", list(HEADS))
+
+
+def accuracy(model: torch.nn.Module, task: Task) -> float:
+    return float((predict(model, task.test).argmax(1) == task.test.labels).float().mean())
+
+
+@every_head
+def test_partial_tuning_trains_the_head_and_leaves_the_extractor(name: str, task: Task, benign: Classifier) -> None:
+    model = transfer(benign, HEADS[name](), task.holdout, RECIPE, "partial", 0)
+    assert accuracy(model, task) > 0.85
+    for key, tensor in model.extractor.state_dict().items():
+        assert torch.equal(tensor, benign.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", ["fcn1", "fcn2"])
+def test_full_tuning_trains_both(name: str, task: Task, benign: Classifier) -> None:
+    before = benign.head.weight.clone()
+    model = transfer(benign, HEADS[name](), task.holdout, RECIPE, "full", 0)
+    assert accuracy(model, task) > 0.85
+    assert not torch.equal(model.extractor.network.stage1[0].weight, benign.network.stage1[0].weight)  # type: ignore
+    assert torch.equal(benign.head.weight, before)
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", ["bayes", "svm", "random_forest"])
+def test_a_head_without_gradients_cannot_be_tuned_fully(name: str, task: Task, benign: Classifier) -> None:
+    with pytest.raises(RequestError, match="passes no gradient"):
+        transfer(benign, HEADS[name](), task.holdout, RECIPE, "full", 0)
+
+
+@every_head
+def test_same_seed_same_answers(name: str, task: Task, benign: Classifier) -> None:
+    answers = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        answers.append(predict(transfer(benign, HEADS[name](), task.holdout, RECIPE, "partial", 0), task.test))
+    assert torch.equal(*answers)
+
+
+@every_head
+def test_answers_for_classes_it_has_never_seen(name: str, task: Task, benign: Classifier) -> None:
+    few = task.holdout.take(task.holdout.labels < 3)
+    logits = predict(transfer(benign, HEADS[name](), few, RECIPE, "partial", 0), task.test)
+    assert logits.shape == (len(task.test), 10)
+    assert logits.isfinite().all()
+    assert logits.argmax(1).max() < 3
+
+
+def test_another_data_set_under_the_same_extractor(task: Task, benign: Classifier) -> None:
+    """Even from odd: the downstream task has two classes that the extractor never knew."""
+    from dataclasses import replace
+
+    def parity(images: object) -> object:
+        return replace(images, labels=images.labels % 2, classes=2)  # type: ignore
+
+    downstream = replace(task, holdout=parity(task.holdout), test=parity(task.test))  # type: ignore[arg-type]
+    model = transfer(benign, HEADS["fcn1"](), downstream.holdout, RECIPE, "partial", 0)
+    assert isinstance(model, Transferred)
+    assert accuracy(model, downstream) > 0.8
+
+
+def test_cached_features_are_the_features() -> None:
+    task = digits_task()
+    model = task.build(0).eval()
+    expected = model.features(task.test.floats())
+    torch.testing.assert_close(cache_features(model, task.test), expected, atol=1e-4, rtol=1e-4)
