@@ -1,0 +1,29 @@
+"""What a pickle would import if someone loaded it, found by disassembly: nothing is imported and nothing is run."""
+
+import io
+import pickletools
+
+LONGEST_PICKLE = 64 * 2**20
+"""Bytes of pickle that are looked at; the tensors' own data are kept elsewhere, so no sound checkpoint has as many."""
+
+
+def wanted_globals(content: bytes, pickles: int = 1) -> set[str]:
+    """Return the dotted names that the first ``pickles`` pickles in ``content`` would import.
+
+    A name that the pickle puts together while it runs is guessed from the strings before it. Raises ``ValueError``
+    where ``content`` does not begin with so many complete pickles.
+    """
+    stream = io.BytesIO(content)
+    names: set[str] = set()
+    for _ in range(pickles):
+        strings = ("", "")
+        for operation, argument, _ in pickletools.genops(stream):
+            if operation.name in ("GLOBAL", "INST"):
+                names.add(str(argument).replace(" ", "."))
+            elif operation.name == "STACK_GLOBAL":
+                names.add(".".join(strings))
+            elif operation.name.startswith("EXT"):
+                names.add(f"copyreg extension {argument}")
+            if isinstance(argument, str):
+                strings = strings[1], argument
+    return names
