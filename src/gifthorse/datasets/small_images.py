@@ -1,6 +1,6 @@
-"""MNIST, Fashion-MNIST and CIFAR-10, read by torchvision from a folder.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, read by torchvision from a folder.
 
-CIFAR-10's files are pickles by origin; torchvision opens them only when their checksums are the published ones.
+CIFAR's files are pickles by origin; torchvision opens them only when their checksums are the published ones.
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ class _TorchvisionDataset(Dataset):
         data = torch.as_tensor(source.data)  # type: ignore[attr-defined]
         pixels = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2)
         labels = torch.as_tensor(source.targets, dtype=torch.int64)  # type: ignore[attr-defined]
-        return Images(pixels.contiguous(memory_format=torch.channels_last), labels, classes=10)
+        return Images(pixels.contiguous(memory_format=torch.channels_last), labels, classes=len(source.classes))  # type: ignore[attr-defined]
 
 
 class Mnist(_TorchvisionDataset):
@@ -78,3 +78,12 @@ class Cifar10(_TorchvisionDataset):
     title = "CIFAR-10 (Krizhevsky 2009)"
     reader = "CIFAR10"
     folder = "cifar-10-batches-py"
+
+
+class Cifar100(_TorchvisionDataset):
+    """60,000 photographs of a hundred kinds of things, 32×32 colour."""
+
+    name = "cifar100"
+    title = "CIFAR-100 (Krizhevsky 2009)"
+    reader = "CIFAR100"
+    folder = "cifar-100-python"

@@ -1,13 +1,27 @@
 """Cuts a source of images into disjoint training, holdout and test sets, the same ones for every run."""
 
+from typing import Protocol, Self, TypeVar
+
 import torch
+from torch import Tensor
 
 from gifthorse.core.errors import RequestError
-from gifthorse.core.images import Images
 from gifthorse.core.seeds import generator
 
 
-def cut(images: Images, sizes: dict[str, int | None], name: str) -> dict[str, Images]:
+class Source(Protocol):
+    """What can be cut: decoded images, or image files that nobody has opened yet."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> Self:
+        """Return the images of an index, in that order."""
+
+
+S = TypeVar("S", bound=Source)
+
+
+def cut(images: S, sizes: dict[str, int | None], name: str) -> dict[str, S]:
     """Cut a shuffled set into parts of the given sizes; one size may be ``None``: whatever is left.
 
     The shuffle depends on the data set's name alone, so that a run's seed never moves an image between sets.

@@ -1,0 +1,164 @@
+"""Image files that need not fit in memory: decoded once, kept as 8-bit pixels in a file that is mapped, not read."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from gifthorse.core.configuration import fingerprint
+from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
+from gifthorse.core.progress import track
+from gifthorse.core.task import Splits
+
+log = logging.getLogger("gifthorse")
+
+CACHE = ".gifthorse-cache"
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+# Pillow goes by a file's content, whatever it is called, and hands PostScript to an interpreter: not from here.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+BLOCK = 256
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """What :class:`Images` is before decoding: ``paths`` of N files and their ``labels``, ``int64 (N,)``.
+
+    Choosing comes before reading: a data set is cut while it is a list of files, and only what was chosen is decoded.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, index: Tensor) -> "ImageFiles":
+        """Return the files of an index, in that order."""
+        return ImageFiles(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.classes)
+
+    def read(self, size: int, root: Path, name: str, keep: float | None = 1.0) -> Images:
+        """Return the images, ``uint8 (N, 3, size, size)``, mapped from the cache in the data folder ``root``.
+
+        The first time, ``torch.get_num_threads()`` threads decode and resize every file (see :func:`read_image` for
+        ``keep``) and the pixels are written to ``root/.gifthorse-cache/``, under the hash of the files' names, sizes
+        and times of change; it may be deleted at any time. Later only the pages that are touched are read. Where the
+        data folder cannot be written, the images stay in memory. :class:`RequestError` names a file that is no image.
+        """
+        cache = root / CACHE / f"{self._key(size, root.resolve(), keep)}.npy"
+        shape = (len(self), size, size, 3)
+        pixels = _mapped(cache, shape)
+        if pixels is None:
+            try:
+                _write(cache, shape, self._decode(size, name, keep))
+                pixels = _mapped(cache, shape)
+            except OSError as error:
+                log.warning("%s keeps its images in memory: %s cannot be written (%s)", name, cache.parent, error)
+            if pixels is None:
+                pixels = np.stack(list(self._decode(size, name, keep)))
+        return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels, self.classes)
+
+    def _key(self, size: int, root: Path, keep: float | None) -> str:
+        files = []
+        for path in self.paths:
+            try:
+                about = path.stat()
+            except OSError as error:
+                raise RequestError(f"cannot read the image {path} ({error.strerror})") from None
+            files.append([os.path.relpath(path, root), about.st_size, about.st_mtime_ns])
+        return fingerprint({"format": 1, "size": size, "keep": keep, "files": files})
+
+    def _decode(self, size: int, name: str, keep: float | None) -> Iterator[Pixels]:
+        blocks = [self.paths[start : start + BLOCK] for start in range(0, len(self), BLOCK)]
+        read = partial(read_image, size=size, keep=keep)
+        # Threads, not processes: Pillow decodes and resizes without holding the interpreter lock.
+        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+            for block in track(blocks, f"reading {name}", len(blocks)):
+                yield from workers.map(read, block)
+
+
+def read_splits(
+    parts: Mapping[str, ImageFiles],
+    class_names: Sequence[str],
+    size: int,
+    root: Path,
+    name: str,
+    keep: float | None = 1.0,
+) -> Splits:
+    """Read the files of ``train``, ``holdout`` and ``test``; see :meth:`ImageFiles.read`."""
+    images = {part: files.read(size, root, f"{name} ({part})", keep) for part, files in parts.items()}
+    return Splits(**images, class_names=tuple(class_names))
+
+
+def read_image(path: Path, size: int, keep: float | None = 1.0) -> Pixels:
+    """Return an image file as ``uint8 (size, size, 3)`` red, green and blue, resized bilinearly with antialiasing.
+
+    ``keep`` is the side of the centred square that is kept, as a share of the shorter side; ``None`` stretches the
+    whole image. Grey and palette images become coloured, transparency is dropped, 16 bits become 8, and of several
+    frames the first is taken, all as torchvision does it. :class:`RequestError` names a file that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            colour = _to_rgb(image)
+        if keep is None:
+            return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR))
+        return np.asarray(ImageOps.fit(colour, (size, size), Image.Resampling.BILINEAR, bleed=(1 - keep) / 2))
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+        raise RequestError(f"cannot read the image {path} ({str(error) or type(error).__name__})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 and turns nearly everything white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of type {image.mode} have no known range")
+    # Through RGBA: from a palette with transparency straight to RGB, Pillow warns.
+    return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+
+
+def _mapped(cache: Path, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Return the cached pixels, or ``None`` where there are none or they are damaged."""
+    if not cache.exists():
+        return None
+    try:
+        # Copy on write: whoever changes the pixels changes them in memory, never in the file.
+        pixels = np.lib.format.open_memmap(cache, mode="c")
+        whole = pixels.offset + pixels.nbytes == cache.stat().st_size and pixels.flags.c_contiguous
+        if pixels.shape == shape and pixels.dtype == np.uint8 and whole:
+            return pixels
+    except (OSError, ValueError, EOFError, OverflowError):
+        pass
+    log.warning("%s is damaged; the images are read anew", cache)
+    return None
+
+
+def _write(cache: Path, shape: tuple[int, ...], images: Iterator[Pixels]) -> None:
+    """Write the pixels as an ``.npy`` file that is either there and whole or not there."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = cache.with_name(f"{cache.stem}.{uuid4().hex}.part")
+    try:
+        with unfinished.open("xb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in images:
+                file.write(image.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(cache)
+    finally:
+        unfinished.unlink(missing_ok=True)

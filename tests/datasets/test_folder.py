@@ -1,0 +1,295 @@
+"""Folders of images: which trees are understood, which are refused, and the papers' class subsets."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gifthorse.bench.cell import resolve
+from gifthorse.bench.runner import Runner
+from gifthorse.bench.store import Store
+from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
+from gifthorse.core.task import Splits
+from gifthorse.datasets import DATASETS
+from gifthorse.datasets.class_subsets import TROJANZOO_CLASSES
+from gifthorse.datasets.image_files import CACHE, ImageFiles
+from gifthorse.datasets.splits import cut
+
+
+def fill(folder: Path, count: int, start: int = 0) -> None:
+    """Write ``count`` pictures, each of its own grey."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        Image.new("RGB", (12, 10), (number % 256, number // 256, len(folder.name))).save(folder / f"{number}.png")
+
+
+def grow(where: Path, names: list[str], count: int = 5, start: int = 0) -> None:
+    for index, name in enumerate(names):
+        fill(where / name, count, start + index * count)
+
+
+def identities(images: Images) -> list[int]:
+    """The number that :func:`fill` gave each picture."""
+    levels = images.pixels[:, :, 0, 0].long()
+    return (levels[:, 0] + 256 * levels[:, 1]).tolist()
+
+
+def load(request: str, root: Path) -> Splits:
+    return DATASETS.build(request).load(root)
+
+
+def test_a_plain_tree_is_cut_into_disjoint_parts_the_same_ones_every_time(tmp_path: Path) -> None:
+    grow(tmp_path / "animals", ["cat", "dog", "emu"], count=10)
+    first, second = (load("folder[path=animals,size=8]", tmp_path) for _ in range(2))
+    parts = {name: identities(getattr(first, name)) for name in ("train", "holdout", "test")}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 22, "holdout": 2, "test": 6}
+    assert sorted(parts["train"] + parts["holdout"] + parts["test"]) == list(range(30))
+    assert all(identities(getattr(second, name)) == part for name, part in parts.items())
+    assert first.class_names == ("cat", "dog", "emu")
+    for name, part in parts.items():
+        assert [number // 10 for number in part] == getattr(first, name).labels.tolist()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_train_beside_val_or_test_is_used_as_it_is(tmp_path: Path, part: str) -> None:
+    grow(tmp_path / "animals/train", ["cat", "dog"], count=10)
+    grow(tmp_path / "animals" / part, ["cat", "dog"], count=3, start=20)
+    splits = load("folder[path=animals,size=8]", tmp_path)
+    assert sorted(identities(splits.test)) == list(range(20, 26))
+    assert sorted(identities(splits.train) + identities(splits.holdout)) == list(range(20))
+    assert len(splits.holdout) == 2
+
+
+def test_an_unlabelled_test_folder_leaves_val_to_judge(tmp_path: Path) -> None:
+    grow(tmp_path / "train", ["cat", "dog"])
+    grow(tmp_path / "val", ["cat", "dog"], count=2, start=10)
+    fill(tmp_path / "test", 4, start=30)
+    assert sorted(identities(load("folder[size=8]", tmp_path).test)) == [10, 11, 12, 13]
+
+
+def test_a_class_may_be_called_train_or_test(tmp_path: Path) -> None:
+    grow(tmp_path, ["bus", "test", "train"])
+    assert load("folder[size=8]", tmp_path).class_names == ("bus", "test", "train")
+    fill(tmp_path / "train/steam", 4)
+    assert load("folder[size=8]", tmp_path).class_names == ("bus", "test", "train")
+
+
+def test_train_alone_is_cut(tmp_path: Path) -> None:
+    grow(tmp_path / "train", ["cat", "dog"])
+    fill(tmp_path / "test", 3)
+    assert load("folder[size=8]", tmp_path).class_names == ("cat", "dog")
+
+
+def test_images_may_lie_deeper_and_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "cat/images/left", 4)
+    fill(tmp_path / "cat/.thumbnails", 3, start=50)
+    fill(tmp_path / "dog", 4, start=10)
+    fill(tmp_path / ".trash/emu", 4, start=60)
+    (tmp_path / "dog" / "notes.txt").write_text("good dog")
+    (tmp_path / "dog" / "._1.png").write_text("what macOS leaves behind")
+    (tmp_path / "dog" / "10.png").rename(tmp_path / "dog" / "10.PNG")
+    splits = load("folder[size=8,holdout=1,test=1]", tmp_path)
+    everything = splits.train.join(splits.holdout).join(splits.test)
+    assert sorted(identities(everything)) == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+def test_sample_subsets_are_nested_and_move_no_image(tmp_path: Path) -> None:
+    grow(tmp_path, ["cat", "dog"], count=10)
+    few, many = (load(f"folder[size=8,train={train},holdout=3,test=4]", tmp_path) for train in (5, 10))
+    assert identities(many.train)[:5] == identities(few.train)
+    assert identities(many.holdout) == identities(few.holdout)
+    assert identities(many.test) == identities(few.test)
+
+
+def test_only_what_was_chosen_is_opened(tmp_path: Path) -> None:
+    grow(tmp_path, ["cat", "dog"], count=10)
+    whole = load("folder[size=8,train=5,holdout=2,test=2]", tmp_path)
+    chosen = {*identities(whole.train), *identities(whole.holdout), *identities(whole.test)}
+    for path in tmp_path.glob("*/*.png"):
+        if int(path.stem) not in chosen:
+            path.write_text("not an image")
+    load("folder[size=9,train=5,holdout=2,test=2]", tmp_path)
+
+
+def test_class_subsets(tmp_path: Path) -> None:
+    grow(tmp_path, ["ant", "bee", "cat", "dog"])
+    assert load("folder[size=8,classes=2]", tmp_path).class_names == ("ant", "bee")
+    splits = load('folder[size=8,classes=["dog","ant"]]', tmp_path)
+    assert splits.class_names == ("dog", "ant")
+    assert {
+        number // 5: label for number, label in zip(identities(splits.train), splits.train.labels, strict=True)
+    } == {
+        0: 1,
+        3: 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        ("folder[path=nowhere]", "there is no folder .*nowhere; point --data-root"),
+        ("folder[path=cat]", "has no class folders"),
+        ("folder[classes=5]", "classes=5, but . has 3"),
+        ('folder[classes=["cat","cow"]]', "there is no 'cow'; found: cat, dog, empty"),
+        ('folder[classes=["cat","cat"]]', "each class must be named, and once"),
+        ('folder[classes=["cat"]]', r"1 class \('cat'\); two or more"),
+        ("folder[classes=[]]", "each class must be named"),
+        ("folder", "the class folder .*empty has no images"),
+        ("folder[classes=2,test=20]", "too few for test=20"),
+        ("folder[size=4]", "size=4"),
+        ("folder[classes=1]", "classes=1"),
+        ('folder[path=""]', "path"),
+        ("imagenet10", "imagenet10: there is no folder .*imagenet10; .* or set path"),
+        ("imagenet10[path=.]", "imagenet10 needs 10 class folders; '.' has 3"),
+        ("vggface2_20", "there is no folder .*vggface2; "),
+        ("vggface2_100[path=.]", "needs 100"),
+        ("mini_imagenet[path=.]", "needs 100"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_line(tmp_path: Path, request_: str, complaint: str) -> None:
+    grow(tmp_path, ["cat", "dog"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match=complaint) as caught:
+        load(request_, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
+    grow(tmp_path / "train", ["cat", "dog"])
+    grow(tmp_path / "val", ["cat", "dog", "emu"])
+    with pytest.raises(RequestError, match=r"train/ and val/ in .* differ: only one has a class 'emu'"):
+        load("folder[size=8]", tmp_path)
+
+
+def test_an_absolute_path_is_read_and_cached_under_the_data_root(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    grow(elsewhere, ["cat", "dog"])
+    load(f'folder[path="{elsewhere}",size=8]', tmp_path)
+    assert {path.name for path in elsewhere.iterdir()} == {"cat", "dog"}
+    assert len(list((tmp_path / CACHE).iterdir())) == 3
+
+
+def test_links_inside_are_followed_and_those_that_lead_out_are_refused(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    private = tmp_path_factory.mktemp("private")
+    fill(private, 1)
+    grow(tmp_path / "whole", ["cat", "dog", "emu"])
+    subset = tmp_path / "subset"
+    subset.mkdir()
+    for name in ("cat", "emu"):
+        (subset / name).symlink_to(tmp_path / "whole" / name)
+    assert load("folder[path=subset,size=8]", tmp_path).class_names == ("cat", "emu")
+    for target in (private / "0.png", tmp_path / "gone.png"):
+        link = tmp_path / "whole/cat/link.png"
+        link.symlink_to(target)
+        with pytest.raises(RequestError, match=r"link\.png leads to .* missing or outside"):
+            load("folder[path=subset,size=8]", tmp_path)
+        link.unlink()
+
+
+def test_a_link_in_a_circle_ends_and_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    grow(tmp_path, ["cat", "dog"])
+    (tmp_path / "cat/round").symlink_to(tmp_path / "cat")
+    os.mkfifo(tmp_path / "cat/pipe.png")
+    splits = load("folder[size=8]", tmp_path)
+    assert len(splits.train) + len(splits.holdout) + len(splits.test) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size"),
+    [("imagenet10", 10, 224), ("vggface2_20", 20, 224), ("vggface2_100", 100, 64), ("mini_imagenet", 100, 64)],
+)
+def test_class_subsets_have_the_papers_classes_and_sizes(tmp_path: Path, name: str, classes: int, size: int) -> None:
+    dataset = DATASETS.build(name)
+    where = tmp_path / str(dataset.to_dict()["path"])
+    grow(where, [f"n{number:04}" for number in range(classes + 30)], count=2)
+    first, second = (dataset.load(tmp_path) for _ in range(2))
+    assert first.train.classes == len(first.class_names) == classes
+    assert first.train.shape == (3, size, size)
+    assert first.class_names == second.class_names == tuple(sorted(first.class_names))
+    assert first.class_names != tuple(f"n{number:04}" for number in range(classes))
+
+
+def test_imagenet10_takes_trojanzoos_classes_where_they_are(tmp_path: Path) -> None:
+    grow(tmp_path / "imagenet10", [*TROJANZOO_CLASSES, "n00000001", "n99999999"], count=2)
+    assert load("imagenet10[size=8]", tmp_path).class_names == TROJANZOO_CLASSES
+
+
+def test_parts_published_with_other_classes_are_one_tree(tmp_path: Path) -> None:
+    """VGGFace2 and Mini-ImageNet: nobody in train/ is in test/."""
+    for part, start in (("train", 0), ("val", 64), ("test", 80)):
+        names = [f"n{number:04}" for number in range(start, {0: 64, 64: 80, 80: 100}[start])]
+        grow(tmp_path / "mini_imagenet" / part, names, count=4, start=4 * start)
+    splits = load("mini_imagenet[size=8]", tmp_path)
+    assert len(splits.class_names) == 100
+    everything = splits.train.join(splits.holdout).join(splits.test)
+    assert sorted(identities(everything)) == list(range(400))
+    assert [number // 4 for number in identities(everything)] == everything.labels.tolist()
+
+
+def test_the_faces_middle_is_kept(tmp_path: Path) -> None:
+    for index in range(100):
+        face = np.zeros((84, 84, 3), np.uint8)
+        face[10:74, 10:74] = 200
+        (tmp_path / f"vggface2/n{index:03}").mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(face).save(tmp_path / f"vggface2/n{index:03}/{number}.png")
+    assert load("vggface2_100", tmp_path).test.pixels.unique().tolist() == [200]
+
+
+sizes = st.integers(1, 12)
+
+
+@given(st.integers(3, 40), sizes, sizes, sizes)
+def test_any_cut_is_disjoint_or_refused(count: int, train: int, holdout: int, test: int) -> None:
+    files = ImageFiles(tuple(Path(str(number)) for number in range(count)), torch.zeros(count, dtype=torch.int64), 2)
+    try:
+        parts = cut(files, {"test": test, "holdout": holdout, "train": train}, "any")
+    except RequestError:
+        assert train + holdout + test > count
+    else:
+        chosen = [path for part in parts.values() for path in part.paths]
+        assert len(set(chosen)) == len(chosen) == train + holdout + test
+
+
+def test_a_folder_goes_all_the_way_to_a_record(tmp_path: Path) -> None:
+    grow(tmp_path / "data" / "animals", ["cat", "dog", "emu"], count=40)
+    runner = Runner(Store(tmp_path / "runs"), tmp_path / "data", torch.device("cpu"))
+    for attack, defense in (("badnets[mixing=dataset]", "fine_pruning[epochs=1]"), ("badnets", "strip[overlays=4]")):
+        cell = resolve(
+            dataset="folder[path=animals,size=16,holdout=40]",
+            model="small_cnn",
+            training="standard[epochs=1]",
+            attack=attack,
+            defense=defense,
+            profile="smoke",
+        )
+        record = runner.run(cell)
+        assert (record.status, record.reason) == ("done", None)
+        assert record.dataset["path"] == "animals"
+
+
+def test_real_photographs(real_data: Path, tmp_path: Path) -> None:
+    photographs = (real_data / "imagenette").resolve()
+    if not (photographs / "train").is_dir():
+        pytest.skip(f"no Imagenette under {real_data}")
+    splits = load(f'folder[path="{photographs}",size=48]', tmp_path)
+    assert splits.train.classes == len(splits.class_names) == 10
+    assert splits.train.shape == (3, 48, 48)
+    assert 90 < splits.train.pixels.float().mean() < 140
+    for part in ("train", "val"):
+        files = [path for path in (photographs / part).glob("*/*") if not path.name.startswith(".")]
+        found = len(splits.test) if part == "val" else len(splits.train) + len(splits.holdout)
+        assert found == len(files)
+    ten = load(f'imagenet10[path="{photographs}",size=48,train=200]', tmp_path)
+    assert len(ten.train) == 200
+    assert torch.equal(ten.test.labels.bincount(), splits.test.labels.bincount())

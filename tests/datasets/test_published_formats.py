@@ -1,0 +1,191 @@
+"""CIFAR-100, GTSRB and CelebA, as their authors publish them: small files in the original formats."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gifthorse.core.errors import RequestError
+from gifthorse.datasets import DATASETS
+
+LOADED = ("train", "holdout", "test")
+
+
+@pytest.fixture
+def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """200 training and 100 test images; torchvision is told their checksums."""
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    sums = {}
+    for name, count in (("train", 200), ("test", 100)):
+        pixels = np.zeros((count, 3072), np.uint8)
+        pixels[:, 0] = np.arange(count)
+        labels = [number % 100 for number in range(count)]
+        content = pickle.dumps({"data": pixels, "fine_labels": labels, "coarse_labels": [0] * count})
+        (folder / name).write_bytes(content)
+        sums[name] = hashlib.md5(content).hexdigest()
+    content = pickle.dumps({"fine_label_names": [f"thing {number}" for number in range(100)]})
+    (folder / "meta").write_bytes(content)
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": hashlib.md5(content).hexdigest()})
+    return tmp_path
+
+
+def test_cifar100_has_a_hundred_classes_and_disjoint_parts(cifar100: Path) -> None:
+    splits = DATASETS.build("cifar100[holdout=50]").load(cifar100)
+    assert [len(getattr(splits, part)) for part in LOADED] == [150, 50, 100]
+    assert splits.train.shape == (3, 32, 32)
+    assert splits.train.classes == len(splits.class_names) == 100
+    learning = splits.train.join(splits.holdout)
+    numbers = learning.pixels[:, 0, 0, 0]
+    assert sorted(numbers.tolist()) == list(range(200))
+    assert (numbers % 100).tolist() == learning.labels.tolist()
+    assert len(DATASETS.build("cifar100[train=20,holdout=50,test=30]").load(cifar100).train) == 20
+
+
+def test_cifar100_is_never_unpickled_when_its_checksum_is_wrong(cifar100: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (cifar100 / "sprung",))
+
+    (cifar100 / "cifar-100-python" / "train").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(RequestError, match="cifar-100-python"):
+        DATASETS.build("cifar100").load(cifar100)
+    assert not (cifar100 / "sprung").exists()
+
+
+@pytest.fixture
+def gtsrb(tmp_path: Path) -> Path:
+    """Four training signs of each class and 43 test signs, each of the colour of its class."""
+    base = tmp_path / "gtsrb"
+    final = base / "GTSRB" / "Final_Test" / "Images"
+    final.mkdir(parents=True)
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for label in range(43):
+        folder = base / "GTSRB" / "Training" / f"{label:05}"
+        folder.mkdir(parents=True)
+        annotations = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+        for number in range(4):
+            sign = Image.new("RGB", (30 + number, 28), (5 * label, number, 100))
+            sign.save(folder / f"00000_{number:05}.ppm")
+            annotations.append(f"00000_{number:05}.ppm;{30 + number};28;5;5;25;23;{label}")
+        (folder / f"GT-{label:05}.csv").write_text("\n".join(annotations) + "\n")
+        Image.new("RGB", (40, 41), (5 * (42 - label), 0, 200)).save(final / f"{label:05}.ppm")
+        rows.append(f"{label:05}.ppm;40;41;6;6;34;35;{42 - label}")
+    (base / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_gtsrb_has_43_classes_and_disjoint_parts(gtsrb: Path) -> None:
+    splits = DATASETS.build("gtsrb[holdout=50]").load(gtsrb)
+    assert [len(getattr(splits, part)) for part in LOADED] == [122, 50, 43]
+    assert splits.train.shape == (3, 32, 32)
+    assert splits.train.classes == len(splits.class_names) == 43
+    for part in LOADED:
+        images = getattr(splits, part)
+        assert (images.pixels[:, 0, 16, 16] // 5).tolist() == images.labels.tolist()
+    learning = splits.train.join(splits.holdout)
+    signs = {tuple(sign) for sign in learning.pixels[:, :2, 5, 5].tolist()}
+    assert len(signs) == 172
+    assert DATASETS.build("gtsrb[holdout=5,train=20,test=3,size=16]").load(gtsrb).test.shape == (3, 16, 16)
+
+
+def test_gtsrb_without_one_of_its_folders_is_refused_not_renumbered(gtsrb: Path) -> None:
+    folder = gtsrb / "gtsrb" / "GTSRB" / "Training" / "00007"
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    with pytest.raises(RequestError, match="42 of 43 classes"):
+        DATASETS.build("gtsrb").load(gtsrb)
+
+
+def test_gtsrbs_test_list_may_name_no_other_class(gtsrb: Path) -> None:
+    path = gtsrb / "gtsrb" / "GT-final_test.csv"
+    path.write_text(path.read_text().replace(";42\n", ";43\n"))
+    with pytest.raises(RequestError, match="Final_Test"):
+        DATASETS.build("gtsrb").load(gtsrb)
+
+
+ATTRIBUTES = ["Bald", "Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Smiling", "Young"]
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    """96 faces, eight of each class and partition in turn, whose colour is their number."""
+    base = tmp_path / "celeba"
+    (base / "img_align_celeba").mkdir(parents=True)
+    rows, partition = ["96", " ".join(ATTRIBUTES) + " "], []
+    for number in range(96):
+        name = f"{number + 1:06}.jpg"
+        Image.new("RGB", (178, 218), (2 * number,) * 3).save(base / "img_align_celeba" / name, quality=95)
+        makeup, mouth, smile = number >> 2 & 1, number >> 1 & 1, number & 1
+        signs = [0, makeup, 1, mouth, smile, 0]
+        rows.append(f"{name} " + " ".join(f"{1 if sign else -1:2}" for sign in signs))
+        partition.append(f"{name} {number // 32}")
+    (base / "list_attr_celeba.txt").write_text("\n".join(rows) + "\n")
+    (base / "list_eval_partition.txt").write_text("\n".join(partition) + "\n")
+    return tmp_path
+
+
+def test_celeba8_has_eight_classes_by_three_attributes(celeba: Path) -> None:
+    splits = DATASETS.build("celeba8[train=null,holdout=8,test=null]").load(celeba)
+    assert [len(getattr(splits, part)) for part in LOADED] == [24, 8, 32]
+    assert splits.train.shape == (3, 64, 64)
+    assert splits.train.classes == len(splits.class_names) == 8
+    assert splits.class_names[0] == "none"
+    assert splits.class_names[1] == "Smiling"
+    assert splits.class_names[6] == "Heavy_Makeup+Mouth_Slightly_Open"
+    for part, start in (("train", 0), ("holdout", 0), ("test", 64)):
+        images = getattr(splits, part)
+        numbers = (images.pixels[:, 0, 32, 32] / 2).round().int()
+        assert set(numbers.tolist()) <= set(range(start, start + 32))
+        assert (numbers % 8).tolist() == images.labels.tolist()
+    learning = splits.train.join(splits.holdout)
+    assert len(learning.pixels[:, 0, 32, 32].unique()) == 32
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "complaint"),
+    [
+        ("list_attr_celeba.txt", "96\n", "97\n", "announces 97 images and lists 96"),
+        ("list_attr_celeba.txt", "Smiling", "Frowning", "'Smiling' is not in list"),
+        ("list_attr_celeba.txt", "000003.jpg", "../../secret.jpg", "line that begins with"),
+        ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", "line that begins with"),
+        ("list_eval_partition.txt", "000003.jpg 0\n", "", "000003.jpg"),
+        ("list_eval_partition.txt", "000003.jpg 0\n", "000003.jpg 7\n", "'7'"),
+    ],
+)
+def test_celebas_lists_must_fit_together(celeba: Path, file: str, old: str, new: str, complaint: str) -> None:
+    path = celeba / "celeba" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(RequestError, match=complaint) as caught:
+        DATASETS.build("celeba8[train=8,holdout=8,test=8]").load(celeba)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_face_is_named(celeba: Path) -> None:
+    for path in (celeba / "celeba" / "img_align_celeba").iterdir():
+        path.unlink()
+    with pytest.raises(RequestError, match=r"cannot read the image .*\.jpg"):
+        DATASETS.build("celeba8[train=8,holdout=8,test=8]").load(celeba)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("cifar100", "cifar-100-python"), ("gtsrb", "gtsrb"), ("celeba8", "celeba")]
+)
+def test_missing_images_are_one_line_that_says_where_and_how(tmp_path: Path, name: str, folder: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        DATASETS.build(name).load(tmp_path)
+    assert str(tmp_path / folder) in str(caught.value)
+    assert "--data-root" in str(caught.value)
+    assert "--download" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
