@@ -113,6 +113,7 @@ def test_list_one_thing_shows_its_fields(tmp_path: Path) -> None:
     assert "arXiv:1708.06733" in found
     assert "poison_rate" in found
     assert "trigger_pattern" in found
+    assert "[row, column]" in " ".join(found.split())
 
 
 def test_the_environment_names_store_and_data(tmp_path: Path) -> None:

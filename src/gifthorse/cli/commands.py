@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -109,7 +110,8 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
         table = Table("field", "default", "range", "type", "meaning", box=None)
         for field in about["fields"]:
             default = json.dumps(field["default"], ensure_ascii=False)
-            table.add_row(field["name"], default, field["range"], field["type"].replace("[", r"\["), field["help"])
+            cells = field["name"], default, field["range"], field["type"], field["help"]
+            table.add_row(*map(escape, cells))
         answers.print(table)
 
 

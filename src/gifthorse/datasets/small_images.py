@@ -34,7 +34,8 @@ class _TorchvisionDataset(Dataset):
             sources = [reader(root, train=train, download=download) for train in (True, False)]
         except (RuntimeError, OSError, EOFError, ValueError, TypeError, AssertionError) as error:
             where = (root / self.folder).resolve()
-            why = (str(error) or type(error).__name__).splitlines()[0]
+            problem = (str(error) or type(error).__name__).splitlines()[0]
+            why = problem if where.exists() else "no such folder"
             raise RequestError(
                 f"{self.name}: cannot read {where} ({why}); point --data-root or "
                 f"GIFTHORSE_DATA at the folder that holds '{self.folder}', or add --download to fetch it there"
