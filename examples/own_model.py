@@ -30,8 +30,9 @@ def main() -> None:
     """Wrap the network and let Neural Cleanse look at it."""
     splits = DATASETS.build("digits").load(Path("data"))
     network = train_your_network(splits.train)
-    model = Classifier(network, mean=[0.5], std=[0.5], head="5", stages=("1", "3")).eval()
+    model = Classifier.wrap(network, mean=[0.5], std=[0.5], example_shape=splits.train.shape).eval()
     verdict = NeuralCleanse(steps=100, batches=1).defend(ModelView(model, splits.holdout), seed=0)
+    print(f"found the head '{model.head_name}' and the stages {', '.join(model.stage_names)}")
     print(f"anomaly index {verdict.anomaly_index:.2f}, suspect class: {verdict.suspect}")
 
 

@@ -32,7 +32,7 @@ every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 def changed(cls: type[Configuration]) -> Configuration:
     """An instance that differs from the default in the first field that has another legal value."""
-    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset"]
+    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset", "resnet34"]
     for name in cls.model_fields:
         for value in tries:
             try:

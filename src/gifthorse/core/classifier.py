@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.anatomy import examine
 from gifthorse.core.images import Images, to_floats
 
 
@@ -47,6 +48,29 @@ class Classifier(nn.Module):
         self.network = network
         self.head_name = head
         self.stage_names = stages
+
+    @classmethod
+    def wrap(
+        cls,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        head: str | None = None,
+        stages: Sequence[str] | None = None,
+        example_shape: tuple[int, int, int] | None = None,
+    ) -> Self:
+        """Wrap any network, finding its head and its stages by running it once on noise of ``example_shape``.
+
+        ``network`` maps ``(N, C, H, W)``, normalised by ``mean (C,)`` and ``std (C,)``, to logits ``(N, K)``; its
+        weights, buffers and mode are left alone. Without an ``example_shape`` (channels, height, width) images are
+        taken to be 32×32. ``head`` and ``stages`` name submodules where what is found is not what is meant; see
+        :mod:`gifthorse.core.anatomy` for how they are found. :class:`RequestError` where the network cannot be run, or
+        its logits are not the output of one linear layer.
+        """
+        shape = example_shape or (len(mean), 32, 32)
+        found_head, found_stages = examine(network, shape, head, stages)
+        return cls(network, mean=mean, std=std, head=found_head, stages=found_stages)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""

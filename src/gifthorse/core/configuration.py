@@ -20,6 +20,7 @@ from gifthorse.core.errors import RequestError
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf", "infinity"}
+_NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _REQUEST = re.compile(r"\s*([A-Za-z0-9_./-]+)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
 
@@ -48,6 +49,8 @@ class Configuration(BaseModel):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
+    slash_field: ClassVar[str] = ""
+    """The field that a name may have after a slash: ``torchvision/resnet50`` for ``torchvision[arch=resnet50]``."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field, JSON-ready, with the name first."""
@@ -65,15 +68,28 @@ class Configuration(BaseModel):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Build from a bracket string whose name is this class's own."""
-        _, fields = split_request(text)
-        return cls.from_dict(fields)
+        name, fields = split_request(text)
+        return cls.from_dict(cls._with_slash(name, fields))
 
     def __str__(self) -> str:
         """Return the shortest bracket string that gives this object back."""
         values = self.model_dump(mode="json")
         default = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        name = self.name
+        if self.slash_field and _NAME.fullmatch(values[self.slash_field]):
+            name += "/" + values.pop(self.slash_field)
         changed = [f"{key}={_show(value)}" for key, value in values.items() if getattr(self, key) != default[key]]
-        return f"{self.name}[{','.join(changed)}]" if changed else self.name
+        return f"{name}[{','.join(changed)}]" if changed else name
+
+    @classmethod
+    def _with_slash(cls, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Add to the fields of a request the one that its name has after a slash."""
+        _, _, value = name.partition("/")
+        if not (value and cls.slash_field):
+            return dict(fields)
+        if cls.slash_field in fields:
+            raise RequestError(f"'{name}' and '{cls.slash_field}={fields[cls.slash_field]}' say the same thing twice")
+        return {cls.slash_field: value, **fields}
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
@@ -120,17 +136,22 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         return len(self._classes)
 
     def find(self, name: str) -> type[C]:
-        """Return the class of that name or alias; :class:`RequestError` with the nearest name otherwise."""
-        key = name.lower().replace("-", "_")
-        if key not in self._names:
+        """Return the class of that name or alias; :class:`RequestError` with the nearest name otherwise.
+
+        What follows a slash is left to a class that has a field for it (``torchvision/resnet50``).
+        """
+        family, slash, _ = name.partition("/")
+        key = family.lower().replace("-", "_")
+        cls = self._classes.get(self._names.get(key, ""))
+        if cls is None or (slash and not cls.slash_field):
             raise RequestError(f"no {self.kind} is called '{name}'{_suggest(key, self._classes, 'listed')}")
-        return self._classes[self._names[key]]
+        return cls
 
     def build(self, request: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> C:
         """Build from a bracket string; ``defaults`` gives, by name, values that the string may override."""
         name, fields = split_request(request)
         cls = self.find(name)
-        return cls.from_dict({**(defaults or {}).get(cls.name, {}), **fields})
+        return cls.from_dict({**(defaults or {}).get(cls.name, {}), **cls._with_slash(name, fields)})
 
 
 def split_request(text: str) -> tuple[str, dict[str, Any]]:

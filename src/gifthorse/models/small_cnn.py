@@ -14,6 +14,7 @@ class SmallCnn(Architecture):
     """Three convolution blocks, 2×2 pooling, an embedding layer with ReLU, a linear head."""
 
     name = "small_cnn"
+    parameters = 40_794
 
     width: int = Field(
         16, ge=1, description="channels of the first block; the others have twice and four times as many"

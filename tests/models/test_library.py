@@ -1,0 +1,136 @@
+"""Networks of torchvision and timm by name: understood, refused in one line, never fetched."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gifthorse.core.errors import RequestError
+from gifthorse.models import ARCHITECTURES
+from gifthorse.models.library import Timm, Torchvision
+from worlds import noise_images
+
+
+def timm_stub(**said: Any) -> SimpleNamespace:
+    """timm as far as it is used: a name or two, and a network of timm's argument names."""
+
+    def create_model(name: str, *, pretrained: bool, num_classes: int, in_chans: int, **options: int) -> nn.Module:
+        said.update(name=name, pretrained=pretrained, **options)
+        head = nn.Linear(4, num_classes)
+        return nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+    names = ["resnet10t", "vit_tiny_patch16_224"]
+    return SimpleNamespace(create_model=create_model, list_models=lambda: names, is_model=names.__contains__, said=said)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("something wanted to reach the network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("torchvision/resnet50", Torchvision(arch="resnet50")),
+        ("torchvision[arch=resnet50]", Torchvision(arch="resnet50")),
+        ("TorchVision/resnet18", Torchvision()),
+        ("torchvision", Torchvision()),
+    ],
+)
+def test_a_name_after_the_slash_is_the_field(text: str, same: Torchvision) -> None:
+    built = ARCHITECTURES.build(text)
+    assert built == same
+    assert str(built) == f"torchvision/{same.arch}"
+    assert ARCHITECTURES.build(str(built)) == Torchvision.parse(str(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("torchvision/resnet5", "torchvision has no such classifier; did you mean 'resnet50'?"),
+        ("torchvision/fcn_resnet50", "no such classifier"),
+        ("torchvision/resnet50[arch=vgg11]", "say the same thing twice"),
+        ("torchvison/resnet50", "no model is called 'torchvison/resnet50'; did you mean 'torchvision'?"),
+        ("resnet18/resnet50", "no model is called 'resnet18/resnet50'"),
+    ],
+)
+def test_a_wrong_name_is_refused_in_one_line(text: str, complaint: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        ARCHITECTURES.build(text)
+    assert complaint in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v2"])
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 40, 64)], ids=["grey", "oblong"])
+def test_any_of_torchvisions_takes_our_images(arch: str, shape: tuple[int, int, int], no_network: None) -> None:
+    model = Torchvision(arch=arch).build(shape, 7, 0).eval()
+    pixels = noise_images(3, shape, 7).floats()
+    assert torch.equal(model.head(model.features(pixels)), model(pixels))
+    assert model.classes == 7
+    sizes = [model.stage(name, pixels).shape for name in model.stage_names]
+    assert len(sizes) >= 4
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_torchvisions_weights_fit_without_renaming() -> None:
+    from torchvision.models import resnet18
+
+    ours = Torchvision(arch="resnet18").build((1, 32, 32), 10, 0).network.state_dict()
+    theirs = resnet18(num_classes=10).state_dict()
+    assert {name: weight.shape for name, weight in ours.items()} == {n: w.shape for n, w in theirs.items()}
+
+
+def test_a_transformer_has_a_head_and_no_stages() -> None:
+    with torch.device("meta"):
+        model = Torchvision(arch="vit_b_32").build((3, 64, 64), 7, 0)
+    assert (model.head_name, model.stage_names) == ("heads.head", ())
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "complaint"),
+    [
+        ("squeezenet1_1", (3, 64, 64), "torchvision/squeezenet1_1: the model has no head"),
+        ("alexnet", (3, 16, 16), "torchvision/alexnet: the model cannot take an image of 3×16×16"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(arch: str, shape: tuple[int, int, int], complaint: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        Torchvision(arch=arch).build(shape, 10, 0)
+    assert complaint in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_without_timm_its_models_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    asked = ARCHITECTURES.build("timm/resnet10t")
+    with pytest.raises(RequestError) as refused:
+        asked.build((3, 32, 32), 10, 0)
+    assert str(refused.value) == "timm/resnet10t needs the package timm: pip install 'gifthorse[models]'"
+
+
+def test_timm_is_asked_for_an_untrained_network_of_our_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = timm_stub()
+    monkeypatch.setitem(sys.modules, "timm", stub)
+    asked = ARCHITECTURES.build("timm/vit_tiny_patch16_224[img_size=32,patch_size=4]")
+    model = asked.build((1, 32, 32), 7, 0).eval()
+    assert stub.said == {"name": "vit_tiny_patch16_224", "pretrained": False, "img_size": 32, "patch_size": 4}
+    assert (model.classes, model.head_name, model.stage_names) == (7, "4", ("1",))
+    assert model(noise_images(2, (1, 32, 32), 7).floats()).shape == (2, 7)
+    assert str(asked) == "timm/vit_tiny_patch16_224[img_size=32,patch_size=4]"
+    with pytest.raises(RequestError, match="timm has no such classifier; did you mean 'resnet10t'"):
+        ARCHITECTURES.build("timm/resnet10")
+
+
+def test_timm_itself(no_network: None) -> None:
+    pytest.importorskip("timm")
+    model = Timm(arch="resnet10t").build((1, 32, 32), 7, 0).eval()
+    pixels = noise_images(2, (1, 32, 32), 7).floats()
+    assert torch.equal(model.head(model.features(pixels)), model(pixels))
+    assert model.stage_names == ("act1", "layer1", "layer2", "layer3", "layer4")
