@@ -58,7 +58,7 @@ def test_run_prints_a_table_for_people(tmp_path: Path) -> None:
         (["run", "--attack", "badnet2"], "no attack is called 'badnet2'; did you mean 'badnets'?"),
         (["run", "--defense", "stripe"], "no defense is called 'stripe'; did you mean 'strip'?"),
         (["run", "--dataset", "minst"], "did you mean 'mnist'?"),
-        (["run", "--model", "resnet20"], "did you mean 'resnet18'?"),
+        (["run", "--model", "smal_cnn"], "did you mean 'small_cnn'?"),
         (["run", "--attack", "badnets[poison_rat=0.1]"], "unknown field 'poison_rat'; did you mean 'poison_rate'?"),
         (["run", "--attack", "badnets[poison_rate=7]"], "poison_rate=7: input should be less than 1"),
         (["run", "--attack", "badnets[trigger_size=big]"], 'trigger_size="big": input should be a valid integer'),
@@ -127,13 +127,25 @@ def test_an_interrupted_run_exits_130_and_the_next_one_continues(tmp_path: Path)
     """Interrupted while the trojan trains: the benign model is kept and not trained again."""
     request = ["run", *QUICK, "--attack", "badnets[origin=benign,epochs=5000]", "--json"]
     command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *request]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that started the tests in the background has told its children to ignore the interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     artifacts = tmp_path / "gifthorse-runs" / "artifacts"
     deadline = time.monotonic() + 120
     while not (benign := list(artifacts.glob("benign/*.safetensors"))) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    # Python swallows an interrupt that comes while an object is being finalised; a person presses the keys again.
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
+    process.kill()
+    out, err = process.communicate()
     assert process.returncode == 130
     assert out == ""
     assert err.strip() == "gifthorse: interrupted; what was finished is kept: run the same command again to continue"
