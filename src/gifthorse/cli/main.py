@@ -1,5 +1,6 @@
 """Entry point: commands, options and help. Imports no torch before a command needs it."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,8 @@ def main() -> None:
     except (RequestError, StoreError) as error:
         _stop(str(error), 2)
     except (KeyboardInterrupt, click.Abort):
+        # Whoever presses the keys twice wants out, not a traceback from the clean-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _stop("interrupted; what was finished is kept: run the same command again to continue", 130)
 
 
