@@ -5,6 +5,7 @@ import time
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import command_line, data_preparation, neural_cleanse, training
@@ -21,7 +22,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         for row in module.measure():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     Console(width=150).print(table)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -35,7 +35,7 @@ def _compare(label: str, model: nn.Module, shape: tuple[int, int, int], rounds: 
         (f"Neural Cleanse, {label}", f"{ratio:.2f}× a plain loop", "", how),
         (
             "… outside the model's forward and backward",
-            f"{100 * share:.0f} %",
+            f"{100 * (1 - share):.0f} %",
             "",
             "stamping, Adam, schedules, folding",
         ),
