@@ -99,14 +99,15 @@ def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(tas
     mask[0, 0, -1, -1] = 1
     mask[2, 0, 0] = 1
     triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
-    verdict = ModelVerdict(torch.tensor([-1.0, -5, -6, -7]), 3.0, 0, triggers)
+    verdict = ModelVerdict(torch.tensor([-1.0, -5, -6, -7]), 0, triggers)
     metrics, _ = judge_defense(verdict, trojan, task, {}, 0)
     assert metrics["defense.hit"] is True
+    assert metrics["defense.aiv"] == pytest.approx(4.5 / (1.4826 * 1))
     assert metrics["defense.mln"] == 1
     assert metrics["defense.mjs"] == 1
     assert metrics["defense.recovered_asr"] == 1
     assert metrics["defense.suspect_class"] == 0
-    other, _ = judge_defense(ModelVerdict(torch.tensor([-9.0, -5, -6, -7]), 1.0, None, triggers), trojan, task, {}, 0)
+    other, _ = judge_defense(ModelVerdict(torch.tensor([-9.0, -5, -6, -7]), None, triggers), trojan, task, {}, 0)
     assert other["defense.hit"] is False
     assert other["defense.flagged"] is False
     assert "defense.suspect_class" not in other

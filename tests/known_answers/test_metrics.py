@@ -11,7 +11,13 @@ from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, median
 from gifthorse.core.metric import METRICS
+from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.metrics import functional as F  # noqa: N812
+
+
+def anomaly_index(scores: Tensor) -> float:
+    return ModelVerdict(scores, None).anomaly_index
+
 
 few_levels = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=30)
 
@@ -92,12 +98,12 @@ def test_median_takes_the_midpoint() -> None:
 
 def test_anomaly_index_by_hand() -> None:
     scores = -torch.tensor([1.0, 10.0, 12.0, 14.0, 16.0])
-    assert F.anomaly_index(scores) == pytest.approx(11 / (1.4826 * 2))
+    assert anomaly_index(scores) == pytest.approx(11 / (1.4826 * 2))
 
 
 def test_anomaly_index_is_one_sided() -> None:
     """A class that is unusually hard to reach (MNIST's 1) is no sign of a backdoor."""
-    assert F.anomaly_index(-torch.tensor([20.0, 21.0, 22.0, 23.0, 24.0, 160.0])) < 2
+    assert anomaly_index(-torch.tensor([20.0, 21.0, 22.0, 23.0, 24.0, 160.0])) < 2
 
 
 def test_anomaly_index_survives_a_mad_of_zero() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from gifthorse.core.anomaly import anomaly_indices
+
 
 @dataclass(frozen=True, eq=False)
 class CleanModel:
@@ -39,17 +41,21 @@ class RecoveredTriggers:
 
 @dataclass(frozen=True, eq=False)
 class ModelVerdict:
-    """A score per class ``(K,)``, the model's anomaly index, and the class under suspicion, if any.
+    """A score per class ``(K,)`` and the class under suspicion, if any.
 
     ``readouts`` holds further model-level indices by name (higher = more suspicious) beside the published one;
     ``suspect`` is the class whose index is above the method's threshold.
     """
 
     scores: Tensor
-    anomaly_index: float
     suspect: int | None
     triggers: RecoveredTriggers | None = None
     readouts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def anomaly_index(self) -> float:
+        """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of the scores."""
+        return float(anomaly_indices(self.scores).max())
 
 
 Outcome = CleanModel | InputScreen | ModelVerdict

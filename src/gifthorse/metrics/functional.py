@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from gifthorse.core.anomaly import anomaly_indices
-
 MASK_SUPPORT = 0.1
 """A soft mask counts as non-zero above this; optimised masks are never exactly zero."""
 
@@ -68,11 +66,6 @@ def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, f
         "f1": 2 * hits / max(hits + false + positives, 1),
         "accuracy": (hits + negatives - false) / (negatives + positives),
     }
-
-
-def anomaly_index(scores: Tensor) -> float:
-    """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of ``scores (K,)``, higher = more suspicious."""
-    return float(anomaly_indices(scores).max())
 
 
 def mask_norm(mask: Tensor) -> float:

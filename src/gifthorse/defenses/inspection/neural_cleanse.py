@@ -60,7 +60,7 @@ class NeuralCleanse(Defense[ModelView]):
             "log": float(anomaly_indices(-logarithms).max()),
             "ratio": float(median(norms) / norms.min().clamp_min(1e-6)),
         }
-        return ModelVerdict(-norms, index, suspect if index > self.anomaly_threshold else None, found, readouts)
+        return ModelVerdict(-norms, suspect if index > self.anomaly_threshold else None, found, readouts)
 
 
 def l1(mask: Tensor) -> Tensor:
