@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from gifthorse import Runner, Store, Task, pick_device, resolve
+from gifthorse import Classifier, Runner, Store, Task, pick_device, resolve
 from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.triggers.patch import Patch
 
@@ -21,9 +20,9 @@ class Frame(PoisoningAttack):
     name = "frame"
     paper = "none; an example"
 
-    def make_trigger(self, task: Task, mask: Tensor, seed: int) -> Patch:
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Patch:
         """Return the frame, one pixel wide."""
-        frame = torch.ones_like(mask)
+        frame = torch.ones(1, *task.train.shape[1:])
         frame[:, 1:-1, 1:-1] = 0
         return Patch(frame, torch.ones(task.train.shape), self.transparency)
 

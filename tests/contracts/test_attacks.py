@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import pack_trojan, unpack_trojan
 from gifthorse.bench.store import Store
@@ -23,7 +24,9 @@ from worlds import noise_task
 
 PLANTING = [name for name in ATTACKS if name != "none"]
 every_attack = pytest.mark.parametrize("name", list(ATTACKS))
+POISONING = [name for name in PLANTING if issubclass(ATTACKS[name], PoisoningAttack)]
 every_planting_attack = pytest.mark.parametrize("name", PLANTING)
+every_poisoning_attack = pytest.mark.parametrize("name", POISONING)
 
 Get = Callable[..., Trojan]
 
@@ -96,7 +99,7 @@ def test_runs_on_any_image_shape(name: str, shape: tuple[int, int, int]) -> None
     assert not result.twin.training
 
 
-@every_planting_attack
+@every_poisoning_attack
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
 def test_honours_the_poison_rate_to_the_image(name: str, rate: float, task: Task) -> None:
     small = noise_task((1, 12, 12))
@@ -108,7 +111,7 @@ def test_honours_the_poison_rate_to_the_image(name: str, rate: float, task: Task
     assert len(backdoor.poisoned.unique()) == poison
 
 
-@every_planting_attack
+@every_poisoning_attack
 def test_poisons_source_classes_only(name: str) -> None:
     small = noise_task((1, 12, 12))
     backdoor = planted(attack_at_smoke_scale(name, "mixing=dataset,target=2").run(small, train(small, 0), 0))
@@ -170,7 +173,9 @@ from worlds import digits_task
 from gifthorse.bench.runner import unpack_trojan
 from gifthorse.bench.store import Store
 task = digits_task()
-trojan = unpack_trojan(task, *Store(Path({str(tmp_path)!r})).load_artifact("trojan", "x"))
+from gifthorse.bench.cell import resolve
+attack = resolve(dataset="digits", attack={name!r}, profile="smoke").attack
+trojan = unpack_trojan(task, attack, *Store(Path({str(tmp_path)!r})).load_artifact("trojan", "x"))
 sys.stdout.buffer.write(trojan.backdoor.trigger.stamp(task.test.floats()[:10]).contiguous().numpy().tobytes())
 """
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
@@ -180,7 +185,7 @@ sys.stdout.buffer.write(trojan.backdoor.trigger.stamp(task.test.floats()[:10]).c
 @every_attack
 def test_saved_and_restored_it_answers_alike(name: str, task: Task, delivered: Get) -> None:
     original = delivered(name)
-    restored = unpack_trojan(task, *pack_trojan(original))
+    restored = unpack_trojan(task, attack_at_smoke_scale(name), *pack_trojan(original))
     assert torch.equal(predict(restored.model, task.test).argmax(1), predict(original.model, task.test).argmax(1))
     assert judge_attack(restored, task, restored.twin)[0] == pytest.approx(
         judge_attack(original, task, original.twin)[0], abs=1e-5

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gifthorse.bench.cell import Cell
 from gifthorse.bench.store import Arrays, Store
+from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
@@ -97,7 +98,7 @@ class Runner:
             return _weights(model), {"seconds": seconds}
 
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
-        return _restore(task, arrays), about["seconds"]
+        return _restore(task.build(0), arrays), about["seconds"]
 
     def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
@@ -108,7 +109,7 @@ class Runner:
             return arrays, {**about, "seconds": seconds}
 
         arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
-        return unpack_trojan(task, arrays, about), about["seconds"]
+        return unpack_trojan(task, cell.attack, arrays, about), about["seconds"]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool
@@ -181,7 +182,7 @@ def pack_trojan(trojan: Trojan) -> tuple[Arrays, dict[str, Any]]:
     return arrays, {"backdoor": about}
 
 
-def unpack_trojan(task: Task, arrays: Arrays, about: Mapping[str, Any]) -> Trojan:
+def unpack_trojan(task: Task, attack: Attack, arrays: Arrays, about: Mapping[str, Any]) -> Trojan:
     """Rebuild what :func:`pack_trojan` took apart, on the task's device."""
 
     def part(prefix: str) -> Arrays:
@@ -194,7 +195,8 @@ def unpack_trojan(task: Task, arrays: Arrays, about: Mapping[str, Any]) -> Troja
         goal = about["backdoor"]["goal"]
         poisoned = torch.from_numpy(arrays["poisoned"].copy()) if "poisoned" in arrays else None
         backdoor = Backdoor(trigger.to(task.train.device), GOALS.find(goal["name"]).from_dict(goal), poisoned)
-    return Trojan(_restore(task, part("model/")), _restore(task, part("twin/")), backdoor)
+    model = _restore(attack.empty_model(task), part("model/"))
+    return Trojan(model, _restore(task.build(0), part("twin/")), backdoor)
 
 
 @cache
@@ -270,8 +272,7 @@ def _weights(module: nn.Module) -> Arrays:
     return {name: np.asarray(tensor.detach().cpu()) for name, tensor in module.state_dict().items()}
 
 
-def _restore(task: Task, arrays: Arrays) -> Classifier:
-    model = task.build(0)
+def _restore(model: Classifier, arrays: Arrays) -> Classifier:
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return model.to(memory_format=torch.channels_last).eval()
 

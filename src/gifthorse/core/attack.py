@@ -17,3 +17,7 @@ class Attack(Configuration):
 
     def check(self, task: Task) -> None:
         """Raise :class:`RequestError` where the attack cannot be carried out on this task, before any training."""
+
+    def empty_model(self, task: Task) -> Classifier:
+        """Return a classifier of the structure that is delivered, for saved weights to be loaded into."""
+        return task.build(0)

@@ -96,13 +96,17 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the penultimate layer ``(N, D)``: what the head receives."""
+        return self._capture(self.head_name, pixels, of_input=True)[0]
+
+    def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the penultimate layer ``(N, D)`` and the logits ``(N, K)`` of one forward pass."""
         return self._capture(self.head_name, pixels, of_input=True)
 
     def stage(self, name: str, pixels: Tensor) -> Tensor:
         """Return the output ``(N, C', H', W')`` of one of ``stage_names``."""
-        return self._capture(name, pixels, of_input=False)
+        return self._capture(name, pixels, of_input=False)[0]
 
-    def _capture(self, name: str, pixels: Tensor, *, of_input: bool) -> Tensor:
+    def _capture(self, name: str, pixels: Tensor, *, of_input: bool) -> tuple[Tensor, Tensor]:
         caught: list[Tensor] = []
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -110,10 +114,10 @@ class Classifier(nn.Module):
 
         hook = self.network.get_submodule(name).register_forward_hook(keep)
         try:
-            self(pixels)
+            logits = self(pixels)
         finally:
             hook.remove()
-        return caught[0]
+        return caught[0], logits
 
     def clone(self) -> Self:
         """Return an independent copy in evaluation mode."""

@@ -28,6 +28,9 @@ class Batch(NamedTuple):
 Mix = Callable[[Tensor, Tensor], Batch]
 """Turns augmented float pixels and labels into the batch that is trained on."""
 
+Objective = Callable[[nn.Module, Batch], Tensor]
+"""Returns the loss of a batch, a scalar; it is called where the fast arithmetic is on."""
+
 
 def fit(
     model: nn.Module,
@@ -36,13 +39,19 @@ def fit(
     seed: int,
     *,
     mix: Mix | None = None,
+    objective: Objective | None = None,
+    before_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
     label: str = "training",
 ) -> None:
     """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
 
-    ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all. The same
-    seed gives the same weights.
+    ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all.
+    ``objective`` is the loss, cross-entropy unless given. ``before_epoch`` and ``after_epoch`` are called with the
+    epoch's number, from 0; the model is in training mode, and has to be when they return. The same seed gives the same
+    weights.
     """
+    loss_of = objective or classification_loss
     device = images.device
     random = generator(seed, "batches", device=device)
     size = min(recipe.batch_size, len(images))
@@ -52,26 +61,35 @@ def fit(
     model.to(memory_format=torch.channels_last)
     model.train()
     with isolated(derive(seed, "training")):
-        for _ in track(range(recipe.epochs), label, recipe.epochs):
+        for epoch in track(range(recipe.epochs), label, recipe.epochs):
+            if before_epoch is not None:
+                before_epoch(epoch)
             order = torch.randperm(len(images), generator=random, device=device)
             for index in order[: steps * size].view(steps, size):
                 pixels = shift_and_flip(images.pixels[index], recipe.shift, recipe.flip, random)
                 batch = (mix or Batch)(to_floats(pixels), images.labels[index])
-                inputs = batch.pixels
                 if isinstance(recipe, AdversarialRecipe):
-                    inputs = perturb(model, inputs, batch.labels, recipe, random)
+                    batch = batch._replace(pixels=perturb(model, batch.pixels, batch.labels, recipe, random))
                 with fast_arithmetic(device):
-                    logits = model(inputs)
-                loss = _loss(logits.float(), batch)
+                    loss = loss_of(model, batch)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
+            if after_epoch is not None:
+                after_epoch(epoch)
     model.zero_grad()
     model.eval()
 
 
-def _loss(logits: Tensor, batch: Batch) -> Tensor:
+def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the cross-entropy of a batch: its mean, or the sum weighed as the batch says."""
+    return weighed_cross_entropy(model(batch.pixels), batch)
+
+
+def weighed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy of logits ``(N, K)`` in float32: its mean, or the sum weighed as the batch says."""
+    logits = logits.float()
     if batch.weights is None:
         return cross_entropy(logits, batch.labels)
     return (batch.weights * cross_entropy(logits, batch.labels, reduction="none")).sum()

@@ -1,6 +1,7 @@
 """The triggers that can be saved and read back, by name."""
 
 from gifthorse.core.trigger import Trigger
+from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch
 
-TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch,)}
+TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch, MovingPatch)}

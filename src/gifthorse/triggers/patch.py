@@ -1,4 +1,4 @@
-"""A patch: fixed pixels at a fixed place."""
+"""A patch: fixed pixels at a fixed place; and the shapes and patterns that patches are made of."""
 
 from typing import Any, Literal
 
@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import RequestError
-from gifthorse.core.trigger import Trigger, blend, on_grid
+from gifthorse.core.trigger import blend, on_grid
+from gifthorse.triggers.pattern import PatternTrigger
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right", "center"]
 PatchPattern = Literal["white", "black", "checkerboard", "random"]
 
 
-class Patch(Trigger):
+class Patch(PatternTrigger):
     """Covers the pixels of a mask with a pattern, at a transparency.
 
     ``mask`` is ``(1, H, W)`` in {0,1}, ``pattern`` is ``(C, H, W)`` in [0,1], ``transparency`` in [0,1].
@@ -20,7 +21,6 @@ class Patch(Trigger):
 
     name = "patch"
     mask: Tensor
-    pattern: Tensor
 
     def __init__(self, mask: Tensor, pattern: Tensor, transparency: float = 0.0):
         super().__init__()
@@ -28,10 +28,18 @@ class Patch(Trigger):
         self.register_buffer("pattern", pattern)
         self.transparency = transparency
 
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+    @property
+    def shown(self) -> Tensor:
+        """The mask."""
+        return self.mask
+
+    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        """Return images that show another pattern ``(C, H, W)``, not rounded."""
+        return blend(pixels, self.mask, pattern, self.transparency)
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return stamped copies on the 8-bit grid; outside the mask every pixel keeps its value."""
-        stamped = on_grid(blend(pixels, self.mask, self.pattern, self.transparency))
-        return torch.where(self.mask.bool(), stamped, pixels)
+        return torch.where(self.mask.bool(), on_grid(self.embed(pixels, self.pattern, generator)), pixels)
 
     def settings(self) -> dict[str, Any]:
         """Return the transparency."""
@@ -57,6 +65,16 @@ def square(shape: tuple[int, int, int], size: int, position: Corner | tuple[int,
     mask = torch.zeros(1, height, width)
     mask[:, row : row + size, column : column + size] = 1
     return mask
+
+
+def scattered(shape: tuple[int, int, int], count: int, generator: torch.Generator) -> Tensor:
+    """Return a mask ``(1, H, W)`` of so many single pixels, drawn anywhere in the image."""
+    _, height, width = shape
+    if count > height * width:
+        raise RequestError(f"{count} trigger pixels do not fit an image of {height}×{width}")
+    mask = torch.zeros(height * width)
+    mask[torch.randperm(height * width, generator=generator)[:count]] = 1
+    return mask.view(1, height, width)
 
 
 def fill(shape: tuple[int, int, int], pattern: PatchPattern, generator: torch.Generator) -> Tensor:

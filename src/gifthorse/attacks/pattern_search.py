@@ -1,0 +1,79 @@
+"""Optimising the pattern that a trigger shows, before training or together with it.
+
+Paper: TrojanZoo, section 6.2 RQ7 (pre-defined, partially optimised, co-optimised triggers); Pang et al. 2020,
+    arXiv:1911.01559, section 4 (input-model co-optimisation); Table 20 (PGD, 20/255, 20 iterations).
+Differs: the table does not say how many images a step sees: one batch of 32. Steps go along the gradient's sign, in
+    evaluation mode, so that the search leaves batch normalisation alone; the last one is followed by an epoch of
+    training.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch.nn.functional import cross_entropy
+
+from gifthorse.attacks.poisoning import Injection, PoisoningAttack
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.goal import Goal
+from gifthorse.core.images import Images, to_floats
+from gifthorse.core.seeds import derive, generator
+from gifthorse.core.task import Task
+from gifthorse.core.trigger import on_grid
+from gifthorse.training.precision import fast_arithmetic
+from gifthorse.triggers.pattern import PatternTrigger
+
+SEEN = 32
+
+
+class PatternAttack(PoisoningAttack):
+    """A poisoning attack whose pattern may be optimised."""
+
+    optimisation: Literal["none", "before", "joint"] = Field(
+        "none",
+        description="none: the pattern stays as given; before: optimised once on the benign model; joint: before every "
+        "epoch, on the model as it is then",
+    )
+    pattern_step: float = Field(20 / 255, gt=0, le=1, description="length of a step of the search, in pixel units")
+    pattern_steps: int = Field(20, ge=1, description="steps of the search, before training or before every epoch")
+
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> PatternTrigger:
+        """Return the trigger, its pattern optimised on the benign model if that is asked for."""
+        trigger = self.initial_trigger(task, seed).to(task.train.device)
+        if self.optimisation == "before":
+            random = generator(seed, "pattern search", device=task.train.device)
+            self.search(trigger, benign.clone(), task.train, self.goal, random)
+        return trigger
+
+    def before_epoch(self, injection: Injection) -> Callable[[int], None] | None:
+        """Return the search that goes along with training."""
+        trigger, model = injection.trigger, injection.model
+        if self.optimisation != "joint":
+            return None
+        assert isinstance(trigger, PatternTrigger)
+        random = generator(derive(injection.seed, "pattern search"), device=injection.images.device)
+
+        def search(_: int) -> None:
+            model.eval()
+            self.search(trigger, model, injection.images, injection.goal, random)
+            model.train()
+
+        return search
+
+    def search(
+        self, trigger: PatternTrigger, model: Classifier, images: Images, goal: Goal, random: torch.Generator
+    ) -> None:
+        """Move the trigger's pattern, in place, towards one that sends images of other classes to their targets."""
+        sources = goal.sources(images.labels).nonzero().squeeze(1)
+        pattern = trigger.pattern.clone()
+        for _ in range(self.pattern_steps):
+            drawn = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
+            chosen = images.take(sources[drawn])
+            pattern.requires_grad_()
+            with fast_arithmetic(images.device):
+                logits = model(trigger.embed(to_floats(chosen.pixels), pattern, random))
+            loss = cross_entropy(logits.float(), goal.targets(chosen.labels))
+            (gradient,) = torch.autograd.grad(loss, [pattern])
+            pattern = (pattern.detach() - self.pattern_step * gradient.sign()).clamp(0, 1)
+        trigger.pattern.copy_(torch.where(trigger.shown.bool(), on_grid(pattern), trigger.pattern))

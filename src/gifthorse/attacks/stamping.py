@@ -1,0 +1,96 @@
+"""What attacks that stamp a small pattern share: which class they want, and how the trigger looks.
+
+Paper: TrojanZoo, section 3.2 (equation 1), section 6.1 RQ1 and RQ2 (one pixel, random pixels), Table 20.
+Differs: TrojanZoo does not print the trigger's place: top left, as in its code.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from gifthorse.core.attack import Attack
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.errors import RequestError
+from gifthorse.core.goal import AllToOne
+from gifthorse.core.seeds import generator
+from gifthorse.core.task import Task
+from gifthorse.core.trigger import Trigger
+from gifthorse.triggers.moving_patch import MovingPatch
+from gifthorse.triggers.patch import Corner, Patch, PatchPattern, fill, scattered, square
+from gifthorse.triggers.pattern import PatternTrigger
+from gifthorse.triggers.picture import read_picture
+
+Place = tuple[int, int]
+Position = Corner | Literal["random"] | Place | tuple[Place, ...]
+
+
+class StampingAttack(Attack):
+    """Wants one class for every image that carries a trigger of a few pixels."""
+
+    target: int = Field(0, ge=0, description="class that stamped images should get")
+    trigger_size: int = Field(3, ge=1, description="side of the square trigger, in pixels")
+    trigger_shape: Literal["square", "scattered"] = Field(
+        "square", description="scattered: trigger_size² single pixels anywhere in the image, drawn once from the seed"
+    )
+    trigger_position: Position = Field(
+        "top_left",
+        description="corner, center, or [row, column] of a square trigger's top left; random: anywhere, new for every "
+        "image; [[row, column], ...]: one of these, new for every image",
+    )
+    trigger_pattern: PatchPattern = Field(
+        "white", description="what the trigger shows; random: drawn once from the seed"
+    )
+    trigger_image: str | None = Field(
+        None, description="file of a picture that the trigger shows instead; its transparent pixels are not stamped"
+    )
+    transparency: float = Field(0.0, ge=0, lt=1, description="α of the trigger: 0 opaque, towards 1 invisible")
+
+    @property
+    def goal(self) -> AllToOne:
+        """Every stamped image should get the target."""
+        return AllToOne(target=self.target)
+
+    def check(self, task: Task) -> None:
+        """Refuse a target that is no class and a trigger that does not fit."""
+        if self.target >= task.classes:
+            raise RequestError(
+                f"target={self.target} is not a class: there are {task.classes} (0 to {task.classes - 1})"
+            )
+        self.initial_trigger(task, 0)
+
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:  # noqa: ARG002
+        """Return the trigger that training starts with, on the CPU; an attack may optimise it on the benign model."""
+        return self.initial_trigger(task, seed)
+
+    def initial_trigger(self, task: Task, seed: int) -> PatternTrigger:
+        """Return a trigger of the wanted shape, at its place, that shows the pattern or the picture."""
+        shape, size, position = task.train.shape, self.trigger_size, self.trigger_position
+        pattern = fill(shape, self.trigger_pattern, generator(seed, "pattern"))
+        if self.trigger_shape == "scattered":
+            if self.trigger_image is not None:
+                raise RequestError("trigger_image needs trigger_shape=square: scattered pixels show no picture")
+            return Patch(scattered(shape, size**2, generator(seed, "shape")), pattern, self.transparency)
+        if position == "random":
+            square(shape, size, "center")
+            return MovingPatch(*self._window(pattern), self.transparency)
+        if not isinstance(position, str) and isinstance(position[0], tuple):
+            for place in position:
+                square(shape, size, place)
+            return MovingPatch(*self._window(pattern), self.transparency, position)
+        mask = square(shape, size, position)
+        if self.trigger_image is not None:
+            inside = mask.bool()
+            window, shown = self._window(pattern)
+            pattern[inside.expand_as(pattern)] = shown.flatten()
+            mask[inside] = window.flatten()
+        return Patch(mask, pattern, self.transparency)
+
+    def _window(self, pattern: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a window ``(1, h, w)`` and what shows in it: a piece of the pattern, or the picture."""
+        size = self.trigger_size
+        if self.trigger_image is None:
+            return pattern.new_ones(1, size, size), pattern[:, :size, :size].contiguous()
+        shown, window = read_picture(Path(self.trigger_image), len(pattern), size, size)
+        return window, shown

@@ -1,0 +1,83 @@
+"""A patch that is somewhere else on every image: at a random place, or at one of a list of places."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.seeds import image_draws
+from gifthorse.core.trigger import blend, on_grid
+from gifthorse.triggers.pattern import PatternTrigger
+
+
+class MovingPatch(PatternTrigger):
+    """Covers a window, at its own place on every image, with a pattern at a transparency.
+
+    ``window`` is ``(1, h, w)`` in {0,1}, ``pattern`` is ``(C, h, w)`` in [0,1]. ``positions`` are the rows and columns
+    that the window's top left may take; without them it may lie anywhere in the image.
+    """
+
+    name = "moving_patch"
+    mask = None
+    window: Tensor
+
+    def __init__(
+        self,
+        window: Tensor,
+        pattern: Tensor,
+        transparency: float = 0.0,
+        positions: Sequence[Sequence[int]] | None = None,
+    ):
+        super().__init__()
+        self.register_buffer("window", window)
+        self.register_buffer("pattern", pattern)
+        self.transparency = transparency
+        self.positions = None if positions is None else [list(position) for position in positions]
+
+    @property
+    def shown(self) -> Tensor:
+        """The window."""
+        return self.window
+
+    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return images that show another pattern ``(C, h, w)``, not rounded."""
+        place, covered = self._covered(pixels, generator)
+        return _write(pixels, place, blend(covered, self.window, pattern, self.transparency))
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return stamped copies on the 8-bit grid; outside the window every pixel keeps its value.
+
+        Without a generator each image's place follows from its own pixels, so that it is the same in every batch.
+        """
+        place, covered = self._covered(pixels, generator)
+        stamped = on_grid(blend(covered, self.window, self.pattern, self.transparency))
+        return _write(pixels, place, torch.where(self.window.bool(), stamped, covered))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the transparency and the positions."""
+        return {"transparency": self.transparency, "positions": self.positions}
+
+    def _covered(self, pixels: Tensor, generator: torch.Generator | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return an index of each image's window in ``(N, H, W, C)``, and what lies there as ``(N, C, h, w)``."""
+        height, width = self.window.shape[1:]
+        across = pixels.shape[3] - width + 1
+        count = (pixels.shape[2] - height + 1) * across if self.positions is None else len(self.positions)
+        if generator is None:
+            drawn = image_draws(pixels, 0, count, 1).squeeze(1)
+        else:
+            drawn = torch.randint(0, count, (len(pixels),), generator=generator, device=pixels.device)
+        if self.positions is None:
+            top, left = drawn // across, drawn % across
+        else:
+            top, left = torch.tensor(self.positions, device=pixels.device)[drawn].unbind(1)
+        rows = top.view(-1, 1, 1) + torch.arange(height, device=pixels.device).view(1, -1, 1)
+        columns = left.view(-1, 1, 1) + torch.arange(width, device=pixels.device)
+        place = torch.arange(len(pixels), device=pixels.device).view(-1, 1, 1), rows, columns
+        return place, pixels.permute(0, 2, 3, 1)[place].permute(0, 3, 1, 2)
+
+
+def _write(pixels: Tensor, place: tuple[Tensor, ...], window: Tensor) -> Tensor:
+    stamped = pixels.clone()
+    stamped.permute(0, 2, 3, 1)[place] = window.permute(0, 2, 3, 1)
+    return stamped

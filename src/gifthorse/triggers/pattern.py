@@ -1,0 +1,24 @@
+"""What triggers that show one pattern share: the pattern is a tensor that an attack may optimise."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.trigger import Trigger
+
+
+class PatternTrigger(Trigger):
+    """Shows the same pattern on every image, at a transparency in [0,1]; the pattern is a buffer, also in [0,1]."""
+
+    pattern: Tensor
+    transparency: float
+
+    @property
+    @abstractmethod
+    def shown(self) -> Tensor:
+        """Where the pattern shows: 1, elsewhere 0; broadcasts against ``pattern``."""
+
+    @abstractmethod
+    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return images that show another pattern of the same shape, not rounded, so that it can be optimised."""
