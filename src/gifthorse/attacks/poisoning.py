@@ -66,6 +66,11 @@ class PoisoningAttack(StampingAttack):
         "epochs within the budget the one with the highest attack success is delivered",
     )
 
+    @property
+    def directs_training(self) -> bool:
+        """Whether the attack does more in training than poison it, so that a poisoned data set alone is not enough."""
+        return False
+
     def objective(self, injection: Injection) -> Objective | None:  # noqa: ARG002
         """Return the loss to train with; ``None`` is cross-entropy."""
         return None
@@ -88,6 +93,15 @@ class PoisoningAttack(StampingAttack):
             choose_poisoned(task.train.labels.cpu(), self.goal, self.poison_rate, generator(0, "check"))
         elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
+
+    def poisoned_set(self, task: Task, benign: Classifier, seed: int) -> tuple[Images, torch.Tensor, Trigger]:
+        """Return the training set as the data-set level poisons it, the copied positions, and the trigger.
+
+        It is the set that :meth:`run` trains on with the same seed.
+        """
+        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(task.train.device)
+        random = generator(seed, self.name, "poison", device=task.train.device)
+        return *self.poison(task.train, trigger, self.goal, random), trigger
 
     def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
         """Make the trigger, mix it into training, train; the twin gets the same training without it."""

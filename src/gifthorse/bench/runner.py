@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import Cell
+from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
@@ -58,8 +59,7 @@ class Runner:
         known = None if fresh else self.store.load_record(cell.identity())
         if known is not None and known.status != "failed":
             return known
-        splits = load_splits(cell.dataset, self.data_root, self.download)
-        task = Task(**vars(splits), architecture=cell.model, recipe=cell.training).to(self.device)
+        task = self._task(cell)
         cell.attack.check(task)
         try:
             record = self._measure(cell, task, fresh)
@@ -70,6 +70,17 @@ class Runner:
             record = self._record(cell, status="failed", reason=f"{type(error).__name__}: {error}")
         self.store.save_record(record)
         return record
+
+    def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
+        exportable(cell.attack)
+        task = self._task(cell)
+        benign, _ = self._benign(cell, task, fresh=False)
+        return export_poisoned(cell, task, benign, folder)
+
+    def _task(self, cell: Cell) -> Task:
+        splits = load_splits(cell.dataset, self.data_root, self.download)
+        return Task(**vars(splits), architecture=cell.model, recipe=cell.training).to(self.device)
 
     def _measure(self, cell: Cell, task: Task, fresh: bool) -> Record:
         _reset_peak_memory(self.device)

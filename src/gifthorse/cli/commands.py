@@ -78,6 +78,23 @@ def run_cell(
     return 0
 
 
+def export_poisoned_set(
+    request: Mapping[str, Any],
+    out: Path,
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    *,
+    download: bool,
+) -> None:
+    """Write a poisoned training set as pictures."""
+    cell = resolve(**request)
+    with showing_progress():
+        about = make_runner(store, data_root, device, threads, download).export_poisoned(cell, out)
+    click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
+
+
 def list_kinds(kinds: tuple[str, ...]) -> None:
     """Print the kinds of things that can be listed, with their number."""
     for kind in kinds:
