@@ -118,21 +118,14 @@ class PoisoningAttack(StampingAttack):
         def start() -> Classifier:
             return task.build(derive(seed, "model")) if scratch else benign.clone()
 
-        clean, kept = task.train, torch.arange(len(task.train), device=device)
-        selection = None
-        if self.cad_budget is not None or not scratch:
-            if self.cad_budget is not None:
-                aside = max(round(VALIDATION * len(clean)), 1)
-                order = torch.randperm(len(clean), generator=generator(seed, self.name, "validation")).to(device)
-                kept, clean = order[aside:], task.train.take(order[aside:])
+        clean, kept, validation = self._set_aside(task.train, seed)
+        twin = benign.clone()
+        if not scratch or validation is not None:
             twin = start()
             fit(twin, clean, recipe, purpose, label="benign twin")
-        else:
-            twin = benign.clone()
-
         model = start()
-        if self.cad_budget is not None:
-            validation = task.train.take(order[:aside])
+        selection = None
+        if self.cad_budget is not None and validation is not None:
             selection = EpochSelection(model, twin, trigger, goal, validation, self.cad_budget)
         injection = Injection(model, benign, clean, trigger, goal, derive(seed, self.name, "injection"))
         images, poisoned = clean, None
@@ -157,3 +150,13 @@ class PoisoningAttack(StampingAttack):
         if selection is not None:
             selection.restore()
         return Trojan(model, twin, Backdoor(trigger, goal, poisoned))
+
+    def _set_aside(self, images: Images, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
+        """Return the images to train on, their positions, and those to validate on where there is a budget to keep."""
+        order = torch.arange(len(images), device=images.device)
+        if self.cad_budget is None:
+            return images, order, None
+        random = generator(seed, self.name, "validation")
+        order = torch.randperm(len(images), generator=random).to(images.device)
+        aside = max(round(VALIDATION * len(images)), 1)
+        return images.take(order[aside:]), order[aside:], images.take(order[:aside])
