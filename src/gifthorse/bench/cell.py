@@ -96,14 +96,17 @@ def resolve(
     if downstream is None and downstream_dataset is not None:
         raise RequestError(f"the downstream data set '{downstream_dataset}' needs a downstream head to be tuned on it")
 
-    def defaults(kind: str, name: str = name) -> dict[str, dict[str, Any]]:
+    def defaults(kind: str, *scopes: str) -> dict[str, dict[str, Any]]:
         merged: dict[str, dict[str, Any]] = {}
-        for scope in ("all", name):
+        for scope in ("all", *scopes):
             for key, fields in values.get(scope, {}).get(kind, {}).items():
                 merged[key] = {**merged.get(key, {}), **fields}
         return merged
 
-    upstream = DATASETS.build(dataset, defaults("dataset"))
+    upstream = DATASETS.build(dataset, defaults("dataset", name))
+    network = ARCHITECTURES.build(
+        model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model", name)
+    )
     user = None
     if downstream is not None:
         images = upstream
@@ -113,10 +116,10 @@ def resolve(
 
     return Cell(
         dataset=upstream,
-        model=ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model")),
-        training=RECIPES.build(training, defaults("training")),
-        attack=ATTACKS.build(attack, defaults("attack")),
-        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense")),
+        model=network,
+        training=RECIPES.build(training, defaults("training", name, network.name)),
+        attack=ATTACKS.build(attack, defaults("attack", name)),
+        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense", name)),
         seed=seed,
         profile=profile,
         downstream=user,
