@@ -74,7 +74,7 @@ def test_saying_a_default_aloud_is_the_same_cell() -> None:
 
 
 def test_a_profile_may_say_how_a_network_is_trained_and_the_user_has_the_last_word() -> None:
-    request = {"dataset": "digits", "profile": "laptop"}
+    request: dict[str, Any] = {"dataset": "digits", "profile": "laptop"}
     assert resolve(**request, model="cnn_celeba").training.lr == 0.03
     assert resolve(**request, model="cnn_celeba[width=8]", training="adversarial").training.lr == 0.03
     assert resolve(**request, model="cnn_celeba", training="standard[lr=0.2]").training.lr == 0.2
