@@ -24,6 +24,7 @@ from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Record
+from gifthorse.report.naming import name_of
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")
@@ -202,8 +203,12 @@ def showing_progress() -> Iterator[None]:
 def print_record(record: Record) -> None:
     """Print a record's numbers for a person."""
     defense = record.defense["name"] if record.defense else "no defense"
-    head = f"{record.attack['name']} on {record.dataset['name']}/{record.model['name']}, {defense}, seed {record.seed}"
-    answers.print(f"{head}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
+    title = f"{record.attack['name']} on {record.dataset['name']}/{name_of(record.model)}, {defense}, "
+    if record.downstream is not None:
+        head, images = record.downstream.head, record.downstream.dataset
+        title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
+    title += f"seed {record.seed}"
+    answers.print(f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
     table = Table("metric", "value", "meaning", box=None)
     for name, value in record.metrics.items():
         metric = METRICS.get(name.split(".")[1])

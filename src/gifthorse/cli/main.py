@@ -124,6 +124,16 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
     "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
 )
 @click.option(
+    "--downstream",
+    metavar="NAME[...]",
+    help="New head for the delivered network and its tuning, as 'fcn1[tuning=full]'; not with --defense.",
+)
+@click.option(
+    "--downstream-dataset",
+    metavar="NAME[...]",
+    help="Images of the downstream user; those of --dataset unless given.",
+)
+@click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),
     default="laptop",
@@ -146,7 +156,7 @@ def run(
     download: bool,
     **request: Any,
 ) -> None:
-    """Run one cell: train, attack, defend, judge.
+    """Run one cell: train, attack, defend or transfer, judge.
 
     The result is a record in the store; the same command again is answered from there. An interrupted run
     continues where its last finished model lies.
