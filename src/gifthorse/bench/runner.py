@@ -88,10 +88,7 @@ class Runner:
 
     def _downstream_task(self, cell: Cell, downstream: Downstream, task: Task) -> Task:
         """Return the task with the downstream user's images; :class:`RequestError` where the trojan does not fit it."""
-        if downstream.dataset == cell.dataset:
-            tuned_on = task
-        else:
-            tuned_on = self._task(cell, downstream.dataset)
+        tuned_on = task if downstream.dataset == cell.dataset else self._task(cell, downstream.dataset)
         where = f"downstream data set {downstream.dataset.name}"
         if tuned_on.train.shape != task.train.shape:
             has, needs = ("×".join(map(str, images.shape)) for images in (tuned_on.train, task.train))
