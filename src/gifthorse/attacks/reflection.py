@@ -100,21 +100,23 @@ class Reflection(PoisoningAttack):
             raise RequestError(f"candidates={self.candidates}, but there are {found} pictures in {where}")
 
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:
-        """Return the reflections that a model learns best, out of pictures drawn from the pool."""
+        """Return a trigger with the reflections that a model learns best."""
+        trigger = self.candidate_reflections(task, seed)
+        return showing(trigger, self.rank(trigger, task, benign, seed)[: self.kept])
+
+    def candidate_reflections(self, task: Task, seed: int) -> ReflectionTrigger:
+        """Return a trigger with a reflection of every picture drawn from the pool, on the task's device."""
         _, height, width = task.train.shape
         random = generator(seed, "reflections")
-        pictures = self.draw_pictures(task, random)
-        layers = reflect(pictures, height, width, KINDS if self.kind == "any" else (self.kind,), random)
-        mask = None
+        kinds = KINDS if self.kind == "any" else (self.kind,)
+        layers = reflect(self.draw_pictures(task, random), height, width, kinds, random)
+        mask, image_weight = None, self.image_weight
         if self.area == "patch":
-            mask = self.initial_trigger(task, seed).mask
+            mask, image_weight = self.initial_trigger(task, seed).mask, 0.0
             assert mask is not None
             layers = cut(layers, mask, random)
-        image_weight = self.image_weight if self.area == "image" else 0.0
         trigger = ReflectionTrigger(layers, mask, image_weight=image_weight, transparency=self.transparency)
-        trigger.to(task.train.device)
-        best = self.rank(trigger, task, benign, seed)[: self.kept]
-        return showing(trigger, best)
+        return trigger.to(task.train.device)
 
     def draw_pictures(self, task: Task, random: torch.Generator) -> Tensor:
         """Return the candidates ``(R, C, H', W')`` in [0,1], on the CPU."""
@@ -137,15 +139,16 @@ class Reflection(PoisoningAttack):
         sources = self.goal.sources(task.train.labels.cpu()).nonzero().squeeze(1)
         sources = sources[torch.randperm(len(sources), generator=generator(seed, "set aside"))].to(device)
         aside = sources[: min(SET_ASIDE, max(len(sources) // 10, 1))]
-        measured = torch.ones(len(task.train), dtype=torch.bool, device=device)
-        measured[aside] = False
-        images, unseen = task.train.take(measured), task.train.take(aside).floats()
+        trained = torch.ones(len(task.train), dtype=torch.bool, device=device)
+        trained[aside] = False
+        images, unseen = task.train.take(trained), task.train.take(aside).floats()
         changes = {"epochs": self.inner_epochs, "lr": self.lr, "schedule": "cosine"}
         recipe = task.recipe.from_dict({**task.recipe.to_dict(), **changes})
         random = generator(seed, "ranking", device=device)
         effect = torch.full((self.candidates,), torch.nan, device=device)
         for iteration in range(self.selection_iterations):
-            expected = torch.where(effect.isnan(), effect.nanmedian(), effect)
+            # Of equals, first what was never tried.
+            expected = torch.where(effect.isnan(), effect.nanmedian() + 1e-6, effect)
             picked = expected.argsort(descending=True, stable=True)[: self.selected]
             model = benign.clone()
             mix = BatchMixing(showing(trigger, picked), self.goal, RANKING_RATE, random)
