@@ -3,8 +3,9 @@
 from gifthorse.attacks.badnets import BadNets
 from gifthorse.attacks.imc import Imc
 from gifthorse.attacks.no_attack import NoAttack
+from gifthorse.attacks.reflection import Reflection
 from gifthorse.attacks.targeted_blend import TargetedBlend
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue
 
-ATTACKS: Catalogue[Attack] = Catalogue("attack", [NoAttack, BadNets, TargetedBlend, Imc])
+ATTACKS: Catalogue[Attack] = Catalogue("attack", [NoAttack, BadNets, TargetedBlend, Imc, Reflection])

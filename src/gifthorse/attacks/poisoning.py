@@ -79,18 +79,22 @@ class PoisoningAttack(StampingAttack):
         """Return what is to be done before every epoch; it may change the trigger's buffers."""
         return None
 
+    def choose(self, labels: torch.Tensor, goal: Goal, random: torch.Generator) -> torch.Tensor:
+        """Return the positions ``int64 (P,)`` of the images to poison a data set with."""
+        return choose_poisoned(labels, goal, self.poison_rate, random)
+
     def poison(
         self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator
     ) -> tuple[Images, torch.Tensor]:
         """Return the poisoned training set and the positions ``int64 (P,)`` of the clean images it was made of."""
-        chosen = choose_poisoned(images.labels, goal, self.poison_rate, random)
+        chosen = self.choose(images.labels, goal, random)
         return poison_dataset(images, trigger, goal, chosen, random), chosen
 
     def check(self, task: Task) -> None:
         """Refuse what cannot be stamped, and a rate that selects nothing."""
         super().check(task)
         if self.mixing == "dataset":
-            choose_poisoned(task.train.labels.cpu(), self.goal, self.poison_rate, generator(0, "check"))
+            self.choose(task.train.labels.cpu(), self.goal, generator(0, "check"))
         elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
 

@@ -143,7 +143,7 @@ def _list(folders: Mapping[str, Path], names: Sequence[str], inside: tuple[Path,
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = list(_images(folders[name], inside))
+        found = list(image_paths(folders[name], inside))
         if not found:
             kinds = ", ".join(EXTENSIONS)
             raise RequestError(f"the class folder {folders[name]} has no images ({kinds})")
@@ -152,11 +152,12 @@ def _list(folders: Mapping[str, Path], names: Sequence[str], inside: tuple[Path,
     return ImageFiles(tuple(paths), torch.tensor(labels), len(names))
 
 
-def _images(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
+def image_paths(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the image files in a folder and its subfolders, in order; links must stay inside one of ``inside``."""
     for entry in _entries(folder, inside):
         # A link to a folder may lead in a circle, and opening a pipe waits for ever: neither is followed.
         if entry.is_dir(follow_symlinks=False):
-            yield from _images(Path(entry.path), inside)
+            yield from image_paths(Path(entry.path), inside)
         elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
             yield Path(entry.path)
 

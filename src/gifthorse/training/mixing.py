@@ -77,3 +77,19 @@ def poison_dataset(images: Images, trigger: Trigger, goal: Goal, chosen: Tensor,
     victims = images.take(chosen)
     stamped = to_levels(trigger.stamp(to_floats(victims.pixels), random))
     return images.join(Images(stamped, goal.targets(victims.labels), images.classes))
+
+
+def choose_from_target(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
+    """Return the positions ``int64 (P,)`` of a share of the images that have their wanted class already."""
+    wanted = goal.sources(labels).logical_not().nonzero().squeeze(1)
+    count = round(poison_rate * len(wanted))
+    if count < 1:
+        raise RequestError(f"poison_rate={poison_rate:g} selects none of {len(wanted)} images of the target class")
+    return wanted[torch.randperm(len(wanted), generator=random, device=labels.device)[:count]]
+
+
+def poison_in_place(images: Images, trigger: Trigger, chosen: Tensor, random: torch.Generator) -> Images:
+    """Return the images, the chosen ones stamped (before any augmentation); every label is kept."""
+    pixels = images.pixels.clone()
+    pixels[chosen] = to_levels(trigger.stamp(to_floats(pixels[chosen]), random))
+    return Images(pixels, images.labels, images.classes)

@@ -3,5 +3,6 @@
 from gifthorse.core.trigger import Trigger
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch
+from gifthorse.triggers.reflection import Reflection
 
-TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch, MovingPatch)}
+TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch, MovingPatch, Reflection)}

@@ -1,5 +1,6 @@
-"""A trigger's pattern from a picture file."""
+"""Pictures from files, for triggers to show."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,11 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import RequestError
+from gifthorse.datasets.folder import image_paths
+from gifthorse.datasets.image_files import read_image
+
+GREY = (0.299, 0.587, 0.114)
+"""What red, green and blue weigh in a grey picture (ITU-R BT.601, as Pillow has it)."""
 
 
 def read_picture(path: Path, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -31,3 +37,23 @@ def read_picture(path: Path, channels: int, height: int, width: int) -> tuple[Te
         raise RequestError(f"the trigger's picture {path} is transparent everywhere at {height}×{width} pixels")
     pattern = torch.from_numpy(colours.copy()).view(height, width, channels).permute(2, 0, 1).float() / 255
     return pattern.contiguous(), torch.from_numpy(opaque).unsqueeze(0).float()
+
+
+def find_pictures(folder: str) -> list[Path]:
+    """Return the image files in a folder and its subfolders, in order; :class:`RequestError` where it is none."""
+    where = Path(folder).expanduser().resolve()
+    try:
+        return list(image_paths(where, (where,)))
+    except OSError as error:
+        raise RequestError(f"cannot read the pictures in {where} ({error.strerror})") from None
+
+
+def read_pictures(paths: Sequence[Path], channels: int, size: int) -> Tensor:
+    """Return the middle squares of some image files as ``float32 (N, C, size, size)`` in [0,1].
+
+    They are turned grey where ``channels`` is 1. :class:`RequestError` names a file that cannot be read.
+    """
+    colours = torch.from_numpy(np.stack([read_image(path, size) for path in paths])).permute(0, 3, 1, 2).float() / 255
+    if channels == 3:
+        return colours
+    return (colours * torch.tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True).clamp(0, 1)
