@@ -116,7 +116,7 @@ def test_every_method_file_is_listed(package: Any, base: type[Configuration], li
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         members = vars(import_module(module.name)).values()
         local = [c for c in members if isinstance(c, type) and c.__module__ == module.name]
-        found |= {c for c in local if issubclass(c, base) and "[" not in c.__name__ and not inspect.isabstract(c)}
+        found |= {c for c in local if issubclass(c, base) and "name" in vars(c) and "[" not in c.__name__}
     assert found == set(listed.values())
 
 
