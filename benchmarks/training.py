@@ -22,7 +22,7 @@ def measure() -> list[Row]:
         if name == "timm" and find_spec("timm") is None:
             continue
         architecture = resolve(dataset="cifar10", model=name, profile="laptop").model
-        rows.append(_ratio(architecture, (3, 32, 32), 256, rounds=3))
+        rows.append(_ratio(architecture, (3, 32, 32), 128, rounds=3))
     return [*rows, _adversarial()]
 
 
