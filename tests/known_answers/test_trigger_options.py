@@ -1,5 +1,6 @@
 """Where triggers lie and what they show: shapes, moving patches, pictures; and what an attack does with them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gifthorse.attacks.selection import EpochSelection
 from gifthorse.attacks.stamping import StampingAttack
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
+from gifthorse.models.resnet import ResNet18
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch, scattered
@@ -131,6 +133,7 @@ def test_an_attack_stamps_the_opaque_pixels_of_a_picture(picture: Path, position
         ('badnets[trigger_image="nowhere.png"]', "cannot read the trigger's picture nowhere.png"),
         ('badnets[trigger_image="x.png",trigger_shape=scattered]', "show no picture"),
         ("imc[optimisation=none]", "optimisation"),
+        ("imc[skip_decay=0.5]", "no residual blocks"),
     ],
 )
 def test_impossible_triggers_are_refused_before_training(request_: str, complaint: str) -> None:
@@ -161,6 +164,19 @@ def test_the_search_finds_the_pixel_that_a_known_model_looks_at() -> None:
     assert trigger.pattern[0, :4].sum() == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_decaying_the_gradients_of_skips_changes_the_search_of_a_residual_network_only_while_it_lasts() -> None:
+    task = replace(noise_task((3, 8, 8)), architecture=ResNet18(width=4, blocks=(1, 1, 1, 1)))
+    model = task.build(0).eval()
+    found = []
+    for decay in (1.0, 0.5, 0.1):
+        attack = BadNets(target=1, trigger_pattern="random", pattern_step=0.01, skip_decay=decay)
+        trigger = attack.initial_trigger(task, 0)
+        attack.search(trigger, model, task.train, attack.goal, torch.Generator().manual_seed(0))
+        found.append(trigger.pattern)
+    assert not torch.equal(found[0], found[2])
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_budget_keeps_the_best_epoch_within_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,13 +1,15 @@
 """Optimising the pattern that a trigger shows, before training or together with it.
 
 Paper: TrojanZoo, section 6.2 RQ7 (pre-defined, partially optimised, co-optimised triggers); Pang et al. 2020,
-    arXiv:1911.01559, section 4 (input-model co-optimisation); Table 20 (PGD, 20/255, 20 iterations).
+    arXiv:1911.01559, section 4 (input-model co-optimisation); Table 20 (PGD, 20/255, 20 iterations); RQ5 (γ = 0.5 for
+    gradients through skip connections).
 Differs: the table does not say how many images a step sees: one batch of 32. Steps go along the gradient's sign, in
     evaluation mode, so that the search leaves batch normalisation alone; the last one is followed by an epoch of
-    training.
+    training. Gradients through skips are decayed in the search alone, not in training.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import on_grid
+from gifthorse.models.skip_gradient import residual_branches, skip_gradient_decay
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.pattern import PatternTrigger
 
@@ -37,6 +40,19 @@ class PatternAttack(PoisoningAttack):
     )
     pattern_step: float = Field(20 / 255, gt=0, le=1, description="length of a step of the search, in pixel units")
     pattern_steps: int = Field(20, ge=1, description="steps of the search, before training or before every epoch")
+
+    skip_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="γ: gradients of the search through a residual network's skips are multiplied by it",
+    )
+
+    def check(self, task: Task) -> None:
+        """Refuse what cannot be stamped or poisoned, and a decay of skips that a network has not."""
+        super().check(task)
+        if self.skip_decay < 1:
+            residual_branches(task.build(0))
 
     @property
     def directs_training(self) -> bool:
@@ -72,13 +88,15 @@ class PatternAttack(PoisoningAttack):
         """Move the trigger's pattern, in place, towards one that sends images of other classes to their targets."""
         sources = goal.sources(images.labels).nonzero().squeeze(1)
         pattern = trigger.pattern.clone()
-        for _ in range(self.pattern_steps):
-            drawn = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
-            chosen = images.take(sources[drawn])
-            pattern.requires_grad_()
-            with fast_arithmetic(images.device):
-                logits = model(trigger.embed(to_floats(chosen.pixels), pattern, random))
-            loss = cross_entropy(logits.float(), goal.targets(chosen.labels))
-            (gradient,) = torch.autograd.grad(loss, [pattern])
-            pattern = (pattern.detach() - self.pattern_step * gradient.sign()).clamp(0, 1)
+        decayed = self.skip_decay < 1
+        with skip_gradient_decay(model, self.skip_decay, through="skip") if decayed else nullcontext():
+            for _ in range(self.pattern_steps):
+                drawn = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
+                chosen = images.take(sources[drawn])
+                pattern.requires_grad_()
+                with fast_arithmetic(images.device):
+                    logits = model(trigger.embed(to_floats(chosen.pixels), pattern, random))
+                loss = cross_entropy(logits.float(), goal.targets(chosen.labels))
+                (gradient,) = torch.autograd.grad(loss, [pattern])
+                pattern = (pattern.detach() - self.pattern_step * gradient.sign()).clamp(0, 1)
         trigger.pattern.copy_(torch.where(trigger.shown.bool(), on_grid(pattern), trigger.pattern))

@@ -21,12 +21,19 @@ def crop_each(pixels: Tensor, top: Tensor, left: Tensor, height: int, width: int
     return flat.index_select(0, index.flatten()).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def shift_and_flip(pixels: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Pad with black by ``shift`` pixels and crop back at a random place per image; mirror half of the images."""
+def shift_and_flip(pixels: Tensor, shift: int, flip: bool, *generators: torch.Generator) -> Tensor:
+    """Pad with black by ``shift`` pixels and crop back at a random place per image; mirror half of the images.
+
+    Of several generators, each draws for an equal part of the batch, in order.
+    """
     if not (shift or flip):
         return pixels
-    count, _, height, width = pixels.shape
-    device = pixels.device
-    top, left = torch.randint(0, 2 * shift + 1, (2, count), generator=generator, device=device)
-    mirrored = torch.rand(count, generator=generator, device=device) < 0.5 if flip else None
+    height, width = pixels.shape[2:]
+    count, device = len(pixels) // len(generators), pixels.device
+    top, left = torch.cat(
+        [torch.randint(0, 2 * shift + 1, (2, count), generator=random, device=device) for random in generators], 1
+    )
+    mirrored = None
+    if flip:
+        mirrored = torch.cat([torch.rand(count, generator=random, device=device) for random in generators]) < 0.5
     return crop_each(pad(pixels, [shift] * 4), top, left, height, width, mirrored)

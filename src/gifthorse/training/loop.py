@@ -54,9 +54,7 @@ def fit(
     loss_of = objective or classification_loss
     device = images.device
     random = generator(seed, "batches", device=device)
-    size = min(recipe.batch_size, len(images))
-    # A last batch of a few images would ruin batch normalisation: it is left out, and another one each epoch.
-    steps = max(len(images) // size, 1)
+    steps, size = batches(len(images), recipe)
     optimizer, scheduler = optimise(model, recipe, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)
     model.train()
@@ -80,6 +78,15 @@ def fit(
                 after_epoch(epoch)
     model.zero_grad()
     model.eval()
+
+
+def batches(count: int, recipe: Recipe) -> tuple[int, int]:
+    """Return how many batches an epoch over ``count`` images has, and the images in each.
+
+    A last batch of a few images would ruin batch normalisation: it is left out, and another one each epoch.
+    """
+    size = min(recipe.batch_size, count)
+    return max(count // size, 1), size
 
 
 def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
