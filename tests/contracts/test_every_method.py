@@ -1,7 +1,6 @@
 """Promises of every listed attack, defense, data set, architecture and recipe, as configurations."""
 
 import ast
-import inspect
 import json
 import pkgutil
 import tomllib

@@ -133,7 +133,7 @@ def test_an_attack_stamps_the_opaque_pixels_of_a_picture(picture: Path, position
         ('badnets[trigger_image="nowhere.png"]', "cannot read the trigger's picture nowhere.png"),
         ('badnets[trigger_image="x.png",trigger_shape=scattered]', "show no picture"),
         ("imc[optimisation=none]", "optimisation"),
-        ("imc[skip_decay=0.5]", "no residual blocks"),
+        ("imc[skip_decay=0.5,poison_rate=0.1]", "no residual blocks"),
     ],
 )
 def test_impossible_triggers_are_refused_before_training(request_: str, complaint: str) -> None:
