@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from gifthorse.attacks.selection import EpochSelection
 from gifthorse.attacks.stamping import StampingAttack
@@ -74,6 +75,10 @@ class PoisoningAttack(StampingAttack):
         """Return what is to be done before every epoch; it may change the trigger's buffers."""
         return None
 
+    def fixed_modules(self, model: Classifier, task: Task) -> list[nn.Module]:  # noqa: ARG002
+        """Return the parts of a model that training leaves as they are."""
+        return []
+
     def poison(
         self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator
     ) -> tuple[Images, torch.Tensor]:
@@ -112,7 +117,7 @@ class PoisoningAttack(StampingAttack):
                 order = torch.randperm(len(clean), generator=generator(seed, self.name, "validation")).to(device)
                 kept, clean = order[aside:], task.train.take(order[aside:])
             twin = start()
-            fit(twin, clean, recipe, purpose, label="benign twin")
+            fit(twin, clean, recipe, purpose, fixed=self.fixed_modules(twin, task), label="benign twin")
         else:
             twin = benign.clone()
 
@@ -136,6 +141,7 @@ class PoisoningAttack(StampingAttack):
             purpose,
             mix=mix,
             objective=self.objective(injection),
+            fixed=self.fixed_modules(model, task),
             before_epoch=self.before_epoch(injection),
             after_epoch=selection,
             label=self.name,
