@@ -1,14 +1,15 @@
 """TrojanNN: the pattern is first optimised so that chosen units of the benign model fire, then training ties them in.
 
 Paper: Liu et al. 2018, NDSS, doi:10.14722/ndss.2018.23291, section IV, as TrojanZoo re-implements it (section 4.1,
-    Table 20: penultimate layer, 2 neurons, PGD with 0.015, 20 iterations); DHBE, arXiv 2021, section 5.1.2 and
-    appendix A (10 random neurons of a layer, only the subsequent layers fine-tuned), is
+    Table 20: penultimate layer, 2 neurons, PGD with 0.015, 20 iterations); DHBE, section 5.1.2 and
+    appendix A (10 random neurons of a layer whose name is lost, only the layers after it fine-tuned), is
     layer=STAGE,neurons=10,neuron_choice=random,trained=later.
-Differs: the pattern is optimised on stamped real images; on a blank one it does not raise the units on real images.
-    Units that the trigger cannot reach are never chosen. The printed target value 10 and threshold 5 are out of reach
-    of most networks' units: the target value is target_activation times the layer's largest activation on clean
-    images, by default 2 = 10 / 5. Steps as in attacks/pattern_search.py, training as in attacks/poisoning.py, on real
-    images (the first paper reverse-engineers its training images).
+Differs: the pattern is optimised on stamped real images: on a blank one it may lower the units on real images. Of
+    units with large outgoing weights those are chosen that the trigger moves; one with no gradient in its pixels never
+    is. The printed target value 10 and threshold 5 are out of most units' reach: the target value is
+    target_activation times the layer's largest activation on clean images, by default 2 = 10 / 5. Steps as in
+    attacks/pattern_search.py, training as in attacks/poisoning.py: on real images, where Liu et al. reverse-engineer
+    theirs.
 """
 
 import logging
@@ -77,28 +78,23 @@ class TrojanNN(PoisoningAttack):
             raise RequestError("neuron_choice=weights needs layer=penultimate; the channels of a stage take random")
 
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> PatternTrigger:
-        """Return a trigger that makes the chosen units fire; :class:`RequestError` where it can reach none."""
-        images, goal = task.train, self.goal
-        random = generator(seed, "units", device=images.device)
+        """Return a trigger that makes the chosen units fire; :class:`RequestError` where it moves none."""
+        trigger = self.initial_trigger(task, seed).to(task.train.device)
         model = benign.clone().requires_grad_(False)
-        trigger = self.initial_trigger(task, seed).to(images.device)
-        sources = goal.sources(images.labels).nonzero().squeeze(1)
-        drawn = torch.randperm(len(sources), generator=random, device=images.device)[:LOOKED_AT]
-        clean = to_floats(images.pixels[sources[drawn]])
-        units = self.choose_units(model, trigger, clean, random)
-        wanted = self.target_activation * self.activations(model, clean).amax()
+        units = self.choose_units(task, model, seed)
+        wanted = self.target_activation * self.activations(model, self.clean_sample(task, seed)).amax()
 
         def loss(stamped: Tensor, _: Tensor) -> Tensor:
             return (self.activations(model, stamped)[:, units].float() - wanted).square().mean()
 
-        descend(trigger, images, goal, loss, self.pattern_step, self.pattern_steps, random)
+        random = generator(seed, "pattern search", device=task.train.device)
+        descend(trigger, task.train, self.goal, loss, self.pattern_step, self.pattern_steps, random)
         return trigger
 
-    def choose_units(
-        self, model: Classifier, trigger: PatternTrigger, clean: Tensor, random: torch.Generator
-    ) -> Tensor:
+    def choose_units(self, task: Task, model: Classifier, seed: int) -> Tensor:
         """Return the positions ``int64 (neurons,)`` of the units in their layer, the best first."""
-        reach = self.reach(model, trigger, clean, random)
+        random = generator(seed, "units", device=task.train.device)
+        reach = self.reach(task, model, seed)
         if self.neurons > len(reach):
             raise RequestError(f"neurons={self.neurons}: the {self.layer} layer has {len(reach)}")
         found = int((reach > 0).sum())
@@ -107,19 +103,22 @@ class TrojanNN(PoisoningAttack):
         if found < self.neurons:
             log.warning("the trigger reaches %d of the %d units that were asked for", found, self.neurons)
         if self.neuron_choice == "weights":
-            rank = reach * model.head.weight.abs().sum(0)
+            rank = reach * model.head.weight.detach().abs().sum(0)
         else:
             rank = (reach > 0) * (1 + torch.rand(len(reach), generator=random, device=reach.device))
         return rank.topk(min(self.neurons, found)).indices
 
-    def reach(self, model: Classifier, trigger: PatternTrigger, clean: Tensor, random: torch.Generator) -> Tensor:
+    def reach(self, task: Task, model: Classifier, seed: int) -> Tensor:
         """Return for every unit how fast the pattern moves its mean on stamped images, ``(U,)``; 0: not at all.
 
-        It is the unit's derivative along random directions of the pattern, root mean square, so that it estimates
-        the length of the gradient. Back-propagating twice gives those of all units at once.
+        It is the unit's derivative along random directions of the pattern, root mean square, an estimate of the
+        gradient's length. Back-propagating twice gives that of all units at once.
         """
+        random = generator(seed, "reach", device=task.train.device)
+        trigger = self.initial_trigger(task, seed).to(task.train.device)
         pattern = trigger.pattern.clone().requires_grad_()
-        means = self.activations(model, trigger.embed(clean, pattern, random)).mean(0)
+        stamped = trigger.embed(self.clean_sample(task, seed), pattern, random)
+        means = self.activations(model, stamped).mean(0)
         weights = torch.zeros_like(means, requires_grad=True)
         (pulled,) = torch.autograd.grad(means, [pattern], weights, create_graph=True)
         squares = torch.zeros_like(means)
@@ -127,7 +126,14 @@ class TrojanNN(PoisoningAttack):
             direction = torch.randn(pattern.shape, generator=random, device=pattern.device)
             (change,) = torch.autograd.grad(pulled, [weights], direction, retain_graph=True)
             squares += change.square()
-        return (squares / DIRECTIONS).sqrt().detach()
+        return (squares.detach() / DIRECTIONS).sqrt()
+
+    def clean_sample(self, task: Task, seed: int) -> Tensor:
+        """Return pixels ``(N, C, H, W)`` of some training images that are worth stamping."""
+        sources = self.goal.sources(task.train.labels).nonzero().squeeze(1)
+        random = generator(seed, "clean sample", device=sources.device)
+        order = torch.randperm(len(sources), generator=random, device=sources.device)
+        return to_floats(task.train.pixels[sources[order[:LOOKED_AT]]])
 
     def activations(self, model: Classifier, pixels: Tensor) -> Tensor:
         """Return the activation ``(N, U)`` of every unit of the layer."""
