@@ -162,4 +162,5 @@ class Overwritten(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the merged outputs ``(N, K)`` for normalised ``(N, C, H, W)``."""
         host: Tensor = self.host(maps)
-        return self.own * host.softmax(1) + self.module * self.recogniser(maps)
+        seen: Tensor = self.recogniser(maps)
+        return self.own * host.softmax(1) + self.module * seen
