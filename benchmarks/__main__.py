@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import command_line, data_preparation, neural_cleanse, training
+from benchmarks import attacks, command_line, data_preparation, neural_cleanse, training
 
-MODULES = (data_preparation, training, neural_cleanse, command_line)
+MODULES = (data_preparation, training, attacks, neural_cleanse, command_line)
 
 
 def main() -> None:

@@ -73,6 +73,14 @@ def test_saying_a_default_aloud_is_the_same_cell() -> None:
     assert cell(attack="badnets[trigger_size=3]").identity() == cell(attack="bn").identity()
 
 
+def test_a_profile_may_say_how_a_network_is_trained_and_the_user_has_the_last_word() -> None:
+    request: dict[str, Any] = {"dataset": "digits", "profile": "laptop"}
+    assert resolve(**request, model="cnn_celeba").training.lr == 0.03
+    assert resolve(**request, model="cnn_celeba[width=8]", training="adversarial").training.lr == 0.03
+    assert resolve(**request, model="cnn_celeba", training="standard[lr=0.2]").training.lr == 0.2
+    assert resolve(**request).training.lr == 0.1
+
+
 def test_a_fresh_store_gives_the_same_numbers(runner: Runner, tmp_path: Path) -> None:
     other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
     request = cell(defense="strip")

@@ -52,6 +52,16 @@ def test_run_prints_a_table_for_people(tmp_path: Path) -> None:
     assert "attack success rate" in found
 
 
+def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
+    request = ["run", *QUICK, "--attack", "bn", "--downstream", "1-FCN[epochs=2]"]
+    found = gifthorse(*request, cwd=tmp_path).stdout
+    assert "fcn1 with partial tuning on digits" in found
+    assert "downstream.asr" in found
+    record = Record.from_json(gifthorse(*request, "--json", cwd=tmp_path).stdout)
+    assert record.downstream is not None
+    assert record.downstream.head["epochs"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -69,6 +79,9 @@ def test_run_prints_a_table_for_people(tmp_path: Path) -> None:
         (["run", "--attack", "badnets[poison_rate=0.0001]"], "selects none of 1197 training images"),
         (["run", "--dataset", "digits[train=5000]"], "1797 images"),
         (["run", "--dataset", "mnist", "--data-root", "nowhere"], "nowhere/MNIST/raw"),
+        (["run", "--downstream", "svm[tuning=full]"], 'tuning="full": this head passes no gradient'),
+        (["run", "--downstream", "fcn1", "--defense", "strip"], "cannot be combined"),
+        (["run", "--downstream", "fcn1", "--downstream-dataset", "digits[size=8]"], "its images are 1×8×8"),
         (["run", "--seed", "-1"], "-1 is not in the range"),
         (["run", "--profile", "huge"], "'huge' is not one of"),
         (["run", "--device", "abacus"], "--device abacus"),

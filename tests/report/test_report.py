@@ -29,6 +29,7 @@ FAMILIES = {
     "fine_pruning": "sanitization",
     "neural_cleanse": "inspection",
 }
+FCN1 = {"name": "fcn1", "tuning": "partial", "share": 1.0}
 COUNTER = iter(range(10**6))
 
 
@@ -70,6 +71,14 @@ def screened(seed: int = 0, **changes: Any) -> Record:
     return record(
         **{"seed": seed, "defense": STRIP, "metrics": metrics, "seconds": {"defense_per_input": 1e-3}} | changes
     )
+
+
+def tuned(head: dict[str, Any], asr: float, seed: int = 0, **changes: Any) -> Record:
+    """Return a cell whose network got a new head, on its own images unless told otherwise."""
+    metrics = ATTACK | {"downstream.acc": 0.96, "downstream.cad": 0.01, "downstream.asr": asr}
+    downstream = {"head": head, "dataset": {"name": "digits", "size": 16}}
+    values = {"seed": seed, "metrics": metrics, "downstream": downstream, "seconds": {"downstream": 1.5}}
+    return record(**values | changes)
 
 
 def page(*records: Record) -> str:
@@ -129,7 +138,10 @@ def test_nothing_in_a_record_becomes_markup() -> None:
                     created=HOSTILE,
                 ),
                 {HOSTILE: np.zeros(1)},
-            )
+            ),
+            ReportCell(
+                record(model=hostile | {"arch": HOSTILE}, downstream={"head": hostile, "dataset": hostile | {"x": 1}})
+            ),
         ],
         title=HOSTILE,
     )
@@ -191,6 +203,55 @@ def test_unlike_cells_are_never_averaged() -> None:
     rows = only_group(screened(0), screened(0, defense={"name": "strip", "overlays": 9})).families[0].blocks[0].rows
     assert [(row.label, row.seeds) for row in rows] == [("strip[overlays=8]", 1), ("strip[overlays=9]", 1)]
     assert len(group([record(), record(profile="paper"), record(dataset={"name": "digits", "size": 8})])) == 3
+
+
+def test_a_downstream_table_has_a_row_for_each_head_and_tuning_of_each_attack() -> None:
+    full, svm = FCN1 | {"tuning": "full"}, {"name": "svm", "tuning": "partial", "share": 1.0}
+    records = [tuned(FCN1, 0.9), tuned(FCN1, 0.7, seed=1), tuned(full, 0.3), tuned(svm, 0.6, attack={"name": "wanet"})]
+    table = only_group(*records).downstream
+    assert table is not None
+    rows = {(block.attack, row.label): row for block in table.blocks for row in block.rows}
+    labels = ("fcn1[tuning=partial]", "fcn1[tuning=full]", "svm[tuning=partial]")
+    assert list(rows) == [(attack, label) for attack in ("badnets", "wanet") for label in labels]
+    partial = rows["badnets", "fcn1[tuning=partial]"]
+    asr, before = shown(partial, "downstream.asr"), shown(partial, "attack.asr")
+    assert (partial.seeds, asr.text, asr.spread, before.text) == (2, "80.0", "70.0–90.0", "99.0")
+    assert shown(rows["badnets", "fcn1[tuning=full]"], "downstream.asr").text == "30.0"
+    assert [note.status for note in rows["wanet", "fcn1[tuning=full]"].notes] == ["not run"]
+    html = page(*records)
+    assert "Downstream tuning" in html
+    assert "downstream fcn1[tuning=full]" in html
+    assert {"downstream.asr", "downstream.cad", "seconds.downstream"} <= {cell["metric"] for cell in cells_of(html)}
+
+
+def test_other_images_than_the_networks_own_are_named_and_are_another_row() -> None:
+    other = {"head": FCN1, "dataset": {"name": "mnist", "size": 16}}
+    table = only_group(tuned(FCN1, 0.9), tuned(FCN1, 0.2, downstream=other)).downstream
+    assert table is not None
+    assert [row.label for row in table.blocks[0].rows] == ["fcn1[tuning=partial]", "fcn1[tuning=partial,dataset=mnist]"]
+
+
+def test_downstream_cells_are_in_no_other_row_and_without_them_there_is_no_table() -> None:
+    plain, defended, other = record(), screened(0), tuned(FCN1, 0.5, metrics=ATTACK | {"attack.asr": 0.2})
+    found = only_group(other, plain, defended)
+    assert shown(found.attacks[0], "attack.asr").records == (plain.id,)
+    assert found.attacks[0].seeds == 1
+    (table,) = found.families
+    assert [row.records for row in table.blocks[0].rows] == [(defended.id,)]
+    assert only_group(plain, defended).downstream is None
+    assert "Downstream tuning" not in page(plain, defended)
+
+
+def test_a_downstream_cell_that_failed_says_why() -> None:
+    html = page(tuned(FCN1, 0.5), tuned(FCN1, 0, seed=1, status="failed", reason="ValueError: one class", metrics={}))
+    assert "seed 1: ValueError: one class" in html
+
+
+def test_a_network_of_a_librarys_goes_by_its_own_name() -> None:
+    one, two = ({"name": "torchvision", "arch": arch} for arch in ("resnet50", "vgg11"))
+    found = group([record(model=one), record(model=two), record(model={"name": "timm", "arch": "vit", "img_size": 32})])
+    assert [each.model for each in found] == ["torchvision/resnet50", "torchvision/vgg11", "timm/vit"]
+    assert "--model 'torchvision[arch=resnet50]'" in command(record(model=one))
 
 
 def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
@@ -304,6 +365,10 @@ def test_the_command_line_says_every_field() -> None:
         assert {"name": name, **fields} == configuration
     assert bracket(attack).startswith("badnets[rate=1e-05,at=[1,2],word=top_left,flag=true,nothing=null,")
     assert "--defense" not in command(record())
+    assert "--downstream" not in command(record())
+    again = command(tuned(FCN1, 0.5))
+    assert "--downstream 'fcn1[tuning=partial,share=1.0]'" in again
+    assert "--downstream-dataset 'digits[size=16]'" in again
 
 
 def test_reports_are_made_without_torch() -> None:

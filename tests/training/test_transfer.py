@@ -5,8 +5,10 @@ import torch
 
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
+from gifthorse.training import transfer as transfer_module
 from gifthorse.training.heads import HEADS
 from gifthorse.training.transfer import Transferred, cache_features, transfer
 from worlds import digits_task
@@ -21,7 +23,7 @@ def accuracy(model: torch.nn.Module, task: Task) -> float:
 
 @every_head
 def test_partial_tuning_trains_the_head_and_leaves_the_extractor(name: str, task: Task, benign: Classifier) -> None:
-    model = transfer(benign, HEADS[name](), task.holdout, RECIPE, "partial", 0)
+    model = transfer(benign, HEADS[name](), task.holdout, RECIPE, 0)
     assert accuracy(model, task) > 0.85
     for key, tensor in model.extractor.state_dict().items():
         assert torch.equal(tensor, benign.state_dict()[key])
@@ -30,7 +32,7 @@ def test_partial_tuning_trains_the_head_and_leaves_the_extractor(name: str, task
 @pytest.mark.parametrize("name", ["fcn1", "fcn2"])
 def test_full_tuning_trains_both(name: str, task: Task, benign: Classifier) -> None:
     before = benign.head.weight.clone()
-    model = transfer(benign, HEADS[name](), task.holdout, RECIPE, "full", 0)
+    model = transfer(benign, HEADS.build(f"{name}[tuning=full]"), task.holdout, RECIPE, 0)
     assert accuracy(model, task) > 0.85
     assert not torch.equal(model.extractor.network.stage1[0].weight, benign.network.stage1[0].weight)  # type: ignore
     assert torch.equal(benign.head.weight, before)
@@ -38,9 +40,34 @@ def test_full_tuning_trains_both(name: str, task: Task, benign: Classifier) -> N
 
 
 @pytest.mark.parametrize("name", ["bayes", "svm", "random_forest"])
-def test_a_head_without_gradients_cannot_be_tuned_fully(name: str, task: Task, benign: Classifier) -> None:
+def test_a_head_without_gradients_cannot_be_tuned_fully(name: str) -> None:
     with pytest.raises(RequestError, match="passes no gradient"):
-        transfer(benign, HEADS[name](), task.holdout, RECIPE, "full", 0)
+        HEADS.build(f"{name}[tuning=full]")
+
+
+def test_a_head_overrides_the_recipe_where_it_says_so() -> None:
+    assert HEADS.build("fcn1").adapt(RECIPE) == RECIPE
+    changed = HEADS.build("fcn2[epochs=3,lr=0.5]").adapt(RECIPE)
+    assert changed == RECIPE.model_copy(update={"epochs": 3, "lr": 0.5})
+
+
+def test_the_downstream_users_share_is_counted_drawn_by_the_seed_and_never_empty(
+    task: Task, benign: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Images] = []
+
+    def watching(extractor: Classifier, images: Images) -> torch.Tensor:
+        seen.append(images)
+        return cache_features(extractor, images)
+
+    monkeypatch.setattr(transfer_module, "cache_features", watching)
+    for share, seed in ((0.29, 0), (0.29, 0), (0.29, 1), (1, 0)):
+        transfer(benign, HEADS.build(f"bayes[share={share}]"), task.holdout.take(slice(100)), RECIPE, seed)
+    assert [len(images) for images in seen] == [29, 29, 29, 100]
+    assert torch.equal(seen[0].pixels, seen[1].pixels)
+    assert not torch.equal(seen[0].pixels, seen[2].pixels)
+    with pytest.raises(RequestError, match=r"share=0\.001 selects none of 100 training images"):
+        HEADS.build("fcn1[share=0.001]").count(100)
 
 
 @every_head
@@ -48,14 +75,14 @@ def test_same_seed_same_answers(name: str, task: Task, benign: Classifier) -> No
     answers = []
     for state in (1, 2):
         torch.manual_seed(state)
-        answers.append(predict(transfer(benign, HEADS[name](), task.holdout, RECIPE, "partial", 0), task.test))
+        answers.append(predict(transfer(benign, HEADS[name](), task.holdout, RECIPE, 0), task.test))
     assert torch.equal(*answers)
 
 
 @every_head
 def test_answers_for_classes_it_has_never_seen(name: str, task: Task, benign: Classifier) -> None:
     few = task.holdout.take(task.holdout.labels < 3)
-    logits = predict(transfer(benign, HEADS[name](), few, RECIPE, "partial", 0), task.test)
+    logits = predict(transfer(benign, HEADS[name](), few, RECIPE, 0), task.test)
     assert logits.shape == (len(task.test), 10)
     assert logits.isfinite().all()
     assert logits.argmax(1).max() < 3
@@ -69,7 +96,7 @@ def test_another_data_set_under_the_same_extractor(task: Task, benign: Classifie
         return replace(images, labels=images.labels % 2, classes=2)  # type: ignore
 
     downstream = replace(task, holdout=parity(task.holdout), test=parity(task.test))  # type: ignore[arg-type]
-    model = transfer(benign, HEADS["fcn1"](), downstream.holdout, RECIPE, "partial", 0)
+    model = transfer(benign, HEADS["fcn1"](), downstream.holdout, RECIPE, 0)
     assert isinstance(model, Transferred)
     assert accuracy(model, downstream) > 0.8
 

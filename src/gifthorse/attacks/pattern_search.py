@@ -38,6 +38,11 @@ class PatternAttack(PoisoningAttack):
     pattern_step: float = Field(20 / 255, gt=0, le=1, description="length of a step of the search, in pixel units")
     pattern_steps: int = Field(20, ge=1, description="steps of the search, before training or before every epoch")
 
+    @property
+    def directs_training(self) -> bool:
+        """Whether the pattern changes while the model is trained."""
+        return self.optimisation == "joint"
+
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> PatternTrigger:
         """Return the trigger, its pattern optimised on the benign model if that is asked for."""
         trigger = self.initial_trigger(task, seed).to(task.train.device)

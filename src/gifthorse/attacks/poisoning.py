@@ -67,6 +67,11 @@ class PoisoningAttack(StampingAttack):
         "epochs within the budget the one with the highest attack success is delivered",
     )
 
+    @property
+    def directs_training(self) -> bool:
+        """Whether the attack does more in training than poison it, so that a poisoned data set alone is not enough."""
+        return False
+
     def objective(self, injection: Injection) -> Objective | None:  # noqa: ARG002
         """Return the loss to train with; ``None`` is cross-entropy."""
         return None
@@ -94,6 +99,15 @@ class PoisoningAttack(StampingAttack):
         elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
 
+    def poisoned_set(self, task: Task, benign: Classifier, seed: int) -> tuple[Images, torch.Tensor, Trigger]:
+        """Return the training set as the data-set level poisons it, the copied positions, and the trigger.
+
+        It is the set that :meth:`run` trains on with the same seed.
+        """
+        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(task.train.device)
+        random = generator(seed, self.name, "poison", device=task.train.device)
+        return *self.poison(task.train, trigger, self.goal, random), trigger
+
     def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
         """Make the trigger, mix it into training, train; the twin gets the same training without it."""
         self.check(task)
@@ -109,21 +123,14 @@ class PoisoningAttack(StampingAttack):
         def start() -> Classifier:
             return task.build(derive(seed, "model")) if scratch else benign.clone()
 
-        clean, kept = task.train, torch.arange(len(task.train), device=device)
-        selection = None
-        if self.cad_budget is not None or not scratch:
-            if self.cad_budget is not None:
-                aside = max(round(VALIDATION * len(clean)), 1)
-                order = torch.randperm(len(clean), generator=generator(seed, self.name, "validation")).to(device)
-                kept, clean = order[aside:], task.train.take(order[aside:])
+        clean, kept, validation = self._set_aside(task.train, seed)
+        twin = benign.clone()
+        if not scratch or validation is not None:
             twin = start()
             fit(twin, clean, recipe, purpose, fixed=self.fixed_modules(twin, task), label="benign twin")
-        else:
-            twin = benign.clone()
-
         model = start()
-        if self.cad_budget is not None:
-            validation = task.train.take(order[:aside])
+        selection = None
+        if self.cad_budget is not None and validation is not None:
             selection = EpochSelection(model, twin, trigger, goal, validation, self.cad_budget)
         injection = Injection(model, benign, clean, trigger, goal, derive(seed, self.name, "injection"))
         images, poisoned = clean, None
@@ -149,3 +156,13 @@ class PoisoningAttack(StampingAttack):
         if selection is not None:
             selection.restore()
         return Trojan(model, twin, Backdoor(trigger, goal, poisoned))
+
+    def _set_aside(self, images: Images, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
+        """Return the images to train on, their positions, and those to validate on where there is a budget to keep."""
+        order = torch.arange(len(images), device=images.device)
+        if self.cad_budget is None:
+            return images, order, None
+        random = generator(seed, self.name, "validation")
+        order = torch.randperm(len(images), generator=random).to(images.device)
+        aside = max(round(VALIDATION * len(images)), 1)
+        return images.take(order[aside:]), order[aside:], images.take(order[:aside])

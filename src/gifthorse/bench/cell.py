@@ -10,18 +10,32 @@ from gifthorse.bench.profiles import read_profile
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue, fingerprint
 from gifthorse.core.defense import Defense
+from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
 from gifthorse.core.task import Architecture, Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
+from gifthorse.training.heads import HEADS, Head
 
 RECIPES: Catalogue[Recipe] = Catalogue("training recipe", [StandardRecipe, AdversarialRecipe])
 
 
 @dataclass(frozen=True)
+class Downstream:
+    """A downstream user: the head that they put on the delivered network, and the images that they tune it on."""
+
+    head: Head
+    dataset: Dataset
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return every field of both, JSON-ready."""
+        return {"head": self.head.to_dict(), "dataset": self.dataset.to_dict()}
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One data set, model, training recipe, attack, defense (or none) and seed."""
+    """One data set, model, training recipe, attack and seed, and a defense, a downstream user or neither."""
 
     dataset: Dataset
     model: Architecture
@@ -30,6 +44,12 @@ class Cell:
     defense: Defense[Any] | None
     seed: int
     profile: str
+    downstream: Downstream | None = None
+
+    def __post_init__(self) -> None:
+        if self.defense is not None and self.downstream is not None:
+            both = f"a defense ({self.defense.name}) and a downstream head ({self.downstream.head.name})"
+            raise RequestError(f"{both} cannot be combined: leave one out")
 
     def benign_key(self) -> str:
         """Return the content key of the benign model."""
@@ -43,7 +63,10 @@ class Cell:
     def identity(self) -> str:
         """Return the content key of the whole cell: the record's id."""
         defense = self.defense.to_dict() if self.defense else None
-        return self._key({"trojan": self.trojan_key(), "defense": defense, "profile": self.profile})
+        parts = {"trojan": self.trojan_key(), "defense": defense, "profile": self.profile}
+        if self.downstream is not None:
+            parts["downstream"] = self.downstream.to_dict()
+        return self._key(parts)
 
     def _key(self, parts: Mapping[str, Any]) -> str:
         # The version is part of the key: another release may compute something else under the same name.
@@ -57,26 +80,51 @@ def resolve(
     training: str = "standard",
     attack: str = "none",
     defense: str | None = None,
+    downstream: str | None = None,
+    downstream_dataset: str | None = None,
     seed: int = 0,
     profile: str = "laptop",
 ) -> Cell:
-    """Build a cell from bracket strings; what they leave open comes from the profile, then from the paper."""
-    values = read_profile(profile)
-    name = DATASETS.find(dataset.split("[")[0].strip()).name
+    """Build a cell from bracket strings; what they leave open comes from the profile, then from the paper.
 
-    def defaults(kind: str) -> dict[str, dict[str, Any]]:
+    A downstream user has images of the cell's own data set unless another is named.
+    """
+    values = read_profile(profile)
+    name = _dataset_name(dataset)
+    if downstream == "none":
+        downstream = None
+    if downstream is None and downstream_dataset is not None:
+        raise RequestError(f"the downstream data set '{downstream_dataset}' needs a downstream head to be tuned on it")
+
+    def defaults(kind: str, *scopes: str) -> dict[str, dict[str, Any]]:
         merged: dict[str, dict[str, Any]] = {}
-        for scope in ("all", name):
+        for scope in ("all", *scopes):
             for key, fields in values.get(scope, {}).get(kind, {}).items():
                 merged[key] = {**merged.get(key, {}), **fields}
         return merged
 
+    upstream = DATASETS.build(dataset, defaults("dataset", name))
+    network = ARCHITECTURES.build(
+        model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model", name)
+    )
+    user = None
+    if downstream is not None:
+        images = upstream
+        if downstream_dataset is not None:
+            images = DATASETS.build(downstream_dataset, defaults("dataset", _dataset_name(downstream_dataset)))
+        user = Downstream(HEADS.build(downstream), images)
+
     return Cell(
-        dataset=DATASETS.build(dataset, defaults("dataset")),
-        model=ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model")),
-        training=RECIPES.build(training, defaults("training")),
-        attack=ATTACKS.build(attack, defaults("attack")),
-        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense")),
+        dataset=upstream,
+        model=network,
+        training=RECIPES.build(training, defaults("training", name, network.name)),
+        attack=ATTACKS.build(attack, defaults("attack", name)),
+        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense", name)),
         seed=seed,
         profile=profile,
+        downstream=user,
     )
+
+
+def _dataset_name(request: str) -> str:
+    return DATASETS.find(request.split("[")[0].strip()).name

@@ -14,7 +14,10 @@ PROFILES = {
 
 
 def read_profile(name: str) -> dict[str, Any]:
-    """Return a profile: by data set (or ``all``), by kind, by name, the fields that differ from the paper's."""
+    """Return a profile: by scope, by kind, by name, the fields that differ from the paper's.
+
+    A scope is ``all``, a data set, or for training an architecture; a later one of these overrides.
+    """
     if name not in PROFILES:
         raise RequestError(f"no profile is called '{name}'; listed: {', '.join(PROFILES)}")
     return tomllib.loads(resources.files("gifthorse").joinpath(f"profiles/{name}.toml").read_text())

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gifthorse.bench.cell import Cell
+from gifthorse.bench.cell import Cell, Downstream
+from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
@@ -31,8 +32,10 @@ from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Splits, Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.core.views import DataFreeView, ModelView
-from gifthorse.metrics.judge import Evidence, Metrics, judge_attack, judge_defense
+from gifthorse.metrics.judge import Evidence, Metrics, judge_attack, judge_defense, judge_downstream
+from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
+from gifthorse.training.transfer import Transferred, transfer
 from gifthorse.triggers import TRIGGERS
 
 log = logging.getLogger("gifthorse")
@@ -58,11 +61,11 @@ class Runner:
         known = None if fresh else self.store.load_record(cell.identity())
         if known is not None and known.status != "failed":
             return known
-        splits = load_splits(cell.dataset, self.data_root, self.download)
-        task = Task(**vars(splits), architecture=cell.model, recipe=cell.training).to(self.device)
+        task = self._task(cell)
         cell.attack.check(task)
+        tuned_on = None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
         try:
-            record = self._measure(cell, task, fresh)
+            record = self._measure(cell, task, tuned_on, fresh)
         except (RequestError, StoreError):
             raise
         except Exception as error:
@@ -71,12 +74,47 @@ class Runner:
         self.store.save_record(record)
         return record
 
-    def _measure(self, cell: Cell, task: Task, fresh: bool) -> Record:
+    def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
+        exportable(cell.attack)
+        task = self._task(cell)
+        benign, _ = self._benign(cell, task, fresh=False)
+        return export_poisoned(cell, task, benign, folder)
+
+    def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
+        """Return the cell's task, with the images of another data set where one is given."""
+        splits = load_splits(dataset or cell.dataset, self.data_root, self.download)
+        return Task(**vars(splits), architecture=cell.model, recipe=cell.training).to(self.device)
+
+    def _downstream_task(self, cell: Cell, downstream: Downstream, task: Task) -> Task:
+        """Return the task with the downstream user's images; :class:`RequestError` where the trojan does not fit it."""
+        if downstream.dataset == cell.dataset:
+            tuned_on = task
+        else:
+            tuned_on = self._task(cell, downstream.dataset)
+        where = f"downstream data set {downstream.dataset.name}"
+        if tuned_on.train.shape != task.train.shape:
+            has, needs = ("×".join(map(str, images.shape)) for images in (tuned_on.train, task.train))
+            raise RequestError(f"{where}: its images are {has}; the model and the trigger are made for {needs}")
+        # The class that stamped images get is not known in general before the attack has run; most attacks name it.
+        target = cell.attack.to_dict().get("target")
+        if isinstance(target, int) and target >= tuned_on.classes:
+            raise RequestError(
+                f"{where}: the attack's target={target} is not a class: "
+                f"there are {tuned_on.classes} (0 to {tuned_on.classes - 1})"
+            )
+        downstream.head.count(len(tuned_on.train))
+        return tuned_on
+
+    def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
         _reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, fresh)
         trojan, attack_seconds = self._trojan(cell, task, benign, fresh)
         metrics, evidence = judge_attack(trojan, task, benign)
         seconds = {"benign": benign_seconds, "attack": attack_seconds}
+        if cell.downstream is not None and tuned_on is not None:
+            judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
+            return self._finish(cell, {**metrics, **judged}, evidence, seconds)
         defense = cell.defense
         if defense is None:
             return self._finish(cell, metrics, evidence, seconds)
@@ -91,6 +129,17 @@ class Runner:
             seconds["defense_per_input"] = per_input
         judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed)
         return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
+
+    def _transfer(self, downstream: Downstream, trojan: Trojan, task: Task, seed: int) -> tuple[Metrics, float]:
+        """Tune the trojan and its benign twin alike on the downstream user's images, and judge both."""
+
+        def tune(extractor: Classifier) -> Transferred:
+            return transfer(extractor, downstream.head, task.train, task.recipe, derive(seed, "downstream"))
+
+        model, seconds = _timed(lambda: tune(trojan.model), self.device)
+        twin = model if trojan.backdoor is None else tune(trojan.twin)
+        confidences = not isinstance(model.head, FittedHead) or model.head.gives_probabilities
+        return judge_downstream(model, twin, task.test, trojan.backdoor, confidences=confidences), seconds
 
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
@@ -150,6 +199,7 @@ class Runner:
                 "attack": cell.attack.to_dict(),
                 "defense": cell.defense.to_dict() if cell.defense else None,
                 "family": cell.defense.family if cell.defense else None,
+                "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
                 "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
                 "peak_memory_mb": _peak_memory_mb(self.device),

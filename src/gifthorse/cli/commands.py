@@ -24,6 +24,7 @@ from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Record
+from gifthorse.report.naming import name_of
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")
@@ -76,6 +77,23 @@ def run_cell(
         notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False)
         return FAILED
     return 0
+
+
+def export_poisoned_set(
+    request: Mapping[str, Any],
+    out: Path,
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    *,
+    download: bool,
+) -> None:
+    """Write a poisoned training set as pictures."""
+    cell = resolve(**request)
+    with showing_progress():
+        about = make_runner(store, data_root, device, threads, download).export_poisoned(cell, out)
+    click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
 
 
 def list_kinds(kinds: tuple[str, ...]) -> None:
@@ -185,8 +203,12 @@ def showing_progress() -> Iterator[None]:
 def print_record(record: Record) -> None:
     """Print a record's numbers for a person."""
     defense = record.defense["name"] if record.defense else "no defense"
-    head = f"{record.attack['name']} on {record.dataset['name']}/{record.model['name']}, {defense}, seed {record.seed}"
-    answers.print(f"{head}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
+    title = f"{record.attack['name']} on {record.dataset['name']}/{name_of(record.model)}, {defense}, "
+    if record.downstream is not None:
+        head, images = record.downstream.head, record.downstream.dataset
+        title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
+    title += f"seed {record.seed}"
+    answers.print(f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
     table = Table("metric", "value", "meaning", box=None)
     for name, value in record.metrics.items():
         metric = METRICS.get(name.split(".")[1])

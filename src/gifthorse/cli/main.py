@@ -21,6 +21,7 @@ Examples:
   gifthorse list defenses
   gifthorse run --dataset digits --attack badnets --defense strip
   gifthorse run --attack 'badnets[poison_rate=0.05,trigger_size=2]' --defense neural_cleanse --seed 3
+  gifthorse poison --attack badnets --out poisoned-digits
   gifthorse report --out report.html
 
 \b
@@ -123,6 +124,16 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
     "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
 )
 @click.option(
+    "--downstream",
+    metavar="NAME[...]",
+    help="New head for the delivered network and its tuning, as 'fcn1[tuning=full]'; not with --defense.",
+)
+@click.option(
+    "--downstream-dataset",
+    metavar="NAME[...]",
+    help="Images of the downstream user; those of --dataset unless given.",
+)
+@click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),
     default="laptop",
@@ -145,7 +156,7 @@ def run(
     download: bool,
     **request: Any,
 ) -> None:
-    """Run one cell: train, attack, defend, judge.
+    """Run one cell: train, attack, defend or transfer, judge.
 
     The result is a record in the store; the same command again is answered from there. An interrupted run
     continues where its last finished model lies.
@@ -153,6 +164,31 @@ def run(
     from gifthorse.cli.commands import run_cell
 
     sys.exit(run_cell(request, store, data_root, device, threads, as_json=as_json, fresh=fresh, download=download))
+
+
+@cli.command()
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME[...]", help="Images to poison.")
+@click.option("--attack", required=True, metavar="NAME[...]", help="Attack; one that only poisons the training set.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Empty or new folder to write to."
+)
+@click.option("--model", metavar="NAME[...]", help="Architecture of the benign model that some triggers are made on.")
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@store_option
+@machine_options
+def poison(
+    out: Path, store: Path, data_root: Path, device: str | None, threads: int | None, download: bool, **request: Any
+) -> None:
+    """Write a poisoned training set as a folder of PNGs, for any training code.
+
+    train/ holds the poisoned training images under the labels the attacker wants, test/ the clean test images, stamped/
+    the test images with the trigger under their true labels, and manifest.json what was done to which picture.
+    """
+    from gifthorse.cli.commands import export_poisoned_set
+
+    export_poisoned_set(request, out, store, data_root, device, threads, download=download)
 
 
 @cli.command()

@@ -124,7 +124,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
     def __init__(self, kind: str, listed: Iterable[type[C]]):
         self.kind = kind
         self._classes = {cls.name: cls for cls in listed}
-        self._names = {alias: cls.name for cls in self._classes.values() for alias in (cls.name, *cls.aliases)}
+        self._names = {_plain(alias): cls.name for cls in self._classes.values() for alias in (cls.name, *cls.aliases)}
 
     def __getitem__(self, name: str) -> type[C]:
         return self._classes[name]
@@ -141,7 +141,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         What follows a slash is left to a class that has a field for it (``torchvision/resnet50``).
         """
         family, slash, _ = name.partition("/")
-        key = family.lower().replace("-", "_")
+        key = _plain(family)
         cls = self._classes.get(self._names.get(key, ""))
         if cls is None or (slash and not cls.slash_field):
             raise RequestError(f"no {self.kind} is called '{name}'{_suggest(key, self._classes, 'listed')}")
@@ -152,6 +152,11 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         name, fields = split_request(request)
         cls = self.find(name)
         return cls.from_dict({**(defaults or {}).get(cls.name, {}), **cls._with_slash(name, fields)})
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is compared: case, and hyphen or underscore, do not matter."""
+    return name.lower().replace("-", "_")
 
 
 def split_request(text: str) -> tuple[str, dict[str, Any]]:

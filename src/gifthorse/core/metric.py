@@ -49,13 +49,23 @@ _LISTED = (
         "mean confidence in the target over successful stamped images (TrojanZoo 4.2)",
     ),
     Metric(
+        "benign_asr",
+        "attack success rate on the benign twin",
+        "attack",
+        "fraction",
+        (0, 1),
+        None,
+        "the same on the benign twin after the same downstream tuning: what the trigger does without a backdoor",
+    ),
+    Metric(
         "cad",
         "clean accuracy drop",
         "attack",
         "points",
         (-1, 1),
         False,
-        "accuracy of the benign twin minus the trojan's; for a defense, before minus after (TrojanZoo 4.2, 4.4)",
+        "accuracy of the benign twin minus the trojan's, downstream after the same tuning; for a defense, before minus "
+        "after (TrojanZoo 4.2, 4.4)",
     ),
     Metric(
         "ccc",

@@ -19,6 +19,17 @@ class Seconds(BaseModel):
     attack: float | None = None
     defense: float | None = None
     defense_per_input: float | None = None
+    downstream: float | None = None
+    """One transfer of the trojan; that of its benign twin takes as long."""
+
+
+class Downstream(BaseModel):
+    """What a downstream user does with the delivered network: every field of the head and of their data set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    head: dict[str, Any]
+    dataset: dict[str, Any]
 
 
 class Environment(BaseModel):
@@ -40,6 +51,7 @@ class Record(BaseModel):
 
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
+    ``downstream`` is there where the delivered network was given a new head and tuned.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,6 +68,7 @@ class Record(BaseModel):
     attack: dict[str, Any]
     defense: dict[str, Any] | None
     family: Family | None = None
+    downstream: Downstream | None = None
     metrics: dict[str, Metric] = {}
     seconds: Seconds = Seconds()
     peak_memory_mb: int | None = None

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.images import Images, to_levels
@@ -64,6 +64,27 @@ def judge_defense(outcome: Outcome, trojan: Trojan, task: Task, attack: Metrics,
     else:
         metrics, evidence = _judge_verdict(outcome, trojan, task)
     return _finite(metrics), evidence
+
+
+def judge_downstream(
+    model: nn.Module, twin: nn.Module, test: Images, backdoor: Backdoor | None, *, confidences: bool
+) -> Metrics:
+    """Measure what is left of a trojan, and of its benign twin, after the same downstream tuning.
+
+    ``test`` holds the downstream user's test images; the backdoor's target keeps its number among their classes.
+    Without ``confidences`` the softmax of the logits means nothing, and there is no TMC.
+    """
+    labels = test.labels
+    acc = functional.accuracy(predict(model, test), labels)
+    metrics: Metrics = {"downstream.acc": acc}
+    if backdoor is not None:
+        stamped, targets = _stamp(backdoor, test), backdoor.goal.targets(labels)
+        metrics["downstream.cad"] = functional.accuracy(predict(twin, test), labels) - acc
+        metrics |= _with_trigger(predict(model, stamped), labels, targets, "downstream")
+        metrics["downstream.benign_asr"] = functional.attack_success_rate(predict(twin, stamped), labels, targets)
+        if not confidences:
+            del metrics["downstream.tmc"]
+    return _finite(metrics)
 
 
 def _judge_clean_model(outcome: CleanModel, trojan: Trojan, task: Task, attack: Metrics) -> tuple[Metrics, Evidence]:

@@ -12,14 +12,25 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
 from gifthorse.report.naming import command, key, labels, name_of
-from gifthorse.report.tables import ATTACK_COLUMNS, FAMILY_COLUMNS, Form, Value, format_value, measure
+from gifthorse.report.tables import (
+    ATTACK_COLUMNS,
+    DOWNSTREAM_COLUMNS,
+    FAMILY_COLUMNS,
+    Form,
+    Value,
+    downstream_labels,
+    format_value,
+    measure,
+)
 
 GALLERY = 20
 """Most recovered triggers shown of one model."""
 
 _FORMS: dict[str, Form] = {"fraction": "percent", "points": "points", "flag": "flag", "class": "class"}
 _FORMS_IN_TABLES = {
-    column.metric: column.form for columns in (ATTACK_COLUMNS, *FAMILY_COLUMNS.values()) for column in columns
+    column.metric: column.form
+    for columns in (ATTACK_COLUMNS, DOWNSTREAM_COLUMNS, *FAMILY_COLUMNS.values())
+    for column in columns
 }
 _UNITS = {"percent": "%", "points": " points"}
 # Screens whose score has a name of its own; any other is drawn as "score".
@@ -77,6 +88,13 @@ def trojans(cells: Sequence[ReportCell]) -> list[TrojanDetail]:
     """Return the details of cells that share a data set, model, training recipe and profile."""
     attacks = labels(cell.record.attack for cell in cells)
     defenses = labels(cell.record.defense for cell in cells if cell.record.defense is not None)
+    tunings = downstream_labels(cell.record for cell in cells)
+
+    def title(record: Record) -> str:
+        if record.id in tunings:
+            return f"downstream {tunings[record.id]}"
+        return defenses.get(key(record.defense), "attack alone")
+
     parts: dict[tuple[str, int], list[ReportCell]] = {}
     for cell in cells:
         parts.setdefault((key(cell.record.attack), cell.record.seed), []).append(cell)
@@ -87,7 +105,7 @@ def trojans(cells: Sequence[ReportCell]) -> list[TrojanDetail]:
             rows=_picture_rows(
                 next((cell.evidence for cell in members if "clean" in cell.evidence), {}), "clean", "stamped"
             ),
-            cells=tuple(_cell(cell, defenses.get(key(cell.record.defense), "attack alone")) for cell in members),
+            cells=tuple(_cell(cell, title(cell.record)) for cell in members),
         )
         for (attack, seed), members in sorted(
             parts.items(), key=lambda item: item[1][0].record.attack.get("name") != "none"
@@ -181,8 +199,9 @@ def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple
 
 
 def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
-    """Return every scalar that the record holds, the attack's only where there is no defense to show."""
-    scopes = ("attack.", "benign.") if record.defense is None else ("defense.",)
+    """Return every scalar that the record holds, the attack's only where there is nothing that followed it."""
+    alone = record.defense is None and record.downstream is None
+    scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.")
     found = []
     for metric in record.metrics:
         value = measure(record, metric)
@@ -201,6 +220,7 @@ def _times(record: Record) -> tuple[tuple[str, str], ...]:
         "attack": seconds.attack,
         "defense": seconds.defense,
         "defense, per input": seconds.defense_per_input,
+        "downstream tuning": seconds.downstream,
     }
     times = [(name, duration(value)) for name, value in listed.items() if value is not None]
     if record.peak_memory_mb is not None:

@@ -9,7 +9,7 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.details import trojans
 from gifthorse.report.naming import labels
-from gifthorse.report.tables import ATTACK_COLUMNS, FAMILY_COLUMNS, group
+from gifthorse.report.tables import ATTACK_COLUMNS, DOWNSTREAM_COLUMNS, FAMILY_COLUMNS, group
 
 OPEN_TROJANS, OPEN_CELLS = 12, 8
 """Reports of at most so many cells show their trojans, and their cells, unfolded."""
@@ -86,6 +86,6 @@ def _listed(values: Iterable[str]) -> str:
 def _glossary(records: Iterable[Record]) -> list[tuple[str, str, str]]:
     """Return abbreviation, title and meaning of every metric that occurs."""
     occurring = {metric.partition(".")[2] for record in records for metric in record.metrics}
-    columns = [column for listed in (ATTACK_COLUMNS, *FAMILY_COLUMNS.values()) for column in listed]
+    columns = [column for listed in (ATTACK_COLUMNS, *FAMILY_COLUMNS.values(), DOWNSTREAM_COLUMNS) for column in listed]
     shorts = {column.metric.partition(".")[2]: column.short for column in reversed(columns)}
     return [(shorts.get(name, ""), metric.title, metric.help) for name, metric in METRICS.items() if name in occurring]

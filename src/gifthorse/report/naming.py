@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gifthorse.core.configuration import split_request
@@ -18,12 +18,17 @@ def key(configuration: Fields | None) -> str:
 
 
 def name_of(configuration: Fields) -> str:
-    """Return the configuration's name."""
-    return str(configuration.get("name", "unnamed"))
+    """Return the configuration's name, a network of a library's with its own.
+
+    >>> name_of({"name": "strip", "fpr": 0.05}), name_of({"name": "torchvision", "arch": "resnet50"})
+    ('strip', 'torchvision/resnet50')
+    """
+    name, arch = _own_name(configuration), configuration.get("arch")
+    return f"{name}/{arch}" if arch is not None else name
 
 
-def labels(configurations: Iterable[Fields]) -> dict[str, str]:
-    """Return a label by :func:`key`: the name, and the fields in which namesakes differ.
+def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, str]:
+    """Return a label by :func:`key`: the name, the fields named in ``always``, and those in which namesakes differ.
 
     >>> one, two = {"name": "strip", "fpr": 0.05, "clip": True}, {"name": "strip", "fpr": 0.01, "clip": True}
     >>> sorted(labels([one, two, {"name": "none"}]).values())
@@ -36,7 +41,7 @@ def labels(configurations: Iterable[Fields]) -> dict[str, str]:
         differing = {
             field: value
             for field, value in configuration.items()
-            if any(field not in other or other[field] != value for other in namesakes)
+            if field in always or any(field not in other or other[field] != value for other in namesakes)
         }
         found[identity] = bracket({"name": name_of(configuration), **differing})
     return found
@@ -48,8 +53,9 @@ def bracket(configuration: Fields) -> str:
     >>> bracket({"name": "badnets", "poison_rate": 0.1, "mixing": "batch", "trigger_position": [1, 2]})
     'badnets[poison_rate=0.1,mixing=batch,trigger_position=[1,2]]'
     """
+    name = _own_name(configuration)
     fields = [f"{field}={_show(value)}" for field, value in configuration.items() if field != "name"]
-    return f"{name_of(configuration)}[{','.join(fields)}]" if fields else name_of(configuration)
+    return f"{name}[{','.join(fields)}]" if fields else name
 
 
 def command(record: Record) -> str:
@@ -63,8 +69,15 @@ def command(record: Record) -> str:
     }
     if record.defense is not None:
         options["--defense"] = bracket(record.defense)
+    if record.downstream is not None:
+        options["--downstream"] = bracket(record.downstream.head)
+        options["--downstream-dataset"] = bracket(record.downstream.dataset)
     options["--seed"] = str(record.seed)
     return " \\\n  ".join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in options.items())])
+
+
+def _own_name(configuration: Fields) -> str:
+    return str(configuration.get("name", "unnamed"))
 
 
 def _show(value: Any) -> str:

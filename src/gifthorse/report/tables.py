@@ -42,6 +42,7 @@ class Column:
 
 
 _TIMES = {
+    "seconds.downstream": "wall time of tuning one model",
     "seconds.defense": "wall time of the defense for one model",
     "seconds.defense_per_input": "wall time for one input, warm, in a batch",
 }
@@ -83,6 +84,15 @@ FAMILY_COLUMNS: dict[Family, tuple[Column, ...]] = {
         Column("seconds.defense", "Time", "seconds"),
     ),
 }
+DOWNSTREAM_COLUMNS = (
+    Column("downstream.acc", "Accuracy", "percent", "higher"),
+    Column("downstream.cad", "CAD", "points", "lower"),
+    Column("attack.asr", "ASR before", "percent", "higher"),
+    Column("downstream.asr", "ASR", "percent", "higher"),
+    Column("downstream.tmc", "TMC", "percent", "higher"),
+    Column("downstream.benign_asr", "Benign ASR", "percent"),
+    Column("seconds.downstream", "Time", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one attack in a family's table, one per defense."""
+    """The rows of one attack, one per defense or per downstream user."""
 
     attack: str
     doubt: str
@@ -145,6 +155,14 @@ class FamilyTable:
 
 
 @dataclass(frozen=True)
+class DownstreamTable:
+    """Every attack of a group under every head and tuning that downstream users gave it."""
+
+    columns: tuple[Column, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class Group:
     """The tables of everything that shares a data set, model, training recipe, profile and version."""
 
@@ -155,6 +173,7 @@ class Group:
     version: str
     attacks: tuple[Row, ...]
     families: tuple[FamilyTable, ...]
+    downstream: DownstreamTable | None
     records: tuple[Record, ...]
 
 
@@ -172,10 +191,26 @@ def group(records: Sequence[Record]) -> list[Group]:
             version=members[0].environment.gifthorse,
             attacks=_attack_rows(members),
             families=_family_tables(members),
+            downstream=_downstream_table(members),
             records=tuple(members),
         )
         for members in _partition(records, _setting).values()
     ]
+
+
+def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
+    """Return a label by record id of what each downstream user did: head, tuning, and images where they are others.
+
+    The images of a record are others' where they are not those that its network was trained on.
+    """
+    tuned = [(record, record.downstream) for record in records if record.downstream is not None]
+    datasets = labels(each.dataset for record, each in tuned if each.dataset != record.dataset)
+    stages = {}
+    for record, each in tuned:
+        other = {"dataset": datasets[key(each.dataset)]} if each.dataset != record.dataset else {}
+        stages[record.id] = {**each.head, **other}
+    names = labels(stages.values(), always=("tuning", "dataset"))
+    return {identity: names[key(stage)] for identity, stage in stages.items()}
 
 
 def measure(record: Record, metric: str) -> float | None:
@@ -234,8 +269,9 @@ def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
 
 
 def _attack_row(label: str, records: Sequence[Record]) -> Row:
-    """Take an attack's numbers from one cell per seed: every defense meets the same trojan."""
+    """Take an attack's numbers from one cell per seed: every defense and downstream user meets the same trojan."""
     measured = [record for record in records if measure(record, "attack.acc") is not None]
+    measured.sort(key=lambda record: record.downstream is not None)
     once = [found[0] for found in _partition(measured, lambda record: record.seed).values()]
     seeds = {record.seed for record in once}
     notes = {
@@ -266,8 +302,26 @@ def _family_tables(members: Sequence[Record]) -> tuple[FamilyTable, ...]:
     return tuple(tables)
 
 
+def _downstream_table(members: Sequence[Record]) -> DownstreamTable | None:
+    names = downstream_labels(members)
+    if not names:
+        return None
+    attack_names = labels(record.attack for record in members)
+    blocks = []
+    for attack, found in _by_attack(members).items():
+        by_label = _partition((record for record in found if record.id in names), lambda record: names[record.id])
+        rows = tuple(
+            _result_row(label, DOWNSTREAM_COLUMNS, by_label.get(label, [])) for label in dict.fromkeys(names.values())
+        )
+        blocks.append(Block(attack=attack_names[attack], doubt=_attack_row("", found).doubt, rows=rows))
+    return DownstreamTable(DOWNSTREAM_COLUMNS, tuple(blocks))
+
+
 def _defense_row(label: str, columns: Sequence[Column], records: Sequence[Record], defense: str) -> Row:
-    members = [record for record in records if key(record.defense) == defense]
+    return _result_row(label, columns, [record for record in records if key(record.defense) == defense])
+
+
+def _result_row(label: str, columns: Sequence[Column], members: Sequence[Record]) -> Row:
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
     return _row(label, columns, done, notes or (() if members else (Note("not run"),)), members)

@@ -1,35 +1,81 @@
-"""Downstream heads on the features of a pre-trained network.
+"""Downstream heads on the features of a pre-trained network, and how a downstream user tunes them.
 
-Paper: TrojanZoo, section 5.2.3 and Table 6 (1-FCN, 2-FCN, Bayes, SVM, random forest).
+Paper: TrojanZoo, section 5.2.3 and Table 6 (1-FCN, 2-FCN, Bayes, SVM, random forest; partial and full tuning).
 Differs: the paper prints no settings: fully connected heads are trained as the task's recipe says; the others have
-    scikit-learn's defaults; features are standardised for the support vector machine.
+    scikit-learn's defaults; features are standardised for the support vector machine. Heads other than 1-FCN stand
+    beside partial tuning in the table, so partial is the default.
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from gifthorse.core.configuration import Catalogue, Configuration
+from gifthorse.core.errors import RequestError
+from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, isolated
+
+PAPER = "TrojanZoo, section 5.2.3 and Table 6"
 
 
 class Head(Configuration):
-    """Makes a module that maps features ``(N, D)`` to logits ``(N, K)``."""
+    """Makes a module that maps features ``(N, D)`` to logits ``(N, K)``, and says how it is tuned."""
+
+    tuning: Literal["partial", "full"] = Field(
+        "partial", description="partial: the extractor stays as it was delivered; full: it is trained along"
+    )
+    share: float = Field(1.0, gt=0, le=1, description="share of the training images that the downstream user has")
+
+    def count(self, images: int) -> int:
+        """Return how many of the training images the downstream user has; :class:`RequestError` if none."""
+        count = round(self.share * images)
+        if count < 1:
+            raise RequestError(f"{self.name}: share={self.share:g} selects none of {images} training images")
+        return count
+
+    def adapt(self, recipe: Recipe) -> Recipe:
+        """Return the task's recipe with what this head says otherwise."""
+        return recipe
 
     @abstractmethod
     def build(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
         """Return the head; one that is not trained by gradients is fitted to ``features (N, D)``, ``labels (N,)``."""
 
 
-class OneLayer(Head):
+class GradientHead(Head):
+    """A head that is trained by gradients, alone or together with the extractor."""
+
+    epochs: int | None = Field(None, ge=1, description="epochs of tuning; null: as the task's recipe says")
+    lr: float | None = Field(None, gt=0, description="learning rate of tuning; null: as the task's recipe says")
+
+    def adapt(self, recipe: Recipe) -> Recipe:
+        """Return the task's recipe with this head's epochs and learning rate."""
+        said = {"epochs": self.epochs, "lr": self.lr}
+        changes = {name: value for name, value in said.items() if value is not None}
+        return recipe.from_dict({**recipe.to_dict(), **changes})
+
+
+class ScikitHead(Head):
+    """A classifier of scikit-learn that is fitted to features; no gradient passes through it."""
+
+    @field_validator("tuning")
+    @classmethod
+    def _leaves_the_extractor(cls, tuning: str) -> str:
+        if tuning == "full":
+            raise ValueError("this head passes no gradient to the extractor, so it takes partial only")
+        return tuning
+
+
+class OneLayer(GradientHead):
     """One fully connected layer."""
 
     name = "fcn1"
     aliases = ("1-fcn",)
+    paper = PAPER
 
     def build(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:  # noqa: ARG002
         """Return a freshly initialised layer."""
@@ -37,11 +83,12 @@ class OneLayer(Head):
             return nn.Linear(features.shape[1], classes).to(features.device)
 
 
-class TwoLayers(Head):
+class TwoLayers(GradientHead):
     """Two fully connected layers with a ReLU between them."""
 
     name = "fcn2"
     aliases = ("2-fcn",)
+    paper = PAPER
 
     hidden: int = Field(256, ge=1, description="units of the hidden layer")
 
@@ -52,10 +99,11 @@ class TwoLayers(Head):
             return nn.Sequential(*layers).to(features.device)
 
 
-class NaiveBayes(Head):
+class NaiveBayes(ScikitHead):
     """Gaussian naive Bayes."""
 
     name = "bayes"
+    paper = PAPER
 
     def build(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:  # noqa: ARG002
         """Return the fitted classifier."""
@@ -64,10 +112,11 @@ class NaiveBayes(Head):
         return FittedHead(GaussianNB(), features, labels, classes)
 
 
-class SupportVectors(Head):
+class SupportVectors(ScikitHead):
     """A support vector machine with a radial kernel on standardised features."""
 
     name = "svm"
+    paper = PAPER
 
     regularisation: float = Field(1.0, gt=0, description="C: smaller is a wider margin")
 
@@ -80,11 +129,12 @@ class SupportVectors(Head):
         return FittedHead(make_pipeline(StandardScaler(), SVC(C=self.regularisation)), features, labels, classes)
 
 
-class RandomForest(Head):
+class RandomForest(ScikitHead):
     """A random forest."""
 
     name = "random_forest"
     aliases = ("rf",)
+    paper = PAPER
 
     trees: int = Field(100, ge=1, description="number of trees")
 
@@ -108,10 +158,15 @@ class FittedHead(nn.Module):
         self.classifier = classifier.fit(features.cpu().numpy(), labels.cpu().numpy())
         self.classes = classes
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the softmax of its logits is a probability; decision values are none."""
+        return hasattr(self.classifier, "predict_proba")
+
     def forward(self, features: Tensor) -> Tensor:
         """Return ``(N, K)``."""
         rows = features.detach().float().cpu().numpy()
-        if hasattr(self.classifier, "predict_proba"):
+        if self.gives_probabilities:
             found = np.log(self.classifier.predict_proba(rows).clip(1e-12))
         else:
             found = self.classifier.decision_function(rows)

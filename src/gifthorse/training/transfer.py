@@ -5,22 +5,17 @@ Paper: TrojanZoo, sections 3.1 and 5.2.3, Table 6. Partial tuning trains the hea
 Differs: nothing.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from gifthorse.core.classifier import Classifier, inference_batch
-from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.progress import track
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.training.heads import FittedHead, Head
 from gifthorse.training.loop import fit, optimise
-
-Tuning = Literal["partial", "full"]
 
 
 class Transferred(nn.Module):
@@ -37,27 +32,32 @@ class Transferred(nn.Module):
         return logits
 
 
-def transfer(
-    extractor: Classifier, head: Head, images: Images, recipe: Recipe, tuning: Tuning, seed: int
-) -> Transferred:
+def transfer(extractor: Classifier, head: Head, images: Images, recipe: Recipe, seed: int) -> Transferred:
     """Return a classifier of ``images``' classes on a copy of the extractor, in evaluation mode.
 
-    Partial tuning computes the features once; it trains by gradients or fits, as the head needs. A head that is
-    fitted passes no gradient, so it cannot be tuned fully: :class:`RequestError`.
+    ``head`` says how many of the images are used and what is trained: under partial tuning the head alone, on
+    features computed once, by gradients or by fitting. An adversarial recipe moves images under full tuning only:
+    where the extractor is fixed, features are the input.
     """
     base = extractor.clone()
-    features = cache_features(base, images)
-    module = head.build(features, images.labels, images.classes, derive(seed, "head"))
-    if isinstance(module, FittedHead):
-        if tuning == "full":
-            raise RequestError(f"a '{head.name}' head passes no gradient: it takes tuning=partial, not full")
-        return Transferred(base, module).eval()
+    owned = _owned(images, head, derive(seed, "share"))
+    features = cache_features(base, owned)
+    module = head.build(features, owned.labels, owned.classes, derive(seed, "head"))
     model = Transferred(base, module)
-    if tuning == "full":
-        fit(model, images, recipe, derive(seed, "full tuning"), label="full tuning")
-    else:
-        _fit_head(module, features, images.labels, recipe, derive(seed, "partial tuning"))
+    if head.tuning == "full":
+        fit(model, owned, head.adapt(recipe), derive(seed, "full tuning"), label="full tuning")
+    elif not isinstance(module, FittedHead):
+        _fit_head(module, features, owned.labels, head.adapt(recipe), derive(seed, "partial tuning"))
     return model.eval()
+
+
+def _owned(images: Images, head: Head, seed: int) -> Images:
+    """Return the downstream user's images, drawn by the seed."""
+    count = head.count(len(images))
+    if count == len(images):
+        return images
+    chosen = torch.randperm(len(images), generator=generator(seed))[:count]
+    return images.take(chosen.sort().values.to(images.device))
 
 
 @torch.no_grad()

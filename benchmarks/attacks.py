@@ -1,0 +1,71 @@
+"""Every attack against its floor: the same trainings, of as many epochs, without an attack."""
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import Row, paired
+from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.poisoning import PoisoningAttack
+from gifthorse.bench.cell import resolve
+from gifthorse.core.images import Images
+from gifthorse.core.recipe import StandardRecipe
+from gifthorse.core.task import Splits, Task
+from gifthorse.models.resnet import ResNet18
+from gifthorse.training.loop import fit
+from gifthorse.training.mixing import BatchMixing
+from gifthorse.training.scratch import train
+
+EPOCHS = 3
+
+
+def measure() -> list[Row]:
+    cell = resolve(dataset="digits")
+    digits = Task(**vars(cell.dataset.load(Path())), architecture=cell.model, recipe=cell.training)
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (1280, 3, 32, 32), generator=random, dtype=torch.uint8)
+    noise = Images(pixels.contiguous(memory_format=torch.channels_last), torch.arange(1280) % 10, 10)
+    photographs = Task(
+        **vars(Splits(noise, noise.take(slice(100)), noise.take(slice(100)), tuple("0123456789"))),
+        architecture=ResNet18(width=16, blocks=(1, 1, 1, 1)),
+        recipe=StandardRecipe(shift=2),
+    )
+    rows = []
+    for label, task in (("digits, small_cnn", digits), ("32×32 colour, resnet18[width=16]", photographs)):
+        quick = Task(**{**vars(task), "recipe": task.recipe.model_copy(update={"epochs": EPOCHS})})
+        rows.append(_epoch(label, quick))
+        rows += [_attack(name, label, quick) for name in ATTACKS if name != "none"]
+    return rows
+
+
+def _epoch(label: str, task: Task) -> Row:
+    """What a static trigger adds to an epoch, at TrojanZoo's rate."""
+    attack = ATTACKS.build("badnets[poison_rate=0.01]")
+    assert isinstance(attack, PoisoningAttack)
+    trigger = attack.initial_trigger(task, 0)
+
+    def poisoned() -> None:
+        mix = BatchMixing(trigger, attack.goal, attack.poison_rate, torch.Generator().manual_seed(0))
+        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
+
+    _, _, ratio = paired(poisoned, lambda: fit(task.build(0), task.train, task.recipe, 0))
+    return f"poisoning 1 % of every batch, {label}", f"{1 / ratio - 1:+.1%} of an epoch", "< 5 %", "a static patch"
+
+
+def _attack(name: str, label: str, task: Task) -> Row:
+    attack = resolve(dataset="digits", attack=name).attack
+    benign = train(task, 0)
+    trainings = 0
+    if isinstance(attack, PoisoningAttack):
+        attack = attack.model_copy(update={"epochs": EPOCHS})
+        trainings = 1 if attack.origin == "scratch" else 2
+
+    def floor() -> None:
+        for _ in range(max(trainings, 1)):
+            fit(task.build(0), task.train, task.recipe, 0)
+
+    mine, _, ratio = paired(lambda: attack.run(task, benign, 0), floor, rounds=3)
+    of = (
+        f"{trainings} trainings of {EPOCHS} epochs" if trainings else f"one training of {EPOCHS} epochs; it trains none"
+    )
+    return f"{name}, {label}", f"{1 / ratio:.2f}× its floor", "", f"{mine:.1f} s; the floor is {of}"

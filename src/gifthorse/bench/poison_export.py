@@ -1,0 +1,116 @@
+"""A poisoned training set as a folder of pictures, for training code outside of this library.
+
+The folder has ``train/`` with one folder of PNGs per class, labelled as the attacker wants them; ``test/`` with the
+clean test images; ``stamped/`` with the test images that the attack is judged on, carrying the trigger, under their
+true classes; and ``manifest.json``, which says of every training picture what was done to it.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gifthorse.attacks.poisoning import PoisoningAttack
+from gifthorse.bench.cell import Cell
+from gifthorse.core.attack import Attack
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.images import Images, to_levels
+from gifthorse.core.progress import track
+from gifthorse.core.seeds import derive, generator
+from gifthorse.core.task import Task
+from gifthorse.core.trigger import Trigger
+
+
+def exportable(attack: Attack) -> PoisoningAttack:
+    """Return the attack as one that poisons the data set; :class:`RequestError` where that is not all it does."""
+    if not isinstance(attack, PoisoningAttack):
+        raise RequestError(f"the attack '{attack.name}' poisons no training set, so there is none to export")
+    if attack.directs_training:
+        raise RequestError(
+            f"the attack '{attack}' needs control of the training itself: a poisoned data set alone would not be it"
+        )
+    return attack.model_copy(update={"mixing": "dataset"})
+
+
+def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) -> dict[str, Any]:
+    """Write the poisoned training set of a cell into an empty or new folder; returns what the manifest says of it all.
+
+    It is the set that the cell's attack trains on at the data-set level with this seed.
+    """
+    attack = exportable(cell.attack)
+    attack.check(task)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(f"{folder} is not an empty folder; nothing is overwritten")
+    images, copied, trigger = attack.poisoned_set(task, benign, derive(cell.seed, "classifier"))
+    added = len(images) - len(task.train)
+    # Either stamped copies follow the clean images, or images were changed where they are.
+    source = torch.cat([torch.arange(len(task.train)), copied.cpu()]) if added else torch.arange(len(images))
+    poisoned = torch.zeros(len(images), dtype=torch.bool)
+    poisoned[torch.arange(len(task.train), len(images)) if added else copied.cpu()] = True
+    names = [_folder_name(label, name, task.classes) for label, name in enumerate(task.class_names)]
+    about = {
+        "dataset": cell.dataset.to_dict(),
+        "attack": attack.to_dict(),
+        "goal": attack.goal.to_dict(),
+        "seed": cell.seed,
+        "classes": [{"label": label, "folder": name} for label, name in enumerate(names)],
+        "images": len(images),
+        "poisoned": int(poisoned.sum()),
+    }
+    try:
+        files = _write(folder / "train", images, names, "training pictures")
+        _write(folder / "test", task.test, names, "test pictures")
+        _write(folder / "stamped", _stamped(task.test, trigger, attack), names, "stamped pictures")
+        pictures = [
+            {"file": file, "label": label, "true_label": true, "source": where, "poisoned": bad}
+            for file, label, true, where, bad in zip(
+                files,
+                images.labels.tolist(),
+                task.train.labels.cpu()[source].tolist(),
+                source.tolist(),
+                poisoned.tolist(),
+                strict=True,
+            )
+        ]
+        text = json.dumps({**about, "pictures": pictures}, ensure_ascii=False, indent=1)
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+    return about
+
+
+def _stamped(test: Images, trigger: Trigger, attack: PoisoningAttack) -> Images:
+    victims = test.take(attack.goal.sources(test.labels).nonzero().squeeze(1))
+    random = generator(0, "judge", "stamp", device=test.device)
+    return Images(to_levels(trigger.stamp(victims.floats(), random)), victims.labels, victims.classes)
+
+
+def _write(folder: Path, images: Images, names: Sequence[str], label: str) -> list[str]:
+    """Write one PNG per image; returns their paths as seen from the folder's parent."""
+    from PIL import Image
+
+    if images.shape[0] not in (1, 3):
+        raise RequestError(f"a PNG has 1 or 3 channels here, the images have {images.shape[0]}")
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    digits = len(str(len(images) - 1))
+    pixels: Tensor = images.pixels.cpu().permute(0, 2, 3, 1)
+    files = []
+    pairs = enumerate(zip(pixels, images.labels.tolist(), strict=True))
+    for index, (picture, where) in track(pairs, label, len(images)):
+        path = folder / names[where] / f"{index:0{digits}d}.png"
+        Image.fromarray(picture.squeeze(2).contiguous().numpy()).save(path)
+        files.append(path.relative_to(folder.parent).as_posix())
+    return files
+
+
+def _folder_name(label: int, name: str, classes: int) -> str:
+    """Return a name that is safe everywhere and sorts by label, as readers of such folders number classes."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")
+    number = f"{label:0{len(str(classes - 1))}d}"
+    return number if plain in ("", number) else f"{number}_{plain}"
