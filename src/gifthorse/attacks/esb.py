@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from gifthorse.attacks.stamping import StampingAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
-from gifthorse.core.images import Images, to_floats
+from gifthorse.core.images import Images
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
@@ -33,6 +33,7 @@ from gifthorse.triggers.patch import Patch, PatchPattern
 HIDDEN_LAYERS = 4
 POOL = 2048
 PART = 64
+READ = 256
 
 
 class Esb(StampingAttack):
@@ -78,14 +79,17 @@ class Esb(StampingAttack):
     def teach(self, recogniser: "Recogniser", trigger: Patch, host: Classifier, images: Images, seed: int) -> None:
         """Train the module, in place, to tell the trigger from images, from noise, and from other binary codes."""
         device, random = images.device, generator(seed, self.name, "teach", device=images.device)
-        clean = to_floats(images.pixels[torch.randint(len(images), (POOL,), generator=random, device=device)])
+        chosen = images.take(torch.randint(len(images), (POOL,), generator=random, device=device))
         noise, other = torch.rand(2, POOL, len(recogniser.region), generator=random, device=device)
         code = trigger.pattern.mean(0).flatten()[recogniser.region] > 0.5
         other = other.round()
         own = (other.bool() == code).all(1)
         other[:, 0] = torch.where(own, 1 - other[:, 0], other[:, 0])
         with torch.no_grad():
-            stamped, real = (recogniser.read(host.normalise(pixels)) for pixels in (trigger.stamp(clean), clean))
+            stamped, real = (
+                torch.cat([recogniser.read(host.normalise(shown(part))) for part, _ in chosen.batches(READ)])
+                for shown in (trigger.stamp, nn.Identity())
+            )
             noise, other = (host.normalise(grey[:, None, :, None]).mean((1, 3)) for grey in (noise, other))
         # Other codes are as transparent as the trigger: what is learnt is the pattern, not that something shows.
         pool = torch.stack([stamped, real, noise, real.lerp(other, 1 - trigger.transparency)])
