@@ -85,7 +85,9 @@ def test_what_cannot_be_exported_is_refused(task: Task, benign: Classifier, tmp_
     (tmp_path / "full/notes.txt").write_text("mine")
     for request, folder, complaint in (
         ("imc", "a", "needs control of the training"),
+        ("trojan_nn[trained=later]", "a", "needs control of the training"),
         ("none", "a", "poisons no training set"),
+        ("esb", "a", "poisons no training set"),
         ("badnets", "full", "nothing is overwritten"),
         ("badnets", "full/notes.txt", "not an empty folder"),
         ("badnets[poison_rate=0.95]", "a", "stamped copies"),

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gifthorse.attacks.poisoning import Injection, PoisoningAttack
@@ -22,7 +23,6 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
-from gifthorse.core.trigger import on_grid
 from gifthorse.models.skip_gradient import residual_branches, skip_gradient_decay
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.pattern import PatternTrigger
@@ -86,17 +86,37 @@ class PatternAttack(PoisoningAttack):
         self, trigger: PatternTrigger, model: Classifier, images: Images, goal: Goal, random: torch.Generator
     ) -> None:
         """Move the trigger's pattern, in place, towards one that sends images of other classes to their targets."""
-        sources = goal.sources(images.labels).nonzero().squeeze(1)
-        pattern = trigger.pattern.clone()
+
+        def loss(stamped: Tensor, labels: Tensor) -> Tensor:
+            return cross_entropy(model(stamped).float(), goal.targets(labels))
+
         decayed = self.skip_decay < 1
         with skip_gradient_decay(model, self.skip_decay, through="skip") if decayed else nullcontext():
-            for _ in range(self.pattern_steps):
-                drawn = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
-                chosen = images.take(sources[drawn])
-                pattern.requires_grad_()
-                with fast_arithmetic(images.device):
-                    logits = model(trigger.embed(to_floats(chosen.pixels), pattern, random))
-                loss = cross_entropy(logits.float(), goal.targets(chosen.labels))
-                (gradient,) = torch.autograd.grad(loss, [pattern])
-                pattern = (pattern.detach() - self.pattern_step * gradient.sign()).clamp(0, 1)
-        trigger.pattern.copy_(torch.where(trigger.shown.bool(), on_grid(pattern), trigger.pattern))
+            descend(trigger, images, goal, loss, self.pattern_step, self.pattern_steps, random)
+
+
+def descend(
+    trigger: PatternTrigger,
+    images: Images,
+    goal: Goal,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    step: float,
+    steps: int,
+    random: torch.Generator,
+) -> None:
+    """Move the trigger's pattern, in place, along the sign of the gradient of a loss, within [0,1].
+
+    ``loss`` gives a scalar for stamped pixels ``(N, C, H, W)`` and their true labels ``(N,)``; every step draws them
+    anew from the goal's sources among ``images``.
+    """
+    sources = goal.sources(images.labels).nonzero().squeeze(1)
+    pattern = trigger.pattern.clone()
+    for _ in range(steps):
+        drawn = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
+        chosen = images.take(sources[drawn])
+        pattern.requires_grad_()
+        with fast_arithmetic(images.device):
+            value = loss(trigger.embed(to_floats(chosen.pixels), pattern, random), chosen.labels)
+        (gradient,) = torch.autograd.grad(value, [pattern])
+        pattern = (pattern.detach() - step * gradient.sign()).clamp(0, 1)
+    trigger.show(pattern)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from gifthorse.attacks.selection import EpochSelection
 from gifthorse.attacks.stamping import StampingAttack
@@ -83,6 +84,10 @@ class PoisoningAttack(StampingAttack):
         """Return the positions ``int64 (P,)`` of the images to poison a data set with."""
         return choose_poisoned(labels, goal, self.poison_rate, random)
 
+    def fixed_modules(self, model: Classifier, task: Task) -> list[nn.Module]:  # noqa: ARG002
+        """Return the parts of a model that training leaves as they are."""
+        return []
+
     def poison(
         self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator
     ) -> tuple[Images, torch.Tensor]:
@@ -126,7 +131,7 @@ class PoisoningAttack(StampingAttack):
         twin = benign.clone()
         if not scratch or validation is not None:
             twin = start()
-            fit(twin, clean, recipe, purpose, label="benign twin")
+            fit(twin, clean, recipe, purpose, fixed=self.fixed_modules(twin, task), label="benign twin")
         model = start()
         selection = None
         if self.cad_budget is not None and validation is not None:
@@ -147,6 +152,7 @@ class PoisoningAttack(StampingAttack):
             purpose,
             mix=mix,
             objective=self.objective(injection),
+            fixed=self.fixed_modules(model, task),
             before_epoch=self.before_epoch(injection),
             after_epoch=selection,
             label=self.name,

@@ -75,6 +75,16 @@ def examine(
     return head, tuple(sorted(stages, key=list(run.shapes).index))
 
 
+def modules_before(network: nn.Module, shape: tuple[int, int, int], name: str) -> list[str]:
+    """Return the names of the modules that have run, for images of ``shape``, by the time that module ``name`` ends.
+
+    ``name`` itself is not among them; a container is where all that is in it is.
+    """
+    run, _ = _watch(network, shape)
+    order = list(run.times)
+    return order[: order.index(name)]
+
+
 def _watch(network: nn.Module, shape: tuple[int, int, int]) -> tuple[_Run, Tensor]:
     """Run the network once, in evaluation mode, on two images of noise, and leave it as it was."""
     run = _Run(shape)

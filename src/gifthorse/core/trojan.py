@@ -14,7 +14,7 @@ class Backdoor:
     """A trigger, the goal it serves, and which training images carried it.
 
     ``poisoned`` holds the positions ``int64 (P,)`` of the poisoned images in the training set; it is ``None`` where
-    fresh images were drawn for every batch.
+    fresh images were drawn for every batch, and where none was poisoned.
     """
 
     trigger: Trigger

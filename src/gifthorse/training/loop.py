@@ -1,6 +1,6 @@
 """The one training loop: pixels stay 8-bit in memory on the device until a batch is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,6 +40,7 @@ def fit(
     *,
     mix: Mix | None = None,
     objective: Objective | None = None,
+    fixed: Sequence[nn.Module] = (),
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
     label: str = "training",
@@ -47,7 +48,8 @@ def fit(
     """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
 
     ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all.
-    ``objective`` is the loss, cross-entropy unless given. ``before_epoch`` and ``after_epoch`` are called with the
+    ``objective`` is the loss, cross-entropy unless given. ``fixed`` modules stay as they are, the statistics of their
+    batch normalisation as well. ``before_epoch`` and ``after_epoch`` are called with the
     epoch's number, from 0; the model is in training mode, and has to be when they return. The same seed gives the same
     weights.
     """
@@ -57,6 +59,9 @@ def fit(
     steps, size = batches(len(images), recipe)
     optimizer, scheduler = optimise(model, recipe, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)
+    held = [weight for module in fixed for weight in module.parameters() if weight.requires_grad]
+    for weight in held:
+        weight.requires_grad_(False)
     model.train()
     with isolated(derive(seed, "training")):
         for epoch in track(range(recipe.epochs), label, recipe.epochs):
@@ -68,6 +73,8 @@ def fit(
                 batch = (mix or Batch)(to_floats(pixels), images.labels[index])
                 if isinstance(recipe, AdversarialRecipe):
                     batch = batch._replace(pixels=perturb(model, batch.pixels, batch.labels, recipe, random))
+                for module in fixed:
+                    module.eval()
                 with fast_arithmetic(device):
                     loss = loss_of(model, batch)
                 optimizer.zero_grad()
@@ -76,6 +83,8 @@ def fit(
                 scheduler.step()
             if after_epoch is not None:
                 after_epoch(epoch)
+    for weight in held:
+        weight.requires_grad_(True)
     model.zero_grad()
     model.eval()
 
