@@ -65,12 +65,14 @@ def test_batch_mixing_carries_fractions_over() -> None:
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, _ = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
+    pixels, labels, _, stamped = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
         images.floats(), images.labels
     )
     assert torch.equal(pixels[:40], images.floats())
     assert torch.equal(labels[:40], images.labels)
     assert len(labels) == 50
+    assert stamped is not None
+    assert stamped.tolist() == [False] * 40 + [True] * 10
     assert (labels[40:] == 3).all()
     assert (pixels[40:, :, 4:, 4:] == 1).all()
     sources = images.floats()[images.labels != 3]
@@ -141,10 +143,12 @@ def test_a_square_has_its_size_anywhere(size: int, height: int, width: int) -> N
 def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
     """TrojanZoo RQ6: loss = mean clean loss + λ · mean poison loss, copies of target images left out."""
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, weights = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
+    pixels, labels, weights, stamped = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
         images.floats(), images.labels
     )
     assert weights is not None
+    assert stamped is not None
+    assert stamped.tolist() == [False] * 40 + [True] * 40
     logits = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     sources = images.labels != 3

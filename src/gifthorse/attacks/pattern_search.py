@@ -20,7 +20,6 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
-from gifthorse.core.trigger import on_grid
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.pattern import PatternTrigger
 
@@ -76,4 +75,4 @@ class PatternAttack(PoisoningAttack):
             loss = cross_entropy(logits.float(), goal.targets(chosen.labels))
             (gradient,) = torch.autograd.grad(loss, [pattern])
             pattern = (pattern.detach() - self.pattern_step * gradient.sign()).clamp(0, 1)
-        trigger.pattern.copy_(torch.where(trigger.shown.bool(), on_grid(pattern), trigger.pattern))
+        trigger.show(pattern)

@@ -121,11 +121,12 @@ class PoisoningAttack(StampingAttack):
             validation = task.train.take(order[:aside])
             selection = EpochSelection(model, twin, trigger, goal, validation, self.cad_budget)
         injection = Injection(model, benign, clean, trigger, goal, derive(seed, self.name, "injection"))
-        images, poisoned = clean, None
+        images, poisoned, stamped = clean, None, None
         mix: Mix | None = None
         if self.mixing == "dataset":
             images, chosen = self.poison(clean, trigger, goal, random)
             poisoned = kept[chosen]
+            stamped = torch.arange(len(images), device=device) >= len(clean)
         else:
             strategy = BatchMixing if self.mixing == "batch" else LossMixing
             mix = strategy(trigger, goal, self.poison_rate, random)
@@ -135,6 +136,7 @@ class PoisoningAttack(StampingAttack):
             recipe,
             purpose,
             mix=mix,
+            stamped=stamped,
             objective=self.objective(injection),
             before_epoch=self.before_epoch(injection),
             after_epoch=selection,

@@ -38,7 +38,8 @@ class BatchMixing:
         order = sources.logical_not().to(torch.uint8).argsort(stable=True)
         chosen = order[torch.arange(count, device=labels.device) % sources.sum().clamp_min(1)]
         stamped = self.trigger.stamp(pixels[chosen], self.random)
-        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels[chosen])]))
+        wanted = torch.cat([labels, self.goal.targets(labels[chosen])])
+        return Batch(torch.cat([pixels, stamped]), wanted, stamped=_last(len(wanted), count, labels.device))
 
 
 class LossMixing:
@@ -57,7 +58,14 @@ class LossMixing:
         weights = torch.cat(
             [torch.full_like(sources, 1 / len(labels)), self.weight * sources / sources.sum().clamp_min(1)]
         )
-        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels)]), weights)
+        wanted = torch.cat([labels, self.goal.targets(labels)])
+        last = _last(len(wanted), len(labels), labels.device)
+        return Batch(torch.cat([pixels, stamped]), wanted, weights, last)
+
+
+def _last(total: int, count: int, device: torch.device) -> Tensor:
+    """Return ``bool (total,)``, true for the last ``count``."""
+    return torch.arange(total, device=device) >= total - count
 
 
 def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from gifthorse.core.trigger import Trigger
+from gifthorse.core.trigger import Trigger, on_grid
 
 
 class PatternTrigger(Trigger):
@@ -22,3 +22,7 @@ class PatternTrigger(Trigger):
     @abstractmethod
     def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return images that show another pattern of the same shape, not rounded, so that it can be optimised."""
+
+    def show(self, pattern: Tensor) -> None:
+        """Show another pattern of the same shape from now on, rounded to the 8-bit grid, where anything shows."""
+        self.pattern.copy_(torch.where(self.shown.bool(), on_grid(pattern), self.pattern))
