@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gifthorse.attacks.poisoning import Injection, PoisoningAttack
 from gifthorse.core.seeds import generator, isolated
+from gifthorse.core.task import Task
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 
 
@@ -36,6 +37,11 @@ class AdversarialEmbedding(PoisoningAttack):
         1.0, ge=0, description="standard deviation of the noise that the discriminator sees, in units of the latents'"
     )
 
+    def check(self, task: Task) -> None:
+        """Refuse a training set without an image of the target class: stamped ones could not be told from any."""
+        super().check(task)
+        self.check_target_images(task)
+
     def objective(self, injection: Injection) -> Objective:
         """Return cross-entropy plus λ times the discriminator's loss under flipped truth; each call trains it first."""
         model = injection.model
@@ -50,7 +56,7 @@ class AdversarialEmbedding(PoisoningAttack):
             with torch.autocast(latents.device.type, enabled=False):
                 latents = latents.float()
                 latents = latents / latents.detach().std().clamp_min(1e-6)
-                for _ in range(self.discriminator_steps):
+                for _step in range(self.discriminator_steps):
                     learn(discriminator, optimizer, latents, stamped, weights)
                 fooled = discriminator.loss(latents, 1 - stamped, weights)
             return weighed_cross_entropy(logits, batch) + self.discriminator_weight * fooled

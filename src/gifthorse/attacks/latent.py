@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from gifthorse.attacks.poisoning import Injection, PoisoningAttack
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
@@ -55,8 +54,7 @@ class Latent(PoisoningAttack):
     def check(self, task: Task) -> None:
         """Refuse a training set without an image of the target class: it has no φ_t."""
         super().check(task)
-        if not (task.train.labels == self.target).any():
-            raise RequestError(f"no training image is of the target class {self.target}")
+        self.check_target_images(task)
 
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> PatternTrigger:
         """Return the trigger whose pattern brings the benign model's latents of stamped images closest to φ_t."""
@@ -82,13 +80,13 @@ class Latent(PoisoningAttack):
         model = injection.model
         images = some_of_each_class(injection.images, self.samples)
         centre, spread = latent_centre(injection.benign.clone(), images, self.target)
-        unit = spread if self.latent_error == "relative" else torch.ones_like(spread)
+        unit = spread if self.latent_error == "relative" else 1.0
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:
             latents, logits = model.features_and_logits(batch.pixels)
-            _, stamped = batch.shares()
             errors = (latents.float() - centre).square().mean(1) / unit
-            return weighed_cross_entropy(logits, batch) + self.latent_weight * (stamped * errors).sum()
+            stamped_error = (batch.shares()[1] * errors).sum()
+            return weighed_cross_entropy(logits, batch) + self.latent_weight * stamped_error
 
         return loss
 
