@@ -46,7 +46,7 @@ def test_the_exported_set_is_the_one_the_attack_trains_on(
     about = export(name, task, benign, tmp_path / "out")
     attack = exportable(resolve(dataset="digits", attack=name, profile="smoke").attack)
     seed = derive(0, "classifier")
-    images, copied, trigger = attack.poisoned_set(task, benign, seed)
+    (images, copied, _), trigger = attack.poisoned_set(task, benign, seed)
     pictures = about["pictures"]
     assert [picture["label"] for picture in pictures] == images.labels.tolist()
     for index in (0, len(task.train) // 2, len(images) - 1):
@@ -84,6 +84,7 @@ def test_what_cannot_be_exported_is_refused(task: Task, benign: Classifier, tmp_
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     for request, folder, complaint in (
+        ("latent", "a", "needs control of the training"),
         ("imc", "a", "needs control of the training"),
         ("trojan_nn[trained=later]", "a", "needs control of the training"),
         ("none", "a", "poisons no training set"),

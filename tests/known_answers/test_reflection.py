@@ -125,12 +125,13 @@ def test_clean_labels_stay_and_only_images_of_the_target_change() -> None:
     task = noise_task((1, 12, 12))
     refool = attack("area=image,labels=clean,mixing=dataset,poison_rate=0.4,target=2")
     trigger = refool.candidate_reflections(task, 0)
-    poisoned, chosen = refool.poison(task.train, trigger, refool.goal, torch.Generator().manual_seed(0))
+    poisoned, chosen, stamped = refool.poison(task.train, trigger, refool.goal, torch.Generator().manual_seed(0))
     assert torch.equal(poisoned.labels, task.train.labels)
     assert (task.train.labels[chosen] == 2).all()
     assert len(chosen.unique()) == len(chosen) == round(0.4 * (task.train.labels == 2).sum().item())
     changed = (poisoned.pixels != task.train.pixels).flatten(1).any(1)
     assert torch.equal(changed.nonzero().squeeze(1), chosen.sort().values)
+    assert torch.equal(changed, stamped)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4, 0.9])

@@ -65,12 +65,14 @@ def test_batch_mixing_carries_fractions_over() -> None:
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, _ = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
+    pixels, labels, _, stamped = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
         images.floats(), images.labels
     )
     assert torch.equal(pixels[:40], images.floats())
     assert torch.equal(labels[:40], images.labels)
     assert len(labels) == 50
+    assert stamped is not None
+    assert stamped.tolist() == [False] * 40 + [True] * 10
     assert (labels[40:] == 3).all()
     assert (pixels[40:, :, 4:, 4:] == 1).all()
     sources = images.floats()[images.labels != 3]
@@ -80,8 +82,10 @@ def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
 def test_dataset_mixing_keeps_the_clean_images_and_appends_the_copies() -> None:
     images, goal, random = noise_images(90, (1, 6, 6), 5), AllToOne(target=3), torch.Generator()
     chosen = choose_poisoned(images.labels, goal, 0.1, random)
-    poisoned = poison_dataset(images, white_corner(), goal, chosen, random)
+    poisoned, sources, stamped = poison_dataset(images, white_corner(), goal, chosen, random)
     assert len(poisoned) == 100
+    assert torch.equal(sources, chosen)
+    assert torch.equal(stamped, torch.arange(100) >= 90)
     assert torch.equal(poisoned.pixels[:90], images.pixels)
     assert (poisoned.labels[90:] == 3).all()
     assert (poisoned.pixels[90:, :, 4:, 4:] == 255).all()
@@ -92,7 +96,7 @@ def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() 
     images = Images(torch.zeros(64, 1, 6, 6, dtype=torch.uint8), torch.ones(64, dtype=torch.int64), 2)
     trigger, goal = white_corner(), AllToOne(target=0)
     moved = shift_and_flip(
-        poison_dataset(images, trigger, goal, torch.arange(60), torch.Generator()).pixels[64:],
+        poison_dataset(images, trigger, goal, torch.arange(60), torch.Generator()).images.pixels[64:],
         2,
         True,
         torch.Generator().manual_seed(0),
@@ -141,10 +145,12 @@ def test_a_square_has_its_size_anywhere(size: int, height: int, width: int) -> N
 def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
     """TrojanZoo RQ6: loss = mean clean loss + λ · mean poison loss, copies of target images left out."""
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, weights = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
+    pixels, labels, weights, stamped = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
         images.floats(), images.labels
     )
     assert weights is not None
+    assert stamped is not None
+    assert stamped.tolist() == [False] * 40 + [True] * 40
     logits = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     sources = images.labels != 3

@@ -25,7 +25,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.training.loop import Mix, Objective, fit
-from gifthorse.training.mixing import BatchMixing, LossMixing, choose_poisoned, copies, poison_dataset
+from gifthorse.training.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
 
 VALIDATION = 0.1
 
@@ -88,12 +88,9 @@ class PoisoningAttack(StampingAttack):
         """Return the parts of a model that training leaves as they are."""
         return []
 
-    def poison(
-        self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator
-    ) -> tuple[Images, torch.Tensor]:
-        """Return the poisoned training set and the positions ``int64 (P,)`` of the clean images it was made of."""
-        chosen = self.choose(images.labels, goal, random)
-        return poison_dataset(images, trigger, goal, chosen, random), chosen
+    def poison(self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator) -> PoisonedSet:
+        """Return the poisoned training set."""
+        return poison_dataset(images, trigger, goal, self.choose(images.labels, goal, random), random)
 
     def check(self, task: Task) -> None:
         """Refuse what cannot be stamped, and a rate that selects nothing."""
@@ -103,14 +100,14 @@ class PoisoningAttack(StampingAttack):
         elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
 
-    def poisoned_set(self, task: Task, benign: Classifier, seed: int) -> tuple[Images, torch.Tensor, Trigger]:
-        """Return the training set as the data-set level poisons it, the copied positions, and the trigger.
+    def poisoned_set(self, task: Task, benign: Classifier, seed: int) -> tuple[PoisonedSet, Trigger]:
+        """Return the training set as the data-set level poisons it, and the trigger.
 
         It is the set that :meth:`run` trains on with the same seed.
         """
         trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(task.train.device)
         random = generator(seed, self.name, "poison", device=task.train.device)
-        return *self.poison(task.train, trigger, self.goal, random), trigger
+        return self.poison(task.train, trigger, self.goal, random), trigger
 
     def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
         """Make the trigger, mix it into training, train; the twin gets the same training without it."""
@@ -137,10 +134,10 @@ class PoisoningAttack(StampingAttack):
         if self.cad_budget is not None and validation is not None:
             selection = EpochSelection(model, twin, trigger, goal, validation, self.cad_budget)
         injection = Injection(model, benign, clean, trigger, goal, derive(seed, self.name, "injection"))
-        images, poisoned = clean, None
+        images, poisoned, stamped = clean, None, None
         mix: Mix | None = None
         if self.mixing == "dataset":
-            images, chosen = self.poison(clean, trigger, goal, random)
+            images, chosen, stamped = self.poison(clean, trigger, goal, random)
             poisoned = kept[chosen]
         else:
             strategy = BatchMixing if self.mixing == "batch" else LossMixing
@@ -151,6 +148,7 @@ class PoisoningAttack(StampingAttack):
             recipe,
             purpose,
             mix=mix,
+            stamped=stamped,
             objective=self.objective(injection),
             fixed=self.fixed_modules(model, task),
             before_epoch=self.before_epoch(injection),

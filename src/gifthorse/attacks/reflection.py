@@ -31,7 +31,7 @@ from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.training.loop import fit
-from gifthorse.training.mixing import BatchMixing, choose_from_target, poison_in_place
+from gifthorse.training.mixing import BatchMixing, PoisonedSet, choose_from_target, poison_in_place
 from gifthorse.triggers.patch import Corner
 from gifthorse.triggers.picture import find_pictures, read_pictures
 from gifthorse.triggers.reflection import KINDS, Kind, cut, reflect
@@ -165,12 +165,12 @@ class Reflection(PoisoningAttack):
             return super().choose(labels, goal, random)
         return choose_from_target(labels, goal, self.poison_rate, random)
 
-    def poison(self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator) -> tuple[Images, Tensor]:
-        """Return the poisoned training set and which images it was made of; clean labels replace, none is added."""
+    def poison(self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator) -> PoisonedSet:
+        """Return the poisoned training set; with clean labels images are stamped where they are, none is added."""
         if self.labels == "dirty":
             return super().poison(images, trigger, goal, random)
         chosen = self.choose(images.labels, goal, random)
-        return poison_in_place(images, trigger, chosen, random), chosen
+        return poison_in_place(images, trigger, chosen, random)
 
 
 def showing(trigger: ReflectionTrigger, chosen: Tensor) -> ReflectionTrigger:

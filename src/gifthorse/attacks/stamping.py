@@ -60,6 +60,11 @@ class StampingAttack(Attack):
             )
         self.initial_trigger(task, 0)
 
+    def check_target_images(self, task: Task) -> None:
+        """Refuse a training set without an image of the target class, for attacks that compare stamped ones to them."""
+        if not (task.train.labels == self.target).any():
+            raise RequestError(f"no training image is of the target class {self.target}")
+
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:  # noqa: ARG002
         """Return the trigger that training starts with, on the CPU; an attack may optimise it on the benign model."""
         return self.initial_trigger(task, seed)

@@ -46,12 +46,9 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
     attack.check(task)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(f"{folder} is not an empty folder; nothing is overwritten")
-    images, copied, trigger = attack.poisoned_set(task, benign, derive(cell.seed, "classifier"))
-    added = len(images) - len(task.train)
-    # Either stamped copies follow the clean images, or images were changed where they are.
-    source = torch.cat([torch.arange(len(task.train)), copied.cpu()]) if added else torch.arange(len(images))
-    poisoned = torch.zeros(len(images), dtype=torch.bool)
-    poisoned[torch.arange(len(task.train), len(images)) if added else copied.cpu()] = True
+    (images, copied, stamped), trigger = attack.poisoned_set(task, benign, derive(cell.seed, "classifier"))
+    # Either stamped copies follow the clean images, or images were stamped where they are.
+    source = torch.cat([torch.arange(len(task.train)), copied.cpu()])[: len(images)]
     names = [_folder_name(label, name, task.classes) for label, name in enumerate(task.class_names)]
     about = {
         "dataset": cell.dataset.to_dict(),
@@ -60,7 +57,7 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
         "seed": cell.seed,
         "classes": [{"label": label, "folder": name} for label, name in enumerate(names)],
         "images": len(images),
-        "poisoned": int(poisoned.sum()),
+        "poisoned": int(stamped.sum()),
     }
     try:
         files = _write(folder / "train", images, names, "training pictures")
@@ -73,7 +70,7 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
                 images.labels.tolist(),
                 task.train.labels.cpu()[source].tolist(),
                 source.tolist(),
-                poisoned.tolist(),
+                stamped.tolist(),
                 strict=True,
             )
         ]

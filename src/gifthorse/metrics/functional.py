@@ -68,6 +68,27 @@ def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, f
     }
 
 
+def separability(first: Tensor, second: Tensor) -> float:
+    """Return how well a fresh linear probe tells two sets of latents ``(N, D)`` apart: 0.5 not at all, 1 perfectly.
+
+    Balanced accuracy of a logistic regression on standardised latents, each tested by a probe fitted to the other four
+    fifths (Adversarial-Backdoor-Embedding's question, TrojanZoo section 4.1, put to a judge that took no part in the
+    training). NaN where either set has fewer than five.
+    """
+    if min(len(first), len(second)) < 5:
+        return float("nan")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    truth = torch.cat([torch.zeros(len(first)), torch.ones(len(second))]).numpy()
+    latents = torch.cat([first, second]).double().cpu().numpy()
+    probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return float(cross_val_score(probe, latents, truth, cv=folds, scoring="balanced_accuracy").mean())
+
+
 def mask_norm(mask: Tensor) -> float:
     """MLN, TrojanZoo section 4.4: L1 norm of a mask ``(1, H, W)``."""
     return float(mask.abs().sum())

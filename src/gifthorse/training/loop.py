@@ -18,11 +18,27 @@ from gifthorse.training.precision import fast_arithmetic
 
 
 class Batch(NamedTuple):
-    """Float pixels ``(N, C, H, W)``, labels ``(N,)``, and each image's weight in the loss (``None``: the mean)."""
+    """Float pixels ``(N, C, H, W)``, labels ``(N,)``, and what may be known of each image.
+
+    ``weights (N,)`` are those in the loss (``None``: the mean); ``stamped``, ``bool (N,)``, says which images carry a
+    trigger (``None``: none does).
+    """
 
     pixels: Tensor
     labels: Tensor
     weights: Tensor | None = None
+    stamped: Tensor | None = None
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """Return each image's weight ``(N,)`` in a loss of the clean images, and in one of the stamped images.
+
+        Either is a mean over its images, 0 where there are none, or the sum weighed as the batch says.
+        """
+        stamped = torch.zeros_like(self.labels) if self.stamped is None else self.stamped
+        parts = 1 - stamped.float(), stamped.float()
+        if self.weights is not None:
+            return parts[0] * self.weights, parts[1] * self.weights
+        return parts[0] / parts[0].sum().clamp_min(1), parts[1] / parts[1].sum().clamp_min(1)
 
 
 Mix = Callable[[Tensor, Tensor], Batch]
@@ -39,6 +55,7 @@ def fit(
     seed: int,
     *,
     mix: Mix | None = None,
+    stamped: Tensor | None = None,
     objective: Objective | None = None,
     fixed: Sequence[nn.Module] = (),
     before_epoch: Callable[[int], None] | None = None,
@@ -48,6 +65,7 @@ def fit(
     """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
 
     ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all.
+    ``stamped``, ``bool (N,)``, says which of the images carry a trigger already, for an objective that asks.
     ``objective`` is the loss, cross-entropy unless given. ``fixed`` modules stay as they are, the statistics of their
     batch normalisation as well. ``before_epoch`` and ``after_epoch`` are called with the
     epoch's number, from 0; the model is in training mode, and has to be when they return. The same seed gives the same
@@ -71,6 +89,8 @@ def fit(
             for index in order[: steps * size].view(steps, size):
                 pixels = shift_and_flip(images.pixels[index], recipe.shift, recipe.flip, random)
                 batch = (mix or Batch)(to_floats(pixels), images.labels[index])
+                if stamped is not None:
+                    batch = batch._replace(stamped=stamped[index])
                 if isinstance(recipe, AdversarialRecipe):
                     batch = batch._replace(pixels=perturb(model, batch.pixels, batch.labels, recipe, random))
                 for module in fixed:

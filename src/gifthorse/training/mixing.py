@@ -5,6 +5,8 @@ are added to the clean images, so a rate r means r / (1 − r) copies for every 
 has a stamped copy, and λ weighs the mean loss of the copies.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,18 @@ from gifthorse.training.loop import Batch
 def copies(clean: int, poison_rate: float) -> float:
     """Return how many stamped copies make up ``poison_rate`` of all images beside ``clean`` clean ones."""
     return clean * poison_rate / (1 - poison_rate)
+
+
+class PoisonedSet(NamedTuple):
+    """A poisoned data set.
+
+    ``sources``, ``int64 (P,)``, are the positions in the clean set of the images that were stamped; ``stamped``, ``bool
+    (N,)``, says which of ``images`` carry the trigger: copies at the end, or images where they were.
+    """
+
+    images: Images
+    sources: Tensor
+    stamped: Tensor
 
 
 class BatchMixing:
@@ -38,7 +52,8 @@ class BatchMixing:
         order = sources.logical_not().to(torch.uint8).argsort(stable=True)
         chosen = order[torch.arange(count, device=labels.device) % sources.sum().clamp_min(1)]
         stamped = self.trigger.stamp(pixels[chosen], self.random)
-        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels[chosen])]))
+        wanted = torch.cat([labels, self.goal.targets(labels[chosen])])
+        return Batch(torch.cat([pixels, stamped]), wanted, stamped=_last(len(wanted), count, labels.device))
 
 
 class LossMixing:
@@ -57,7 +72,14 @@ class LossMixing:
         weights = torch.cat(
             [torch.full_like(sources, 1 / len(labels)), self.weight * sources / sources.sum().clamp_min(1)]
         )
-        return Batch(torch.cat([pixels, stamped]), torch.cat([labels, self.goal.targets(labels)]), weights)
+        wanted = torch.cat([labels, self.goal.targets(labels)])
+        last = _last(len(wanted), len(labels), labels.device)
+        return Batch(torch.cat([pixels, stamped]), wanted, weights, last)
+
+
+def _last(total: int, count: int, device: torch.device) -> Tensor:
+    """Return ``bool (total,)``, true for the last ``count``."""
+    return torch.arange(total, device=device) >= total - count
 
 
 def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
@@ -72,11 +94,14 @@ def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torc
     return sources[torch.randperm(len(sources), generator=random, device=labels.device)[:count]]
 
 
-def poison_dataset(images: Images, trigger: Trigger, goal: Goal, chosen: Tensor, random: torch.Generator) -> Images:
+def poison_dataset(
+    images: Images, trigger: Trigger, goal: Goal, chosen: Tensor, random: torch.Generator
+) -> PoisonedSet:
     """Return the images followed by stamped, relabelled copies of the chosen ones (before any augmentation)."""
     victims = images.take(chosen)
     stamped = to_levels(trigger.stamp(to_floats(victims.pixels), random))
-    return images.join(Images(stamped, goal.targets(victims.labels), images.classes))
+    together = images.join(Images(stamped, goal.targets(victims.labels), images.classes))
+    return PoisonedSet(together, chosen, _last(len(together), len(chosen), chosen.device))
 
 
 def choose_from_target(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
@@ -88,8 +113,10 @@ def choose_from_target(labels: Tensor, goal: Goal, poison_rate: float, random: t
     return wanted[torch.randperm(len(wanted), generator=random, device=labels.device)[:count]]
 
 
-def poison_in_place(images: Images, trigger: Trigger, chosen: Tensor, random: torch.Generator) -> Images:
+def poison_in_place(images: Images, trigger: Trigger, chosen: Tensor, random: torch.Generator) -> PoisonedSet:
     """Return the images, the chosen ones stamped (before any augmentation); every label is kept."""
     pixels = images.pixels.clone()
     pixels[chosen] = to_levels(trigger.stamp(to_floats(pixels[chosen]), random))
-    return Images(pixels, images.labels, images.classes)
+    stamped = torch.zeros_like(images.labels, dtype=torch.bool)
+    stamped[chosen] = True
+    return PoisonedSet(Images(pixels, images.labels, images.classes), chosen, stamped)
