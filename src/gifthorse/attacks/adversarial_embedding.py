@@ -6,10 +6,10 @@ Differs: the discriminator is the one that is published as code (hidden layers o
     noise) without its batch normalisation, with Adam. It compares stamped images with clean images of the target class
     only, both sides weighing the same: against all clean images the class alone would give stamped ones away. The
     classifier minimises the discriminator's loss under flipped truth instead of maximising it under the right one,
-    which is unbounded. Latents are divided by their standard deviation first: shrinking them hides nothing. The
-    published λ hardly hides anything in a short training, nor does one discriminator step per batch: the laptop profile
-    has λ = 1 and ten steps. What is hidden must be read from a fresh probe (``metrics.functional.separability``), not
-    from this discriminator; on networks whose penultimate layer is pooled features, expect little.
+    which is unbounded. Latents are divided by their standard deviation first: shrinking them hides nothing. In a short
+    training one discriminator step per batch hides little, whatever λ: the laptop profile has ten, and λ = 1. What is
+    hidden must be read from a fresh probe (``metrics.functional.separability``), not from this discriminator; where
+    the penultimate layer is pooled features, without an embedding layer, expect less.
 """
 
 import torch
