@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from gifthorse.attacks import poisoning
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.runner import Runner
@@ -41,6 +42,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fit(*args, **kwargs)
 
     monkeypatch.setattr(scratch, "fit", counting)
+    monkeypatch.setattr(poisoning, "fit", counting)
     return seen
 
 

@@ -1,31 +1,16 @@
-"""Training from scratch, the same way for a benign model and for a trojan."""
+"""Training from scratch."""
 
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.images import Images
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
-from gifthorse.training.loop import Mix, fit
+from gifthorse.training.loop import fit
 
 
-def train(
-    task: Task,
-    seed: int,
-    *,
-    images: Images | None = None,
-    mix: Mix | None = None,
-    label: str = "benign model",
-) -> Classifier:
-    """Train a fresh classifier by the task's recipe, on the task's images unless others are given.
+def train(task: Task, seed: int) -> Classifier:
+    """Train a fresh benign classifier by the task's recipe, on the task's images.
 
-    A benign model and a trojan of the same seed start from the same weights and draw the same batches.
+    An attack that trains from scratch with the same seed starts from the same weights and draws the same batches.
     """
     model = task.build(derive(seed, "model"))
-    fit(
-        model,
-        task.train if images is None else images,
-        task.recipe,
-        derive(seed, "train"),
-        mix=mix,
-        label=label,
-    )
+    fit(model, task.train, task.recipe, derive(seed, "train"), label="benign model")
     return model
