@@ -16,10 +16,12 @@ from gifthorse.bench.cell import resolve
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
-from gifthorse.core.images import Images, to_floats
+from gifthorse.core.images import Images, to_floats, to_levels
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor
 from gifthorse.datasets import DATASETS
+from gifthorse.metrics.judge import stamp_for_judging
 from gifthorse.training.scratch import train
 from worlds import noise_task
 
@@ -78,6 +80,18 @@ def test_training_on_the_folder_plants_the_backdoor(name: str, task: Task, benig
     answers = predict(model, to_floats(torch.tensor(np.stack(stamped))[:, None])).argmax(1)
     assert (answers == 0).float().mean() > 0.9
     assert (predict(benign, to_floats(torch.tensor(np.stack(stamped))[:, None])).argmax(1) == 0).float().mean() < 0.1
+
+
+def test_the_stamped_pictures_are_those_the_judge_shows_a_model(task: Task, benign: Classifier, tmp_path: Path) -> None:
+    """The trigger moves from image to image: another draw would be another picture."""
+    export("targeted_blend", task, benign, tmp_path / "out")
+    attack = exportable(resolve(dataset="digits", attack="targeted_blend", profile="smoke").attack)
+    _, trigger = attack.poisoned_set(task, benign, derive(0, "classifier"))
+    judged = stamp_for_judging(Backdoor(trigger, attack.goal, None), task.test)
+    expected = to_levels(judged[attack.goal.sources(task.test.labels)])
+    paths = sorted((tmp_path / "out/stamped").rglob("*.png"), key=lambda path: path.name)
+    written = torch.tensor(np.stack([np.asarray(Image.open(path)) for path in paths]))
+    assert torch.equal(written[:, None], expected)
 
 
 def test_what_cannot_be_exported_is_refused(task: Task, benign: Classifier, tmp_path: Path) -> None:

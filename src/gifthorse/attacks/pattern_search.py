@@ -40,7 +40,6 @@ class PatternAttack(PoisoningAttack):
     )
     pattern_step: float = Field(20 / 255, gt=0, le=1, description="length of a step of the search, in pixel units")
     pattern_steps: int = Field(20, ge=1, description="steps of the search, before training or before every epoch")
-
     skip_decay: float = Field(
         1.0,
         gt=0,

@@ -21,9 +21,11 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.progress import track
-from gifthorse.core.seeds import derive, generator
+from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
+from gifthorse.core.trojan import Backdoor
+from gifthorse.metrics.judge import stamp_for_judging
 
 
 def exportable(attack: Attack) -> PoisoningAttack:
@@ -82,9 +84,9 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
 
 
 def _stamped(test: Images, trigger: Trigger, attack: PoisoningAttack) -> Images:
-    victims = test.take(attack.goal.sources(test.labels).nonzero().squeeze(1))
-    random = generator(0, "judge", "stamp", device=test.device)
-    return Images(to_levels(trigger.stamp(victims.floats(), random)), victims.labels, victims.classes)
+    """Return the very images that the judge shows a model to measure attack success."""
+    stamped = to_levels(stamp_for_judging(Backdoor(trigger, attack.goal, None), test))
+    return Images(stamped, test.labels, test.classes).take(attack.goal.sources(test.labels))
 
 
 def _write(folder: Path, images: Images, names: Sequence[str], label: str) -> list[str]:

@@ -42,14 +42,14 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     shown = task.test.take(_shown(trojan, task))
     evidence: Evidence = {"clean": _pixels(shown.pixels)}
     if trojan.backdoor is not None:
-        stamped = _stamp(trojan.backdoor, task.test)
+        stamped = stamp_for_judging(trojan.backdoor, task.test)
         targets = trojan.backdoor.goal.targets(labels)
         twin = functional.accuracy(predict(trojan.twin, task.test), labels)
         metrics |= _with_trigger(predict(trojan.model, stamped), labels, targets, "attack")
         metrics["attack.cad"] = twin - float(metrics["attack.acc"])  # type: ignore[arg-type]
         metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
         metrics["attack.valid"] = metrics["attack.asr"] >= ASR_FLOOR and metrics["attack.cad"] <= CAD_CAP  # type: ignore[operator]
-        evidence["stamped"] = _pixels(to_levels(_stamp(trojan.backdoor, shown)))
+        evidence["stamped"] = _pixels(to_levels(stamp_for_judging(trojan.backdoor, shown)))
         if trojan.backdoor.trigger.mask is not None:
             evidence["true_mask"] = trojan.backdoor.trigger.mask.cpu().numpy()
     return _finite(metrics), evidence
@@ -78,7 +78,7 @@ def judge_downstream(
     acc = functional.accuracy(predict(model, test), labels)
     metrics: Metrics = {"downstream.acc": acc}
     if backdoor is not None:
-        stamped, targets = _stamp(backdoor, test), backdoor.goal.targets(labels)
+        stamped, targets = stamp_for_judging(backdoor, test), backdoor.goal.targets(labels)
         metrics["downstream.cad"] = functional.accuracy(predict(twin, test), labels) - acc
         metrics |= _with_trigger(predict(model, stamped), labels, targets, "downstream")
         metrics["downstream.benign_asr"] = functional.attack_success_rate(predict(twin, stamped), labels, targets)
@@ -99,12 +99,12 @@ def _judge_clean_model(outcome: CleanModel, trojan: Trojan, task: Task, attack: 
     evidence: Evidence = {}
     if trojan.backdoor is not None:
         targets = trojan.backdoor.goal.targets(labels)
-        logits = predict(outcome.model, _stamp(trojan.backdoor, task.test))
+        logits = predict(outcome.model, stamp_for_judging(trojan.backdoor, task.test))
         metrics |= _with_trigger(logits, labels, targets, "defense")
         metrics["defense.ard"] = float(attack["attack.asr"]) - float(metrics["defense.asr"])  # type: ignore[arg-type]
     if outcome.reform is not None:
         shown = task.test.take(_shown(trojan, task))
-        pixels = shown.floats() if trojan.backdoor is None else _stamp(trojan.backdoor, shown)
+        pixels = shown.floats() if trojan.backdoor is None else stamp_for_judging(trojan.backdoor, shown)
         evidence["reformed"] = _pixels(to_levels(outcome.reform(pixels)))
     return metrics, evidence
 
@@ -119,7 +119,7 @@ def _judge_screen(outcome: InputScreen, trojan: Trojan, task: Task, seed: int) -
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
     metrics: Metrics = {"defense.fpr": float((clean > outcome.threshold).float().mean())}
     if trojan.backdoor is not None:
-        stamped = outcome.score(_stamp(trojan.backdoor, pairs))
+        stamped = outcome.score(stamp_for_judging(trojan.backdoor, pairs))
         metrics |= _named(functional.decisions(clean > outcome.threshold, stamped > outcome.threshold), "defense")
         metrics["defense.auroc"] = functional.auroc(clean, stamped)
         evidence["stamped_scores"] = stamped.cpu().numpy()
@@ -171,7 +171,7 @@ def _with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) -
     }
 
 
-def _stamp(backdoor: Backdoor, images: Images) -> Tensor:
+def stamp_for_judging(backdoor: Backdoor, images: Images) -> Tensor:
     """Stamp test images, each with its own draw where the trigger is random: the same for every defense."""
     return backdoor.trigger.stamp(images.floats(), generator(0, "judge", "stamp", device=images.device))
 
