@@ -66,7 +66,7 @@ def _plain(model: nn.Module, pixels: Tensor) -> None:
 def _floor(model: nn.Module, shape: tuple[int, int, int]) -> None:
     """Nothing but the forward and backward passes that the search cannot do without."""
     device = torch.device("cpu")
-    together = Budget(STEPS, 1, BATCH, 0.1).classes_at_once(device)
+    together = Budget(STEPS, 1, BATCH, 0.1).candidates_at_once(device)
     frozen = freeze(model)
     for _ in range(STEPS):
         for group in torch.arange(CLASSES).split(together):

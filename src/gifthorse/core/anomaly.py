@@ -28,3 +28,13 @@ def anomaly_indices(scores: Tensor) -> Tensor:
     floor = 1e-6 * scores.abs().amax(-1, keepdim=True).clamp_min(1e-6)
     mad = torch.maximum(median(deviation.abs()).unsqueeze(-1), floor)
     return deviation / (1.4826 * mad)
+
+
+def norm_readouts(norms: Tensor) -> dict[str, float]:
+    """Return two further indices of the sizes ``(K,)`` of recovered triggers: what is small is suspicious.
+
+    ``log`` is the anomaly index of the logarithms: sizes are positive, so their plain index cannot exceed the median
+    over 1.4826 MAD, however small the smallest is. ``ratio`` is the median over the smallest.
+    """
+    positive = norms.clamp_min(1e-6)
+    return {"log": float(anomaly_indices(-positive.log()).max()), "ratio": float(median(positive) / positive.min())}

@@ -106,6 +106,19 @@ class Classifier(nn.Module):
         """Return the output ``(N, C', H', W')`` of one of ``stage_names``."""
         return self._capture(name, pixels, of_input=False)[0]
 
+    def continue_from(self, name: str, maps: Tensor, image: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` that the network would give if stage ``name`` gave ``maps (N, C', H', W')``.
+
+        What comes before the stage runs once, on a single ``image (1, C, H, W)``, and is thrown away; so the network
+        must not take anything else past the stage.
+        """
+        hook = self.network.get_submodule(name).register_forward_hook(lambda *_: maps)
+        try:
+            logits: Tensor = self(image)
+        finally:
+            hook.remove()
+        return logits
+
     def _capture(self, name: str, pixels: Tensor, *, of_input: bool) -> tuple[Tensor, Tensor]:
         caught: list[Tensor] = []
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from gifthorse.core.anomaly import anomaly_indices
+from gifthorse.core.trigger import blend
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,29 +34,49 @@ class InputScreen:
 
 @dataclass(frozen=True, eq=False)
 class RecoveredTriggers:
-    """Candidate triggers, one per class: ``mask (K, 1, H, W)`` and ``pattern (K, C, H, W)`` in [0,1]."""
+    """Candidate triggers, one per class, as masks ``(K, 1, H, W)`` and patterns ``(K, C, H, W)`` in [0,1].
+
+    Where a method adds a ``perturbation (K, C, H, W)`` in [-1,1] instead, that is what is stamped; mask and pattern
+    then only show it. ``success (K,)`` is the share of the defender's held-out images of other classes that each
+    trigger sends to its class.
+    """
 
     mask: Tensor
     pattern: Tensor
+    perturbation: Tensor | None = None
+    success: Tensor | None = None
+
+    def stamp(self, pixels: Tensor, label: int) -> Tensor:
+        """Return ``(N, C, H, W)`` in [0,1] with the trigger of one class."""
+        if self.perturbation is not None:
+            return (pixels + self.perturbation[label]).clamp(0, 1)
+        return blend(pixels, self.mask[label], self.pattern[label], 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class ModelVerdict:
     """A score per class ``(K,)`` and the class under suspicion, if any.
 
-    ``readouts`` holds further model-level indices by name (higher = more suspicious) beside the published one;
-    ``suspect`` is the class whose index is above the method's threshold.
+    ``suspect`` is the class with the highest score, where the index that the method decides by is above its threshold.
+    That index is the anomaly index of the scores unless the method has one of its own (``decisive``). ``readouts``
+    holds further model-level indices by name (higher = more suspicious).
     """
 
     scores: Tensor
     suspect: int | None
     triggers: RecoveredTriggers | None = None
     readouts: dict[str, float] = field(default_factory=dict)
+    decisive: float | None = None
 
     @property
     def anomaly_index(self) -> float:
         """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of the scores."""
         return float(anomaly_indices(self.scores).max())
+
+    @property
+    def index(self) -> float:
+        """The number that the method compares with its threshold."""
+        return self.anomaly_index if self.decisive is None else self.decisive
 
 
 Outcome = CleanModel | InputScreen | ModelVerdict

@@ -2,39 +2,43 @@
 
 import copy
 from collections import Counter
+from typing import TypeVar
 
 import torch
 from torch import fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+M = TypeVar("M", bound=nn.Module)
 
-def freeze(model: nn.Module) -> nn.Module:
+
+def freeze(model: M) -> M:
     """Return a frozen copy in evaluation mode that computes the same function with less work.
 
-    Every batch normalisation that directly follows a convolution is folded into it where the module can be traced and
-    the convolution runs once; a module that cannot is only frozen. Memory format is channels last.
+    Every batch normalisation that directly follows a convolution is folded into it, where the module can be traced and
+    both run once; the parts keep their names. A module that cannot be traced is only frozen. Memory format is channels
+    last.
     """
-    frozen = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
     try:
-        traced = fx.symbolic_trace(frozen)
+        graph = fx.Tracer().trace(frozen)
     except (fx.proxy.TraceError, TypeError, RuntimeError):
-        return frozen
-    modules = dict(traced.named_modules())
-    runs = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
-    for node in list(traced.graph.nodes):
-        source = node.args[0] if node.op == "call_module" and node.args else None
+        return frozen.to(memory_format=torch.channels_last)
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    runs = Counter(str(node.target) for node in calls)
+    for node in calls:
+        source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
             continue
-        if runs[str(source.target)] > 1:
-            continue  # each fold would change the convolution for its other runs
-        convolution, norm = modules[str(source.target)], modules[str(node.target)]
+        first, second = str(source.target), str(node.target)
+        if runs[first] > 1 or runs[second] > 1:
+            continue  # each fold would change the layer for its other runs
+        convolution, norm = frozen.get_submodule(first), frozen.get_submodule(second)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
-            name = str(source.target)
-            parent, _, child = name.rpartition(".")
-            modules[name] = fuse_conv_bn_eval(convolution, norm)
-            setattr(traced.get_submodule(parent), child, modules[name])
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
+            _replace(frozen, first, fuse_conv_bn_eval(convolution, norm))
+            _replace(frozen, second, nn.Identity())
+    return frozen.to(memory_format=torch.channels_last)
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)

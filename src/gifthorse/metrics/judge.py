@@ -13,7 +13,6 @@ from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.record import Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
-from gifthorse.core.trigger import blend
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics import functional
 from gifthorse.training.adversarial import perturb
@@ -128,6 +127,7 @@ def _judge_screen(outcome: InputScreen, trojan: Trojan, task: Task, seed: int) -
 
 def _judge_verdict(outcome: ModelVerdict, trojan: Trojan, task: Task) -> tuple[Metrics, Evidence]:
     metrics: Metrics = {
+        "defense.index": outcome.index,
         "defense.aiv": outcome.anomaly_index,
         "defense.flagged": outcome.suspect is not None,
         "defense.scores": outcome.scores.tolist(),
@@ -140,16 +140,18 @@ def _judge_verdict(outcome: ModelVerdict, trojan: Trojan, task: Task) -> tuple[M
     if triggers is not None:
         evidence["masks"] = triggers.mask.cpu().numpy()
         evidence["patterns"] = _pixels(to_levels(triggers.pattern))
+        if triggers.success is not None:
+            metrics["defense.held_out_asr"] = triggers.success.tolist()
     if trojan.backdoor is not None:
         targets = trojan.backdoor.goal.targets(task.test.labels)
         target = int(targets[0])
         metrics["defense.hit"] = int(outcome.scores.argmax()) == target
         if triggers is not None:
-            mask, pattern = triggers.mask[target], triggers.pattern[target]
+            mask = triggers.mask[target]
             metrics["defense.mln"] = functional.mask_norm(mask)
             if trojan.backdoor.trigger.mask is not None:
                 metrics["defense.mjs"] = functional.mask_jaccard(mask, trojan.backdoor.trigger.mask)
-            logits = predict(trojan.model, blend(task.test.floats(), mask, pattern, 0.0))
+            logits = predict(trojan.model, triggers.stamp(task.test.floats(), target))
             metrics["defense.recovered_asr"] = functional.attack_success_rate(logits, task.test.labels, targets)
     return metrics, evidence
 
