@@ -4,10 +4,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.images import Images
+from gifthorse.core.outcomes import RecoveredTriggers
+from gifthorse.core.task import Task
 from gifthorse.core.views import ModelView
+from gifthorse.defenses.inspection.abs import Abs, Unit, stimulate, stimulate_all
+from gifthorse.defenses.inspection.inspector import hold_out, with_success
 from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse
-from gifthorse.inversion.engine import Best, Budget, Masked, invert
+from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
+from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
+from gifthorse.inversion.reference import reference_models
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
 from worlds import linear_classifier, live_pixel_view, noise_images
@@ -113,3 +121,320 @@ def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     assert not [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert not [parameter for parameter in frozen.parameters() if parameter.requires_grad]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_of_successful_triggers_the_smallest_is_kept_not_the_latest() -> None:
+    """backdoor-toolbox overwrote its best trigger with the latest successful one."""
+    best = Best(1, 0.9, torch.device("cpu"))
+    for accuracy, size in ((0.95, 3.0), (0.95, 5.0), (0.5, 1.0)):
+        best.observe(torch.arange(1), torch.tensor([accuracy]), torch.tensor([size]), torch.full((1, 2, 1, 1), size))
+    assert best.settle(torch.zeros(1, 2, 1, 1)).unique().tolist() == [3]
+
+
+def test_a_trigger_that_never_succeeded_is_the_last_one_tried() -> None:
+    best = Best(2, 0.9, torch.device("cpu"))
+    best.observe(torch.arange(2), torch.tensor([1.0, 0.1]), torch.ones(2), torch.full((2, 2, 1, 1), 4.0))
+    assert best.settle(torch.full((2, 2, 1, 1), 7.0))[:, 0].flatten().tolist() == [4, 7]
+    assert Best(1, 0.9, torch.device("cpu")).settle(torch.ones(1, 2, 1, 1)).sum() == 2
+
+
+def test_of_restarts_each_class_takes_its_own_smallest() -> None:
+    shown = torch.arange(6.0).view(6, 1, 1, 1)
+    kept, size = best_restart(shown, torch.tensor([5.0, 2, torch.inf, 4, 9, torch.inf]), 2)
+    assert kept[:2].flatten().tolist() == [3, 1]
+    assert size.tolist() == [4, 2, torch.inf]
+
+
+def test_restarts_never_give_a_larger_trigger() -> None:
+    view = live_pixel_view(target=2, row=7, column=5)
+    quick = NeuralCleanse(steps=80, batches=1, batch_size=16)
+    once = quick.search(view.model, view.clean, 0)[1]
+    thrice = quick.model_copy(update={"restarts": 3}).search(view.model, view.clean, 0)[1]
+    assert once.shape == thrice.shape == (6,)
+    assert (thrice.mean() <= once.mean() + 0.05).all()
+
+
+def test_one_forward_pass_holds_no_more_images_than_allowed() -> None:
+    view, seen = live_pixel_view(target=1, row=6, column=2), []
+    view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    NeuralCleanse(steps=3, batches=1, batch_size=16, max_batch=32).search(view.model, view.clean, 0)
+    assert max(seen) == 32
+    assert sum(seen) == 3 * 16 * 6
+
+
+def test_finished_candidates_leave_the_batch() -> None:
+    view, seen = live_pixel_view(target=1, row=6, column=2), []
+    kept = Best(6, 0.9, torch.device("cpu"))
+    kept.finished[2:] = True
+    view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    source, budget = Masked.uniform(6, view.clean, 0), Budget(2, 1, 10, 0.1, max_batch=100)
+    invert(view.model, view.clean, torch.arange(6), source, Trial.cross_entropy, kept, budget, 0)
+    assert seen == [20, 20]
+
+
+def test_a_mask_is_one_for_all_colours_and_its_size_is_the_l1_norm() -> None:
+    """ART's mask has a value per colour, and its default norm is L2."""
+    source = Masked.uniform(3, noise_images(4, (3, 5, 7), 3), 0)
+    shown = source(torch.arange(3))
+    assert shown.shape == (3, 4, 5, 7)
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    torch.testing.assert_close(source.size(shown), shown[:, 0].flatten(1).norm(p=1, dim=1))
+    white = torch.ones(1, 4, 5, 7)
+    white[:, 0, :2] = 0
+    stamped = source.stamp(torch.zeros(2, 3, 5, 7), white)
+    assert stamped.shape == (1, 2, 3, 5, 7)
+    assert stamped[..., :2, :].sum() == 0
+    assert stamped[..., 2:, :].min() == 1
+
+
+def test_searches_see_clean_images_as_they_are() -> None:
+    """BackdoorBench searched on randomly cropped and mirrored images."""
+    view, seen = live_pixel_view(target=1, row=6, column=2), []
+    invisible = Masked(torch.full((6, 2, 8, 8), -20.0))
+    view.model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    invert(
+        view.model,
+        view.clean,
+        torch.arange(6),
+        invisible,
+        Trial.cross_entropy,
+        Best(6, 2, torch.device("cpu")),
+        Budget(1, 1, 20, 0.1, max_batch=20),
+        0,
+    )
+    known = {pixels.numpy().tobytes() for pixels in view.clean.pixels}
+    assert {(image * 255).round().to(torch.uint8).numpy().tobytes() for image in seen[0]} <= known
+
+
+def test_held_out_images_are_not_searched_with() -> None:
+    images = noise_images(50, (1, 6, 6), 5)
+    searched, held_out = hold_out(images, 3)
+    assert (len(searched), len(held_out)) == (40, 10)
+    rows = [{pixels.numpy().tobytes() for pixels in part.pixels} for part in (searched, held_out)]
+    assert not rows[0] & rows[1]
+    assert len(hold_out(images.take(slice(2)), 0)[1]) == 1
+
+
+def test_each_trigger_is_measured_against_its_own_class_on_images_of_others() -> None:
+    """TrojanZoo measured every class's trigger against class 0."""
+    weight = torch.zeros(3, 1, 2, 2)
+    weight[1, 0, 0, 0] = weight[2, 0, 1, 1] = 10.0
+    model = linear_classifier(weight, torch.tensor([1.0, 0, 0]))
+    mask, pattern = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    mask[1, 0, 0, 0] = mask[2, 0, 0, 0] = 1
+    black = Images(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 1, 1, 2, 2]), 3)
+    success = with_success(model, RecoveredTriggers(mask, pattern), black).success
+    assert success is not None
+    assert success.tolist() == [1, 1, 0]
+    alone = with_success(model, RecoveredTriggers(mask, pattern), black.take(black.labels == 1)).success
+    assert alone is not None
+    assert alone.tolist() == [1, 0, 0]
+
+
+def test_what_is_added_is_clamped_and_what_is_masked_is_blended() -> None:
+    mask, pattern = torch.full((2, 1, 1, 1), 0.5), torch.ones(2, 1, 1, 1)
+    pixels = torch.tensor([[[[0.4]]]])
+    assert RecoveredTriggers(mask, pattern).stamp(pixels, 1).item() == pytest.approx(0.7)
+    added = RecoveredTriggers(mask, pattern, torch.tensor([-0.9, 0.3]).view(2, 1, 1, 1))
+    assert [added.stamp(pixels, label).item() for label in (0, 1)] == pytest.approx([0, 0.7])
+
+
+def test_the_regularisers_count_in_levels_and_in_both_directions() -> None:
+    """TrojanZoo took weights tuned for 0 to 255 on 0 to 1; another code's smoothness saw one direction alone."""
+    values = torch.zeros(2, 1, 3, 3)
+    values[0, 0, 1, 1] = 1.0
+    assert elastic_net(values).tolist() == [255 + 255**2, 0]
+    assert roughness(values).tolist() == [4 * 255**2, 0]
+    stripes = torch.tensor([[0.0, 1, 0]]).expand(3, 3).view(1, 1, 3, 3)
+    assert roughness(stripes).item() == roughness(stripes.mT).item() == 6 * 255**2
+
+
+def test_a_regulariser_of_weight_zero_costs_no_forward_pass() -> None:
+    view, seen = live_pixel_view(target=1, row=6, column=2), []
+    view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+
+    def passes(**weights: float) -> int:
+        seen.clear()
+        settings = Tabor(steps=2, batches=1, batch_size=8, max_batch=48, **weights)
+        invert(
+            view.model,
+            view.clean,
+            torch.arange(6),
+            Masked.uniform(6, view.clean, 0),
+            settings.loss,
+            Best(6, 2, torch.device("cpu")),
+            Budget(2, 1, 8, 0.1, max_batch=48),
+            0,
+        )
+        return sum(seen)
+
+    assert passes(overlaying=0.0) == 2 * 48
+    assert passes() == 2 * (48 + 6)
+    assert passes(blocking=1.0, overlaying=0.0) == 2 * 2 * 48
+
+
+def test_blocking_asks_for_the_true_class_and_overlaying_for_the_target() -> None:
+    logits = torch.tensor([[[5.0, 0, 0], [0, 5, 0]]])
+    trial = Trial(
+        torch.arange(1),
+        torch.tensor([2]),
+        torch.full((1, 2, 1, 1), 0.5),
+        torch.ones(1),
+        torch.zeros(2, 1, 1, 1),
+        torch.tensor([0, 1]),
+        logits,
+        {},
+        lambda stamped: logits[:, : stamped.shape[1]],
+    )
+    free = dict.fromkeys(("mask_size", "pattern_size", "mask_smoothness", "pattern_smoothness"), 0.0)
+    plain = Tabor(**free, overlaying=0.0).loss(trial)
+    assert (Tabor(**free, overlaying=0.0, blocking=1.0).loss(trial) - plain).item() == pytest.approx(0.0133, abs=1e-3)
+    assert (Tabor(**free, overlaying=1.0).loss(trial) - plain).item() == pytest.approx(5.0133, abs=1e-3)
+
+
+def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:
+    view = live_pixel_view(target=2, row=7, column=5)
+    verdict = Tabor(steps=150, batches=1, batch_size=32, lr=0.1).defend(view, 0)
+    assert int(verdict.scores.argmax()) == 2
+    assert verdict.triggers is not None
+    assert int(verdict.triggers.mask[2, 0].argmax()) == 7 * 8 + 5
+    assert int(trigger_quality(view.model, verdict.triggers, view.clean).argmin()) == 2
+
+
+def test_a_reference_model_is_another_one_trained_on_the_clean_images(task: Task, benign: Classifier) -> None:
+    first, second = reference_models(benign, task.holdout, 2, 0)
+    assert not torch.equal(first.head.weight, second.head.weight)
+    assert not torch.equal(first.head.weight, benign.head.weight)
+    own = (first(task.holdout.floats()).argmax(1) == task.holdout.labels).float().mean()
+    other = (first(task.test.floats()).argmax(1) == task.test.labels).float().mean()
+    assert own > 0.95
+    assert other > 0.7
+
+
+def test_one_reference_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        NeuralCleanse(reference=1)
+
+
+class StrongUnit(nn.Module):
+    """Two channels: an image's light, and a unit that wakes above 0.9, which no clean image reaches."""
+
+    def __init__(self, classes: int, side: int, target: int):
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(2 * side * side, classes)
+        with torch.no_grad():
+            convolution = self.stage[0]
+            assert isinstance(convolution, nn.Conv2d)
+            convolution.weight.copy_(torch.tensor([1.0, 10.0]).view(2, 1, 1, 1))
+            assert convolution.bias is not None
+            convolution.bias.copy_(torch.tensor([0.0, -9.0]))
+            weight = torch.zeros(classes, 2, side, side)
+            for label in range(classes):
+                weight[label, 0, label] = 3.0
+            weight[target, 1] = 20.0
+            self.head.weight.copy_(weight.flatten(1))
+            self.head.bias.zero_()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.flatten(self.stage(pixels)))
+        return logits
+
+
+def strong_unit_view(target: int) -> ModelView:
+    network = StrongUnit(6, 8, target)
+    model = Classifier(network, mean=[0.0], std=[1.0], head="head", stages=("stage",)).eval()
+    return ModelView(model, live_pixel_view(target, 7, 5).clean)
+
+
+QUICK_ABS = Abs(steps=60, batch_size=16, samples=2, size_weights=(0.01, 0.1, 0.1))
+
+
+def test_abs_finds_the_planted_strong_unit_and_its_class() -> None:
+    view = strong_unit_view(target=4)
+    units = QUICK_ABS.choose(stimulate_all(QUICK_ABS, view.model, view.clean, 0))
+    assert (units[0].stage, units[0].channel, units[0].label) == ("stage", 1, 4)
+    verdict = QUICK_ABS.defend(view, 0)
+    assert verdict.suspect == 4
+    assert verdict.index == verdict.scores[4] == 1
+    assert verdict.triggers is not None
+    assert (verdict.triggers.mask[4] > 0.5).sum() == 1
+    assert verdict.scores[[0, 1, 2, 3, 5]].max() < 0.8
+
+
+def test_abs_suspects_no_class_without_such_a_unit() -> None:
+    view = strong_unit_view(target=4)
+    head = view.model.head
+    with torch.no_grad():
+        head.weight[4, 64:] = 0
+    verdict = QUICK_ABS.defend(view, 0)
+    assert verdict.suspect is None
+    assert verdict.index < 0.8
+
+
+def test_the_strongest_units_are_kept_one_of_each_class_and_stage() -> None:
+    """TrojanZoo sorted them the other way and kept the weakest."""
+    units = [Unit("stage", number, number, float(number)) for number in range(1, 31)]
+    kept = Abs(candidates=5).choose([*units, Unit("stage", 99, 30, 29.5), Unit("other", 98, 30, 1.5)])
+    assert [unit.margin for unit in kept] == [30, 29, 28, 27, 26]
+
+
+@torch.no_grad()
+def test_stimulating_many_units_at_once_gives_what_one_after_another_gives(task: Task, benign: Classifier) -> None:
+    settings, images = Abs(levels=2, agreement=0.5), task.holdout.take(slice(12))
+    found = {unit.channel: unit for unit in stimulate(settings, benign, "stage2", images)}
+    assert len(found) > 3
+    maps = benign.stage("stage2", images.floats()).detach()
+    for channel, unit in found.items():
+        logits = []
+        for value in (0, maps.max() / 2, maps.max()):
+            changed = maps.clone()
+            changed[:, channel] = value
+            logits.append(benign.continue_from("stage2", changed, images.floats()[:1]))
+        gain = torch.maximum(logits[1], logits[2]) - logits[0]
+        gain[torch.arange(12), images.labels] = -torch.inf
+        agreeing = [row for row, label in zip(gain, images.labels, strict=True) if label != unit.label]
+        agreeing = [row for row in agreeing if int(row.argmax()) == unit.label]
+        margins = [float(row.topk(2).values.diff().abs()) for row in agreeing]
+        assert unit.margin == pytest.approx(min(margins), rel=0.1, abs=0.2)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage3"])
+def test_going_on_from_a_stage_gives_what_the_whole_network_gives(stage: str, task: Task, benign: Classifier) -> None:
+    pixels = task.test.floats()[:6]
+    answers = benign.continue_from(stage, benign.stage(stage, pixels), pixels[:1])
+    torch.testing.assert_close(answers, benign(pixels))
+
+
+def test_abs_says_which_classes_have_no_images() -> None:
+    view = strong_unit_view(target=4)
+    lacking = ModelView(view.model, view.clean.take((view.clean.labels != 2) & (view.clean.labels != 5)))
+    assert str(Abs().skip(lacking)).endswith("none of class 2, 5")
+    assert Abs().skip(view) is None
+    assert "stages" in str(Abs().skip(live_pixel_view(1, 7, 5)))
+
+
+@pytest.mark.parametrize("inspector", [NeuralCleanse(), Tabor(), Abs()])
+def test_inspectors_say_what_they_cannot_judge(inspector: NeuralCleanse | Tabor | Abs) -> None:
+    view = strong_unit_view(target=4)
+    wrong = Images(torch.zeros(24, 3, 5, 5, dtype=torch.uint8), torch.arange(24) % 6, 6)
+    assert "cannot take images of 3×5×5" in str(inspector.skip(ModelView(view.model, wrong)))
+    broken = view.model.clone()
+    with torch.no_grad():
+        broken.head.bias[0] = torch.nan
+    assert "not finite" in str(inspector.skip(ModelView(broken, view.clean)))
+    fewer = Images(view.clean.pixels, view.clean.labels % 5, 5)
+    assert "of 5 classes, the model knows 6" in str(inspector.skip(ModelView(view.model, fewer)))
+    two = SmallCnn(width=2, embedding=4).build((1, 8, 8), 2, 0).eval()
+    assert "at least 3 classes" in str(inspector.skip(ModelView(two, noise_images(20, (1, 8, 8), 2))))
+
+
+def test_watched_maps_belong_to_their_candidates() -> None:
+    model = SmallCnn(width=2, embedding=4).build((1, 8, 8), 4, 0).eval()
+    pixels = noise_images(6, (1, 8, 8), 4).floats()
+    with watching(freeze(model), ["stage2"]) as run:
+        logits, maps = run(pixels.view(2, 3, 1, 8, 8))
+    torch.testing.assert_close(maps["stage2"][1], model.stage("stage2", pixels[3:]), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(logits[1], model(pixels[3:]), atol=0.05, rtol=0.05)

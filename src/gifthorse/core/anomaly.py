@@ -30,6 +30,11 @@ def anomaly_indices(scores: Tensor) -> Tensor:
     return deviation / (1.4826 * mad)
 
 
+def says_something(scores: Tensor) -> bool:
+    """Tell whether an anomaly index of ``scores (K,)`` means anything: not where more than half of them are equal."""
+    return bool(median((scores - median(scores)).abs()) > 0)
+
+
 def norm_readouts(norms: Tensor) -> dict[str, float]:
     """Return two further indices of the sizes ``(K,)`` of recovered triggers: what is small is suspicious.
 

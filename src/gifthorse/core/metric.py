@@ -162,6 +162,15 @@ _LISTED = (
         None,
         "the same index on TABOR's own measure of each recovered trigger (TABOR section 5)",
     ),
+    Metric(
+        "aiv_stimulation",
+        "largest stimulation margin",
+        "detector",
+        "index",
+        (-_INF, _INF),
+        None,
+        "the most that one unit lifts its class above every other (ABS Algorithm 1)",
+    ),
     Metric("flagged", "model flagged", "detector", "flag", (0, 1), None, "the method's own index above its threshold"),
     Metric("suspect_class", "suspect class", "detector", "class", (0, _INF), None, "the flagged class, if any"),
     Metric(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.anomaly import says_something
 from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome
@@ -128,10 +129,11 @@ def _judge_screen(outcome: InputScreen, trojan: Trojan, task: Task, seed: int) -
 def _judge_verdict(outcome: ModelVerdict, trojan: Trojan, task: Task) -> tuple[Metrics, Evidence]:
     metrics: Metrics = {
         "defense.index": outcome.index,
-        "defense.aiv": outcome.anomaly_index,
         "defense.flagged": outcome.suspect is not None,
         "defense.scores": outcome.scores.tolist(),
     }
+    if outcome.decisive is None or says_something(outcome.scores):
+        metrics["defense.aiv"] = outcome.anomaly_index
     metrics |= _named({f"aiv_{name}": value for name, value in outcome.readouts.items()}, "defense")
     evidence: Evidence = {}
     if outcome.suspect is not None:

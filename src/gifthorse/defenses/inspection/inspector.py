@@ -47,15 +47,18 @@ def hold_out(images: Images, seed: int) -> tuple[Images, Images]:
     return images.take(order[count:]), images.take(order[:count])
 
 
-def with_success(model: Classifier, triggers: RecoveredTriggers, held_out: Images) -> RecoveredTriggers:
+def with_success(
+    model: Classifier, triggers: RecoveredTriggers, held_out: Images, targets: Tensor | None = None
+) -> RecoveredTriggers:
     """Return the triggers with the share of ``held_out`` images of other classes that each sends to its class.
 
-    Zero for a class beside which there are no other images.
+    Zero for a class beside which there are no other images. ``targets (K,)`` are the triggers' classes where they are
+    not one per class, in order.
     """
     rates = []
-    for label in range(len(triggers.mask)):
+    for position, label in enumerate(range(len(triggers.mask)) if targets is None else targets.tolist()):
         others = held_out.take(held_out.labels != label)
-        reached = predict(model, triggers.stamp(others.floats(), label)).argmax(1) == label if len(others) else None
+        reached = predict(model, triggers.stamp(others.floats(), position)).argmax(1) == label if len(others) else None
         rates.append(0.0 if reached is None else float(reached.float().mean()))
     success = torch.tensor(rates, device=held_out.device)
     return RecoveredTriggers(triggers.mask, triggers.pattern, triggers.perturbation, success)

@@ -93,11 +93,11 @@ def roughness(values: Tensor) -> Tensor:
 
 
 def trigger_quality(model: Classifier, triggers: RecoveredTriggers, images: Images) -> Tensor:
-    """The paper's measure of a trigger ``(K,)``; low is good, hence suspicious.
+    """Return the paper's measure of every class's trigger ``(K,)``; low is good, hence suspicious.
 
-    The sum of log sparsity (share of pixels in the mask) and log smoothness (number of connected parts, by the same
-    count), minus the logs of: success on images, confidence in the class for the trigger alone, and the share of the
-    explanation of stamped images that lies on the trigger.
+    It is the sum of log sparsity (share of pixels in the mask) and log smoothness (connected parts over pixels), minus
+    the logs of: success on images, confidence in the class for the trigger alone, and the share of the explanation of
+    stamped images that lies on the trigger.
     """
     from scipy.ndimage import label as connected_parts
 
