@@ -203,7 +203,7 @@ def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered
     assert found.flagged_benign == pytest.approx(1 / 3)
     assert found.flagged_trojaned == 1
     assert found.suspect_hit_rate == pytest.approx(2 / 3)
-    assert found.suspect_hit_rate_interval == (0, 1)
+    assert found.suspect_hit_rate_interval == (0.0, 1.0)
     assert found.readouts["defense.aiv_log"].auroc == pytest.approx((0 + 0.5 + 1) / 9)
     left = [(each.group, each.seed, each.status, each.reason) for each in found.left_out]
     assert left == [
