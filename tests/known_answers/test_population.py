@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from torch import Tensor
@@ -31,6 +31,7 @@ def tpr_by_trying_thresholds(benign: list[float], trojaned: list[float], fpr: fl
     return sum(t > min(allowed) for t in trojaned) / len(trojaned)
 
 
+@settings(deadline=None)
 @given(some_values, some_values)
 def test_the_estimates_are_those_of_the_definitions(benign: list[float], trojaned: list[float]) -> None:
     found = separate(indices(benign), indices(trojaned))
@@ -46,6 +47,7 @@ def test_ten_benign_models_allow_no_false_alarm_at_5_percent_and_one_at_10() -> 
     assert separate(benign, trojaned).tpr_at_fpr == {"0.05": 0.5, "0.1": 1.0}
 
 
+@settings(deadline=None)
 @given(values, values, st.integers(0, 99))
 def test_every_resample_has_the_auroc_that_scikit_learn_gives_it(
     benign: list[float], trojaned: list[float], seed: int
@@ -58,6 +60,7 @@ def test_every_resample_has_the_auroc_that_scikit_learn_gives_it(
         assert auroc == pytest.approx(oracle.roc_auc_score(truth, scores))
 
 
+@settings(deadline=None)
 @given(values, values, st.integers(0, 99), st.sampled_from([0.05, 0.1, 0.3]))
 def test_every_resample_has_a_threshold_of_its_own(
     benign: list[float], trojaned: list[float], seed: int, fpr: float
@@ -69,6 +72,7 @@ def test_every_resample_has_a_threshold_of_its_own(
         assert tpr == pytest.approx(tpr_by_trying_thresholds(*resample, fpr))
 
 
+@settings(deadline=None)
 @given(values, values)
 def test_an_interval_brackets_its_estimate(benign: list[float], trojaned: list[float]) -> None:
     found = separate(indices(benign), indices(trojaned))
