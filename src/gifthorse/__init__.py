@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gifthorse.attacks import ATTACKS as ATTACKS
     from gifthorse.bench.cell import Cell as Cell
     from gifthorse.bench.cell import resolve as resolve
+    from gifthorse.bench.population import run_population as run_population
     from gifthorse.bench.runner import Runner as Runner
     from gifthorse.bench.runner import pick_device as pick_device
     from gifthorse.bench.store import Store as Store
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gifthorse.core.recipe import AdversarialRecipe as AdversarialRecipe
     from gifthorse.core.recipe import Recipe as Recipe
     from gifthorse.core.recipe import StandardRecipe as StandardRecipe
+    from gifthorse.core.record import Population as Population
     from gifthorse.core.record import Record as Record
     from gifthorse.core.task import Architecture as Architecture
     from gifthorse.core.task import Dataset as Dataset
@@ -56,7 +58,7 @@ _HOMES = {
     "core.images": ["Images"],
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "RecoveredTriggers"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
-    "core.record": ["Record"],
+    "core.record": ["Population", "Record"],
     "core.task": ["Architecture", "Dataset", "Splits", "Task"],
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
@@ -66,6 +68,7 @@ _HOMES = {
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
     "bench.cell": ["Cell", "resolve"],
+    "bench.population": ["run_population"],
     "bench.runner": ["Runner", "pick_device"],
     "bench.store": ["Store"],
 }

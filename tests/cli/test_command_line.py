@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gifthorse.core.record import Record
+from gifthorse.core.record import Population, Record
 
 QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
 
@@ -62,6 +63,68 @@ def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
     assert record.downstream.head["epochs"] == 2
 
 
+POPULATION = ["population", "--profile", "smoke", "--threads", "1", "--attack", "badnets", "--benign", "2"]
+POPULATION += ["--trojaned", "2", "--defense", "neural_cleanse[steps=3]"]
+
+
+def test_population_json_prints_exactly_one_object_and_the_second_run_is_answered_from_the_store(
+    tmp_path: Path,
+) -> None:
+    first, second = (gifthorse(*POPULATION, "--json", cwd=tmp_path) for _ in range(2))
+    said = json.loads(first.stdout)
+    assert {"auroc", "auroc_interval", "tpr_at_fpr", "suspect_hit_rate"} <= said.keys()
+    assert (said["n_benign"], said["n_trojaned"]) == (2, 2)
+    assert set(said["tpr_at_fpr"]) == {"0.05", "0.1"}
+    assert first.stdout == second.stdout
+    assert "Traceback" not in first.stderr
+    store = tmp_path / "gifthorse-runs"
+    assert len(list((store / "records").iterdir())) == 4
+    path = store / "populations" / f"{said['id']}.json"
+    assert Population.from_json(path.read_text()) == Population.from_json(first.stdout)
+
+
+def test_population_prints_a_table_for_people_and_what_was_left_out(tmp_path: Path) -> None:
+    weak = [*POPULATION, "--attack", "badnets[poison_rate=0.01,transparency=0.95]"]
+    found = gifthorse(*weak, cwd=tmp_path).stdout
+    assert "neural_cleanse on 2 benign and 0 trojaned models" in found
+    assert "left out (trojaned, seed 1): the attack did not take: success rate" in found
+    assert "AUROC" not in found
+
+
+def test_population_tells_every_index_with_its_interval(tmp_path: Path) -> None:
+    found = gifthorse(*POPULATION, cwd=tmp_path).stdout
+    assert "TPR at FPR 0.05" in found
+    for name in ("defense.aiv ", "defense.aiv_log", "defense.aiv_ratio"):
+        assert re.search(rf"{name} +[01]\.\d{{3}} \[[01]\.\d{{3}}, [01]\.\d{{3}}\]", found), found
+    assert "flagged benign models: " in found
+    assert re.search(r"target has the highest score: [01]\.\d+ \[.*\] of trojaned models", found)
+
+
+BREAK = "from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse as N\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ("N.skip = lambda *_: 'needs a miracle'", 0, "left out (benign, seeds 0, 1, skipped): needs a miracle"),
+        (
+            "N.defend = lambda *_: 1 / 0",
+            4,
+            "left out (benign, seeds 0, 1, failed): ZeroDivisionError: division by zero",
+        ),
+    ],
+)
+def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for_a_reason(
+    change: str, code: int, said: str, tmp_path: Path
+) -> None:
+    program = f"{BREAK}{change}\nfrom gifthorse.cli.main import main; main()"
+    command = [sys.executable, "-c", program, *POPULATION, "--training", "standard[epochs=1]"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.returncode == code, found.stderr
+    assert said in found.stdout
+    assert ("gifthorse: 4 cells failed" in found.stderr) is (code == 4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -86,6 +149,12 @@ def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
         (["run", "--profile", "huge"], "'huge' is not one of"),
         (["run", "--device", "abacus"], "--device abacus"),
         (["run", "--bogus"], "No such option"),
+        (["population", "--attack", "none", "--defense", "nc"], "'none' plants nothing"),
+        (["population", "--attack", "bn", "--defense", "strip"], "strip is of the family filtering"),
+        (["population", "--attack", "bn", "--defense", "none"], "a population needs a defense that inspects models"),
+        (["population", "--attack", "bn", "--defense", "nc", "--benign", "0"], "0 is not in the range"),
+        (["population", "--attack", "badnets[trigger_size=40]", "--defense", "nc"], "does not fit an image of 16×16"),
+        (["population", "--attack", "bn"], "Missing option '--defense'"),
         (["list", "attacks", "nope"], "no attack is called 'nope'"),
         (["list", "planets"], "'planets' is not one of"),
         (["report"], "there is no store at"),

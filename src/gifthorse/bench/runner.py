@@ -61,9 +61,7 @@ class Runner:
         known = None if fresh else self.store.load_record(cell.identity())
         if known is not None and known.status != "failed":
             return known
-        task = self._task(cell)
-        cell.attack.check(task)
-        tuned_on = None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
+        task, tuned_on = self._tasks(cell)
         try:
             record = self._measure(cell, task, tuned_on, fresh)
         except (RequestError, StoreError):
@@ -74,12 +72,22 @@ class Runner:
         self.store.save_record(record)
         return record
 
+    def check(self, cell: Cell) -> None:
+        """Raise :class:`RequestError` where the cell cannot be carried out; nothing is trained."""
+        self._tasks(cell)
+
     def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
         exportable(cell.attack)
         task = self._task(cell)
         benign, _ = self._benign(cell, task, fresh=False)
         return export_poisoned(cell, task, benign, folder)
+
+    def _tasks(self, cell: Cell) -> tuple[Task, Task | None]:
+        """Return the cell's task and its downstream user's, checked."""
+        task = self._task(cell)
+        cell.attack.check(task)
+        return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
 
     def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
         """Return the cell's task, with the images of another data set where one is given."""

@@ -1,4 +1,4 @@
-"""The store: content-addressed artifacts (safetensors) and one JSON record per cell, written atomically.
+"""The store: content-addressed artifacts (safetensors), a JSON record per cell and population, written atomically.
 
 Nothing is ever unpickled. An artifact carries the SHA-256 of its own arrays, so that a truncated or altered file is
 noticed and computed anew. Files are written beside their place and moved there in one step, so readers, other
@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,16 +20,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gifthorse.core.errors import StoreError
-from gifthorse.core.record import Record
+from gifthorse.core.record import Document, Population, Record
 
 log = logging.getLogger("gifthorse")
 
 Arrays = dict[str, np.ndarray]
+D = TypeVar("D", bound=Document)
 _METADATA = "gifthorse"
 
 
 class Store:
-    """A folder with ``artifacts/<kind>/<key>.safetensors`` and ``records/<id>.json``; made when first written to."""
+    """A folder with artifacts and documents; made when first written to.
+
+    ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json`` and ``populations/<id>.json``.
+    """
 
     def __init__(self, root: Path):
         self.root = root
@@ -63,14 +67,7 @@ class Store:
 
     def load_record(self, identity: str) -> Record | None:
         """Read one record; ``None`` where there is nothing, or nothing sound (then it says so)."""
-        path = self._record(identity)
-        if not path.exists():
-            return None
-        try:
-            return Record.from_json(path.read_text())
-        except (ValidationError, OSError, UnicodeDecodeError) as error:
-            log.warning("%s is damaged (%s); computing it anew", path, type(error).__name__)
-            return None
+        return _load(self._record(identity), Record)
 
     def records(self) -> Iterator[Record]:
         """Yield every sound record, in the order in which they were made."""
@@ -78,11 +75,22 @@ class Store:
         found = [record for path in paths if (record := self.load_record(path.stem)) is not None]
         yield from sorted(found, key=lambda record: (record.created, record.id))
 
+    def save_population(self, population: Population) -> None:
+        """Write one population."""
+        self._write(self._population(population.id), population.to_json().encode())
+
+    def load_population(self, identity: str) -> Population | None:
+        """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
+        return _load(self._population(identity), Population)
+
     def _artifact(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / f"{key}.safetensors"
 
     def _record(self, identity: str) -> Path:
         return self.root / "records" / f"{identity}.json"
+
+    def _population(self, identity: str) -> Path:
+        return self.root / "populations" / f"{identity}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
         temporary = None
@@ -103,6 +111,16 @@ class Store:
                     f"cannot write {path}: {reason}; what was finished is kept, run the same command again to continue"
                 ) from error
             raise
+
+
+def _load(path: Path, document: type[D]) -> D | None:
+    if not path.exists():
+        return None
+    try:
+        return document.from_json(path.read_text())
+    except (ValidationError, OSError, UnicodeDecodeError) as error:
+        log.warning("%s is damaged (%s); computing it anew", path, type(error).__name__)
+        return None
 
 
 def _digest(arrays: Arrays) -> str:

@@ -17,13 +17,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from gifthorse.bench.cell import RECIPES, Cell, resolve
+from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner, pick_device
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.progress import listening
-from gifthorse.core.record import Record
+from gifthorse.core.record import Interval, Population, Record, Separation
 from gifthorse.report.naming import name_of
 
 FAILED = 4
@@ -75,6 +76,39 @@ def run_cell(
         print_record(record)
     if record.status == "failed":
         notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False)
+        return FAILED
+    return 0
+
+
+def judge_population(
+    request: Mapping[str, Any],
+    benign: int,
+    trojaned: int,
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    *,
+    same_target: bool,
+    as_json: bool,
+    fresh: bool,
+    download: bool,
+) -> int:
+    """Judge a defense on a population and print it; returns the exit code."""
+    cell = resolve(**request)
+    runner = make_runner(store, data_root, device, threads, download)
+    with showing_progress():
+        population = run_population(
+            runner, cell, benign=benign, trojaned=trojaned, same_target=same_target, fresh=fresh
+        )
+    if as_json:
+        click.echo(population.to_json())
+    else:
+        print_population(population)
+    failed = sum(left.status == "failed" for left in population.left_out)
+    if failed:
+        cells = "1 cell" if failed == 1 else f"{failed} cells"
+        notes.print(f"gifthorse: {cells} failed; the same command tries again", markup=False, highlight=False)
         return FAILED
     return 0
 
@@ -214,6 +248,47 @@ def print_record(record: Record) -> None:
         metric = METRICS.get(name.split(".")[1])
         table.add_row(name, _format(value), metric.title if metric else "")
     answers.print(table)
+
+
+def print_population(population: Population) -> None:
+    """Print what a population says for a person."""
+    images, network = population.dataset["name"], name_of(population.model)
+    answers.print(
+        f"{population.defense['name']} on {population.n_benign} benign and {population.n_trojaned} trojaned models "
+        f"({population.attack['name']} on {images}/{network}, seeds from {population.seed}); [95 % interval]",
+        markup=False,
+        highlight=False,
+    )
+    if population.auroc is not None:
+        table = Table("index", "AUROC", *(f"TPR at FPR {fpr}" for fpr in population.tpr_at_fpr), "meaning", box=None)
+        table.add_row(*_index_row(population.index or "", population))
+        for name, found in population.readouts.items():
+            table.add_row(*_index_row(name, found))
+        answers.print(table)
+    for share, whom in ((population.flagged_benign, "benign"), (population.flagged_trojaned, "trojaned")):
+        if share is not None:
+            answers.print(f"flagged {whom} models: {_format(share)}", highlight=False)
+    if population.suspect_hit_rate is not None:
+        rate = _estimate(population.suspect_hit_rate, population.suspect_hit_rate_interval)
+        answers.print(f"target has the highest score: {rate} of trojaned models", markup=False, highlight=False)
+    left_out: dict[tuple[str, str, str], list[int]] = {}
+    for left in population.left_out:
+        left_out.setdefault((left.group, left.status, left.reason), []).append(left.seed)
+    for (group, status, reason), seeds in left_out.items():
+        which = f"{group}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+        ended = "" if status == "done" else f", {status}"
+        answers.print(f"left out ({which}{ended}): {reason}", markup=False, highlight=False)
+
+
+def _index_row(name: str, found: Population | Separation) -> list[str]:
+    metric = METRICS.get(name.removeprefix("defense."))
+    tprs = [_estimate(tpr, found.tpr_at_fpr_interval.get(fpr)) for fpr, tpr in found.tpr_at_fpr.items()]
+    auroc = "" if found.auroc is None else _estimate(found.auroc, found.auroc_interval)
+    return [name, *(escape(text) for text in [auroc, *tprs]), metric.title if metric else ""]
+
+
+def _estimate(value: float, interval: Interval | None) -> str:
+    return _format(value) + ("" if interval is None else f" [{_format(interval[0])}, {_format(interval[1])}]")
 
 
 def _quick_row(record: Record) -> tuple[str, str, str, str, str]:

@@ -21,6 +21,7 @@ Examples:
   gifthorse list defenses
   gifthorse run --dataset digits --attack badnets --defense strip
   gifthorse run --attack 'badnets[poison_rate=0.05,trigger_size=2]' --defense neural_cleanse --seed 3
+  gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
   gifthorse report --out report.html
 
@@ -164,6 +165,67 @@ def run(
     from gifthorse.cli.commands import run_cell
 
     sys.exit(run_cell(request, store, data_root, device, threads, as_json=as_json, fresh=fresh, download=download))
+
+
+@cli.command()
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME[...]", help="Images to work on.")
+@click.option("--model", metavar="NAME[...]", help="Architecture; the profile's choice for the data set unless given.")
+@click.option("--attack", required=True, metavar="NAME[...]", help="Attack that makes the trojaned models.")
+@click.option("--defense", required=True, metavar="NAME[...]", help="Defense that inspects models.")
+@click.option("--benign", type=click.IntRange(1), default=10, show_default=True, help="Number of benign models.")
+@click.option("--trojaned", type=click.IntRange(1), default=10, show_default=True, help="Number of trojaned models.")
+@click.option(
+    "--same-target",
+    is_flag=True,
+    help="Leave the attack's target to all models; otherwise, unless --attack names one, it is the seed modulo the "
+    "number of classes.",
+)
+@click.option(
+    "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
+)
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first of either group.")
+@click.option("--json", "as_json", is_flag=True, help="Print the population, and nothing else, on standard output.")
+@click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
+@click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@store_option
+@machine_options
+def population(
+    benign: int,
+    trojaned: int,
+    same_target: bool,
+    store: Path,
+    data_root: Path,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+    fresh: bool,
+    download: bool,
+    **request: Any,
+) -> None:
+    """Judge a defense that inspects models on many benign and trojaned ones.
+
+    Trains them with consecutive seeds and tells how well the defense's index separates the two groups: AUROC, TPR at a
+    stated FPR, and how often it names the target, with 95 % bootstrap intervals. Models whose attack did not take are
+    left out, with the reason. Every model is a cell of the store, so an interrupted population continues where it was.
+    """
+    from gifthorse.cli.commands import judge_population
+
+    sys.exit(
+        judge_population(
+            request,
+            benign,
+            trojaned,
+            store,
+            data_root,
+            device,
+            threads,
+            same_target=same_target,
+            as_json=as_json,
+            fresh=fresh,
+            download=download,
+        )
+    )
 
 
 @cli.command()

@@ -1,6 +1,6 @@
-"""The record: one typed, versioned JSON document per cell of the grid. Imports no torch."""
+"""The records: typed, versioned JSON documents, one per cell of the grid and one per population. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +8,8 @@ Metric = float | int | bool | list[float]
 
 Family = Literal["reformation", "filtering", "sanitization", "inspection"]
 """The field's four families of defenses."""
+
+Status = Literal["done", "skipped", "failed"]
 
 
 class Seconds(BaseModel):
@@ -46,7 +48,22 @@ class Environment(BaseModel):
     threads: int
 
 
-class Record(BaseModel):
+class Document(BaseModel):
+    """What the store keeps as JSON; unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """Return the document as indented JSON."""
+        return self.model_dump_json(by_alias=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a document; ``pydantic.ValidationError`` where it is not one."""
+        return cls.model_validate_json(text)
+
+
+class Record(Document):
     """Everything about one cell: what was asked, how it ended, and what was measured.
 
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
@@ -54,11 +71,9 @@ class Record(BaseModel):
     ``downstream`` is there where the delivered network was given a new head and tuned.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     schema_version: Literal[1] = Field(1, alias="schema")
     id: str
-    status: Literal["done", "skipped", "failed"]
+    status: Status
     reason: str | None = None
     dataset: dict[str, Any]
     model: dict[str, Any]
@@ -81,11 +96,97 @@ class Record(BaseModel):
             raise ValueError("a record names a family exactly where it names a defense")
         return self
 
-    def to_json(self) -> str:
-        """Return the document as indented JSON."""
-        return self.model_dump_json(by_alias=True, indent=1)
 
-    @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """Read a document; ``pydantic.ValidationError`` where it is not one."""
-        return cls.model_validate_json(text)
+Group = Literal["benign", "trojaned"]
+
+Interval = tuple[float, float]
+"""Low and high end of a 95 % interval."""
+
+
+class Separation(BaseModel):
+    """How well an index tells trojaned models from benign ones; what could not be computed is absent.
+
+    The keys of ``tpr_at_fpr`` are false positive rates as text, ``"0.05"``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    auroc: float | None = None
+    auroc_interval: Interval | None = None
+    tpr_at_fpr: dict[str, float] = {}
+    tpr_at_fpr_interval: dict[str, Interval] = {}
+
+
+class Member(BaseModel):
+    """A model that counts: the id of its record, and what the defense said of it.
+
+    ``target`` is the attack's, where it names one; ``readouts`` are the further indices by metric; ``hit`` says that
+    the target has the highest score.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str
+    seed: int
+    target: int | None = None
+    index: float
+    readouts: dict[str, float] = {}
+    flagged: bool | None = None
+    hit: bool | None = None
+
+
+class LeftOut(BaseModel):
+    """A model that does not count: its cell was skipped or failed, or its attack did not take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    group: Group
+    seed: int
+    status: Status
+    reason: str
+
+
+class Population(Document):
+    """Benign and trojaned models of consecutive seeds, and how well one defense tells them apart.
+
+    ``seed`` is the first of either group. With ``varied_target`` every trojaned model has another target, its seed
+    modulo the number of classes, in place of the attack's. ``index`` names the metric that ``auroc`` and ``tpr_at_fpr``
+    are of; ``readouts`` has the same of every further index, each over the models that have it. ``flagged_benign`` and
+    ``flagged_trojaned`` are shares at the method's own threshold, ``suspect_hit_rate`` is the share of trojaned models
+    whose target has the highest score. Rates are fractions in [0,1]; what could not be computed is absent or null.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    id: str
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    training: dict[str, Any]
+    profile: str
+    attack: dict[str, Any]
+    varied_target: bool
+    defense: dict[str, Any]
+    seed: int
+    n_benign: int
+    n_trojaned: int
+    index: str | None = None
+    auroc: float | None = None
+    auroc_interval: Interval | None = None
+    tpr_at_fpr: dict[str, float] = {}
+    tpr_at_fpr_interval: dict[str, Interval] = {}
+    flagged_benign: float | None = None
+    flagged_trojaned: float | None = None
+    suspect_hit_rate: float | None = None
+    suspect_hit_rate_interval: Interval | None = None
+    readouts: dict[str, Separation] = {}
+    benign: list[Member] = []
+    trojaned: list[Member] = []
+    left_out: list[LeftOut] = []
+    environment: Environment
+    created: str
+
+    @model_validator(mode="after")
+    def _numbers_are_those_of_the_members(self) -> "Population":
+        if (self.n_benign, self.n_trojaned) != (len(self.benign), len(self.trojaned)):
+            raise ValueError("n_benign and n_trojaned count the members")
+        return self

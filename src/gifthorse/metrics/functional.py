@@ -44,10 +44,19 @@ def auroc(negative: Tensor, positive: Tensor) -> float:
 
 
 def tpr_at_fpr(negative: Tensor, positive: Tensor, fpr: float) -> float:
-    """Return the share of positive scores above the threshold that lets at most ``fpr`` of the negatives through."""
-    ordered = negative.sort(descending=True).values
-    threshold = ordered[min(int(fpr * len(ordered)), len(ordered) - 1)]
-    return float((positive > threshold).float().mean())
+    """Return the share of positive scores above :func:`threshold_at_fpr`; NaN if either side is empty."""
+    if len(negative) == 0 or len(positive) == 0:
+        return float("nan")
+    return float((positive > threshold_at_fpr(negative, fpr)).double().mean())
+
+
+def threshold_at_fpr(negative: Tensor, fpr: float) -> Tensor:
+    """Return the threshold ``(...)`` that at most ``fpr`` of the scores ``negative (..., N)`` exceed.
+
+    It is one of them: the largest where a single one would be too many.
+    """
+    ordered, count = negative.sort(-1, descending=True).values, negative.shape[-1]
+    return ordered[..., min(int(fpr * count), count - 1)]
 
 
 def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, float]:

@@ -1,0 +1,182 @@
+"""A population: one defense judged on many benign and many trojaned models.
+
+Every model is an ordinary cell, so that a population is continued where it was interrupted and shares its models with
+whatever else is in the store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gifthorse.attacks.no_attack import NoAttack
+from gifthorse.bench.cell import Cell
+from gifthorse.bench.runner import Runner, environment, load_splits
+from gifthorse.core.attack import Attack
+from gifthorse.core.configuration import fingerprint
+from gifthorse.core.defense import Defense
+from gifthorse.core.errors import RequestError
+from gifthorse.core.progress import track
+from gifthorse.core.record import Group, LeftOut, Member, Population, Record
+from gifthorse.defenses import DEFENSES
+from gifthorse.metrics.population import separate, share_interval
+
+PUBLISHED, OWN = "defense.aiv", "defense.index"
+"""The anomaly index of the scores, and the number that a method itself compares with its threshold."""
+
+
+def run_population(
+    runner: Runner, request: Cell, *, benign: int, trojaned: int, same_target: bool = False, fresh: bool = False
+) -> Population:
+    """Judge a model-inspection defense on models of consecutive seeds, from the request's on, and keep the result.
+
+    Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set, the
+    request names a target, or the attack has none. :class:`RequestError` before any training where something cannot
+    be carried out; a cell that fails later is left out.
+    """
+    defense = _inspection(request)
+    varied = not same_target and _leaves_target_open(request.attack)
+    cells = _cells(runner, request, benign, trojaned, varied)
+    for _, cell in cells:
+        runner.check(cell)
+    records = [(group, runner.run(cell, fresh=fresh)) for group, cell in track(cells, "population", len(cells))]
+
+    index = OWN if any(OWN in record.metrics for _, record in records) else PUBLISHED
+    members: dict[Group, list[Member]] = {"benign": [], "trojaned": []}
+    left_out = []
+    for group, record in records:
+        reason = _reason_to_leave_out(record, group, index)
+        if reason is None:
+            members[group].append(_member(record, index))
+        else:
+            left_out.append(LeftOut(id=record.id, group=group, seed=record.seed, status=record.status, reason=reason))
+
+    found = Population.model_validate(
+        {
+            "id": fingerprint({"cells": [cell.identity() for _, cell in cells]}),
+            "dataset": request.dataset.to_dict(),
+            "model": request.model.to_dict(),
+            "training": request.training.to_dict(),
+            "profile": request.profile,
+            "attack": request.attack.to_dict(),
+            "varied_target": varied,
+            "defense": defense.to_dict(),
+            "seed": request.seed,
+            **_statistics(members["benign"], members["trojaned"]),
+            "index": index if members["benign"] or members["trojaned"] else None,
+            "left_out": left_out,
+            "environment": environment(runner.device),
+            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+    )
+    # The same answer stays the same document, with the date on which it was first given.
+    known = runner.store.load_population(found.id)
+    when = {"environment": found.environment, "created": found.created}
+    if known is not None and known.model_copy(update=when) == found:
+        return known
+    runner.store.save_population(found)
+    return found
+
+
+def _inspection(request: Cell) -> Defense[Any]:
+    """Return the request's defense; :class:`RequestError` where it has none, or no attack to be told by it."""
+    if isinstance(request.attack, NoAttack):
+        raise RequestError(f"a population needs an attack; '{request.attack.name}' plants nothing")
+    defense = request.defense
+    if defense is None or defense.family != "inspection":
+        wrong = "there is none" if defense is None else f"{defense.name} is of the family {defense.family}"
+        listed = ", ".join(name for name, cls in DEFENSES.items() if cls.family == "inspection")
+        raise RequestError(f"a population needs a defense that inspects models; {wrong}; listed: {listed}")
+    return defense
+
+
+def _leaves_target_open(attack: Attack) -> bool:
+    return "target" in type(attack).model_fields and "target" not in attack.model_fields_set
+
+
+def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bool) -> list[tuple[Group, Cell]]:
+    classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
+
+    def attack(seed: int) -> Attack:
+        fields = request.attack.to_dict()
+        return request.attack.from_dict({**fields, "target": seed % classes}) if varied else request.attack
+
+    first, clean = request.seed, NoAttack()
+    return [
+        *(("benign", replace(request, attack=clean, seed=seed)) for seed in range(first, first + benign)),
+        *(("trojaned", replace(request, attack=attack(seed), seed=seed)) for seed in range(first, first + trojaned)),
+    ]
+
+
+def _reason_to_leave_out(record: Record, group: Group, index: str) -> str | None:
+    if record.status != "done":
+        return record.reason or "no reason was recorded"
+    if group == "trojaned" and not record.metrics.get("attack.valid"):
+        asr, cad = (_number(record, f"attack.{name}") for name in ("asr", "cad"))
+        if asr is None or cad is None:
+            return "the attack could not be judged: no test image to stamp"
+        return f"the attack did not take: success rate {asr:.3f}, clean accuracy drop {cad:.3f}"
+    return None if index in record.metrics else f"its record has no {index}"
+
+
+def _member(record: Record, index: str) -> Member:
+    readouts = [name for name in record.metrics if name.startswith(PUBLISHED) and name != index]
+    return Member.model_validate(
+        {
+            "id": record.id,
+            "seed": record.seed,
+            "target": record.attack.get("target"),
+            "index": record.metrics[index],
+            "readouts": {name: record.metrics[name] for name in readouts},
+            "flagged": record.metrics.get("defense.flagged"),
+            "hit": record.metrics.get("defense.hit"),
+        }
+    )
+
+
+def _statistics(benign: Sequence[Member], trojaned: Sequence[Member]) -> dict[str, Any]:
+    hits = [member.hit for member in trojaned if member.hit is not None]
+    members = [*benign, *trojaned]
+    further = dict.fromkeys(name for member in members for name in member.readouts)
+    # A method that itself compares the published index has it twice.
+    repeated = {name for name in further if all(member.readouts.get(name) == member.index for member in members)}
+    return {
+        **dict(separate(_indices(benign), _indices(trojaned))),
+        "n_benign": len(benign),
+        "n_trojaned": len(trojaned),
+        "flagged_benign": _share(benign),
+        "flagged_trojaned": _share(trojaned),
+        "suspect_hit_rate": fmean(hits) if hits else None,
+        "suspect_hit_rate_interval": share_interval(torch.tensor(hits)),
+        "readouts": {
+            name: separate(_readouts(benign, name), _readouts(trojaned, name))
+            for name in further
+            if name not in repeated
+        },
+        "benign": benign,
+        "trojaned": trojaned,
+    }
+
+
+def _indices(members: Sequence[Member]) -> Tensor:
+    return torch.tensor([member.index for member in members], dtype=torch.float64)
+
+
+def _readouts(members: Sequence[Member], name: str) -> Tensor:
+    found = [member.readouts[name] for member in members if name in member.readouts]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _share(members: Sequence[Member]) -> float | None:
+    """Return the share of the models that the method flagged at its own threshold."""
+    flags = [member.flagged for member in members if member.flagged is not None]
+    return fmean(flags) if flags else None
+
+
+def _number(record: Record, name: str) -> float | None:
+    value = record.metrics.get(name)
+    return float(value) if isinstance(value, (int, float)) else None

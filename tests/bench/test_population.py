@@ -1,0 +1,330 @@
+"""Populations: ordinary cells, each with its own target; what does not count is left out and says why."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from gifthorse.attacks import poisoning
+from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.population import run_population
+from gifthorse.bench.runner import Runner, environment
+from gifthorse.bench.store import Store
+from gifthorse.core.errors import RequestError
+from gifthorse.core.progress import listening
+from gifthorse.core.record import Population, Record
+from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.training import scratch
+
+CPU = torch.device("cpu")
+Answer = Callable[[Cell], Mapping[str, Any]]
+
+
+def request(**fields: Any) -> Cell:
+    quick = {"dataset": "digits", "profile": "smoke", "attack": "badnets", "defense": "neural_cleanse[steps=3]"}
+    return resolve(**{**quick, **fields})
+
+
+def runner_at(folder: Path) -> Runner:
+    return Runner(Store(folder), Path("unused"), CPU)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return runner_at(tmp_path)
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
+    """Let cells be answered by a function that returns what is worth saying of a record; nothing is trained."""
+
+    def by(answer: Answer) -> None:
+        def run(runner: Runner, cell: Cell, *, fresh: bool = False) -> Record:
+            assert cell.defense is not None
+            said = {"status": "done", **answer(cell)}
+            parts = {
+                name: getattr(cell, name).to_dict() for name in ("dataset", "model", "training", "attack", "defense")
+            }
+            return Record.model_validate(
+                {
+                    **parts,
+                    **said,
+                    "id": cell.identity(),
+                    "family": cell.defense.family,
+                    "profile": cell.profile,
+                    "seed": cell.seed,
+                    "environment": environment(CPU),
+                    "created": "",
+                }
+            )
+
+        monkeypatch.setattr(Runner, "run", run)
+
+    return by
+
+
+def trojaned(cell: Cell) -> bool:
+    return cell.attack.name != "none"
+
+
+def metrics(cell: Cell, index: float, **further: Any) -> dict[str, Any]:
+    found = {"defense.aiv": index, "defense.flagged": index > 2, **further}
+    if trojaned(cell):
+        found = {"attack.valid": True, "attack.asr": 1.0, "attack.cad": 0.0, "defense.hit": index > 2, **found}
+    return {"metrics": found}
+
+
+def separated(cell: Cell) -> dict[str, Any]:
+    """Benign indices below 1, trojaned ones above 3."""
+    return metrics(cell, cell.seed / 100 + (3 if trojaned(cell) else 0))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, Population]:
+    """Two benign and two trojaned digit classifiers, really trained, really inspected."""
+    runner = runner_at(tmp_path_factory.mktemp("population"))
+    return runner, run_population(runner, request(seed=3), benign=2, trojaned=2)
+
+
+def test_real_models_are_judged_and_every_one_is_an_ordinary_cell(real: tuple[Runner, Population]) -> None:
+    runner, found = real
+    assert (found.n_benign, found.n_trojaned, found.left_out) == (2, 2, [])
+    assert found.index == "defense.aiv"
+    assert set(found.readouts) == {"defense.aiv_log", "defense.aiv_ratio"}
+    for member in [*found.benign, *found.trojaned]:
+        record = runner.store.load_record(member.id)
+        assert record is not None
+        assert member.index == record.metrics["defense.aiv"]
+        assert member.readouts["defense.aiv_ratio"] == record.metrics["defense.aiv_ratio"]
+    assert [member.seed for member in found.benign] == [member.seed for member in found.trojaned] == [3, 4]
+    alone = request(seed=4, attack="badnets[target=4]")
+    assert found.trojaned[1].id == alone.identity()
+
+
+def test_a_second_time_it_is_answered_from_the_store(
+    real: tuple[Runner, Population], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, found = real
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    for module in (scratch, poisoning):
+        monkeypatch.setattr(module, "fit", never)
+    monkeypatch.setattr(NeuralCleanse, "defend", never)
+    assert run_population(runner, request(seed=3), benign=2, trojaned=2) == found
+    assert runner.store.load_population(found.id) == found
+    smaller = run_population(runner, request(seed=3), benign=1, trojaned=2)
+    assert (smaller.n_benign, smaller.auroc_interval) == (1, None)
+    assert smaller.id != found.id
+
+
+def test_an_interrupted_population_continues_with_what_is_missing(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NeuralCleanse, "skip", lambda *_: "not today")
+    seen: list[int] = []
+    original = Runner.run
+
+    def run(self: Runner, cell: Cell, *, fresh: bool = False) -> Record:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(cell.seed)
+        return original(self, cell, fresh=fresh)
+
+    quick = request(training="standard[epochs=1]")
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "run", run)
+        with pytest.raises(KeyboardInterrupt):
+            run_population(runner, quick, benign=2, trojaned=1)
+    before = {record.id: record.created for record in runner.store.records()}
+    assert len(before) == 2
+    run_population(runner, quick, benign=2, trojaned=1)
+    after = {record.id: record.created for record in runner.store.records()}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("attack", "same_target", "targets", "varied"),
+    [
+        ("badnets", False, [8, 9, 0, 1], True),
+        ("badnets", True, [0, 0, 0, 0], False),
+        ("badnets[target=0]", False, [0, 0, 0, 0], False),
+        ("badnets[target=7,trigger_size=2]", False, [7, 7, 7, 7], False),
+        ("esb", False, [8, 9, 0, 1], True),
+    ],
+)
+def test_every_trojaned_model_has_another_target_unless_one_was_asked_for(
+    attack: str,
+    same_target: bool,
+    targets: list[int],
+    varied: bool,
+    runner: Runner,
+    answered: Callable[[Answer], None],
+) -> None:
+    answered(separated)
+    found = run_population(runner, request(attack=attack, seed=8), benign=1, trojaned=4, same_target=same_target)
+    assert [member.target for member in found.trojaned] == targets
+    assert found.varied_target is varied
+    assert found.benign[0].target is None
+
+
+@pytest.mark.parametrize("profile", ["paper", "laptop", "smoke"])
+def test_a_target_that_nobody_named_is_open_whatever_the_profile_sets(
+    profile: str, runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    answered(separated)
+    asked = resolve(dataset="digits", attack="badnets[poison_rate=0.2]", defense="nc", profile=profile, seed=6)
+    found = run_population(runner, asked, benign=1, trojaned=1)
+    assert found.trojaned[0].target == 6
+    assert found.attack["poison_rate"] == 0.2
+
+
+def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    def answer(cell: Cell) -> Mapping[str, Any]:
+        said = metrics(cell, cell.seed + 0.5, **{"defense.aiv_log": -float(cell.seed)})
+        if not trojaned(cell):
+            return {**said, "status": "failed", "reason": "out of memory"} if cell.seed == 2 else said
+        if cell.seed == 0:
+            said["metrics"] |= {"attack.valid": False, "attack.asr": 0.25}
+        said["metrics"] |= {"defense.hit": cell.seed != 4}
+        return {"status": "skipped", "reason": "no images", "metrics": {}} if cell.seed == 1 else said
+
+    answered(answer)
+    found = run_population(runner, request(), benign=4, trojaned=5)
+    assert [member.index for member in found.benign] == [0.5, 1.5, 3.5]
+    assert [member.index for member in found.trojaned] == [2.5, 3.5, 4.5]
+    assert (found.n_benign, found.n_trojaned) == (3, 3)
+    assert found.auroc == pytest.approx((2 + 2.5 + 3) / 9)
+    assert found.tpr_at_fpr == {"0.05": pytest.approx(1 / 3), "0.1": pytest.approx(1 / 3)}
+    assert found.flagged_benign == pytest.approx(1 / 3)
+    assert found.flagged_trojaned == 1
+    assert found.suspect_hit_rate == pytest.approx(2 / 3)
+    assert found.suspect_hit_rate_interval == (0.0, 1.0)
+    assert found.readouts["defense.aiv_log"].auroc == pytest.approx((0 + 0.5 + 1) / 9)
+    left = [(each.group, each.seed, each.status, each.reason) for each in found.left_out]
+    assert left == [
+        ("benign", 2, "failed", "out of memory"),
+        ("trojaned", 0, "done", "the attack did not take: success rate 0.250, clean accuracy drop 0.000"),
+        ("trojaned", 1, "skipped", "no images"),
+    ]
+
+
+def test_of_an_empty_group_nothing_is_said(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    answered(lambda cell: {"status": "skipped", "reason": "needs three classes"} if trojaned(cell) else separated(cell))
+    found = run_population(runner, request(), benign=2, trojaned=2)
+    assert (found.auroc, found.auroc_interval, found.tpr_at_fpr) == (None, None, {})
+    assert (found.flagged_trojaned, found.suspect_hit_rate, found.suspect_hit_rate_interval) == (None, None, None)
+    assert found.flagged_benign == 0
+    assert {left.reason for left in found.left_out} == {"needs three classes"}
+    assert Population.from_json(found.to_json()) == found
+
+
+def test_the_index_is_the_methods_own_where_it_has_one(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    """One that compares another number than the published index with its threshold."""
+    answered(lambda cell: metrics(cell, 1.0, **{"defense.index": 5.0 if trojaned(cell) else 4.0}))
+    found = run_population(runner, request(), benign=2, trojaned=2)
+    assert (found.index, found.auroc) == ("defense.index", 1)
+    assert found.readouts["defense.aiv"].auroc == 0.5
+
+
+def test_an_index_that_the_record_has_twice_is_reported_once(
+    runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    answered(lambda cell: metrics(cell, cell.seed + 0.5, **{"defense.index": cell.seed + 0.5}))
+    assert run_population(runner, request(), benign=2, trojaned=2).readouts == {}
+
+
+def test_a_record_from_before_the_index_was_written_does_not_mix_in(
+    runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    answered(lambda cell: metrics(cell, 1.0, **({"defense.index": 4.0} if cell.seed else {})))
+    found = run_population(runner, request(), benign=2, trojaned=2)
+    assert (found.n_benign, found.n_trojaned) == (1, 1)
+    assert {left.reason for left in found.left_out} == {"its record has no defense.index"}
+
+
+def test_a_failed_cell_stops_no_other_and_is_tried_again(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = NeuralCleanse.defend
+    quick = request(training="standard[epochs=1]")
+    calls: list[int] = []
+
+    def breaks_once(self: NeuralCleanse, view: Any, seed: int) -> Any:
+        calls.append(seed)
+        if len(calls) == 1:
+            raise ArithmeticError("no convergence")
+        return original(self, view, seed)
+
+    monkeypatch.setattr(NeuralCleanse, "defend", breaks_once)
+    found = run_population(runner, quick, benign=2, trojaned=1)
+    assert len(calls) == 3
+    assert [left.reason for left in found.left_out if left.status == "failed"] == ["ArithmeticError: no convergence"]
+    again = run_population(runner, quick, benign=2, trojaned=1)
+    assert again.id == found.id
+    assert again.n_benign == 2
+    assert runner.store.load_population(found.id) == again
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"attack": "none"}, "a population needs an attack; 'none' plants nothing"),
+        ({"defense": "strip"}, "strip is of the family filtering; listed: .*neural_cleanse"),
+        ({"defense": None}, "there is none; listed: .*neural_cleanse"),
+        ({"attack": "badnets[trigger_size=40]"}, "does not fit"),
+        ({"attack": "badnets[target=10]"}, "is not a class"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_trained(
+    fields: Mapping[str, Any], complaint: str, runner: Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=complaint):
+        run_population(runner, request(**fields), benign=2, trojaned=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_told_model_by_model(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    answered(separated)
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *state: seen.append(state)):
+        run_population(runner, request(), benign=2, trojaned=1)
+    assert seen == [("population", done, 3) for done in range(4)]
+
+
+def test_another_answer_replaces_the_document_and_the_same_one_keeps_it(
+    runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    answered(separated)
+    first = run_population(runner, request(), benign=2, trojaned=2)
+    assert run_population(runner, request(), benign=2, trojaned=2).created == first.created
+    answered(lambda cell: metrics(cell, 1.0))
+    other = run_population(runner, request(), benign=2, trojaned=2)
+    assert (other.id, other.auroc) == (first.id, 0.5)
+    assert runner.store.load_population(first.id) == other
+
+
+Change = Literal["n_benign", "schema", "further", "nan"]
+
+
+@pytest.mark.parametrize("change", ["n_benign", "schema", "further", "nan"])
+def test_a_document_that_contradicts_itself_is_not_one(
+    change: Change, runner: Runner, answered: Callable[[Answer], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    answered(separated)
+    found = run_population(runner, request(), benign=2, trojaned=2)
+    text = found.to_json()
+    edits = {
+        "n_benign": ('"n_benign": 2', '"n_benign": 3'),
+        "schema": ('"schema": 1', '"schema": 2'),
+        "further": ('"schema": 1', '"schema": 1, "more": 1'),
+        "nan": (f'"auroc": {found.auroc}', '"auroc": NaN'),
+    }
+    changed = text.replace(*edits[change])
+    assert changed != text
+    (path,) = (runner.store.root / "populations").iterdir()
+    path.write_text(changed)
+    assert runner.store.load_population(found.id) is None
+    assert "damaged" in caplog.text
