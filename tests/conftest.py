@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
@@ -17,6 +18,10 @@ from gifthorse.training.scratch import train
 from worlds import digits_task
 
 torch.set_num_threads(1)
+
+# On a busy machine any call may take long; that says nothing of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

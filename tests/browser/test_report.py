@@ -20,7 +20,7 @@ from gifthorse.report.html import render
 CLASSES, SIDE = 10, 16
 FRACTIONS = {"defense.auroc", "defense.f1", "defense.mjs"}
 FLAGS = {"attack.valid", "defense.flagged", "defense.hit"}
-NUMBERS = {"defense.aiv", "defense.aiv_log", "defense.aiv_ratio", "defense.mln"}
+NUMBERS = {"defense.index", "defense.aiv_log", "defense.aiv_ratio", "defense.mln"}
 
 
 FAMILIES = {
@@ -90,7 +90,7 @@ def make_cells() -> list[ReportCell]:
         cell(badnets, {"name": "strip", "overlays": 64}, seed=seed, metrics=took | screened, evidence=scores)
         masks = random.random((CLASSES, 1, SIDE, SIDE), np.float32)
         masks[3] *= 0.1
-        verdict = {"defense.aiv": 3.2 + seed, "defense.aiv_log": 4.0, "defense.aiv_ratio": 5.0, "defense.mln": 12.5}
+        verdict = {"defense.index": 3.2 + seed, "defense.aiv_log": 4.0, "defense.aiv_ratio": 5.0, "defense.mln": 12.5}
         verdict |= {"defense.flagged": True, "defense.suspect_class": 3, "defense.hit": True, "defense.mjs": 0.5}
         triggers = {"masks": masks, "patterns": random.integers(0, 256, masks.shape, np.uint8)}
         scored = {"defense.scores": [-float(mask.sum()) for mask in masks]}

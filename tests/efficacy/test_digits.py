@@ -81,6 +81,19 @@ def test_neural_cleanse_sees_less_in_the_benign_twin(task: Task, trojan: Trojan)
     assert "defense.hit" not in innocent
 
 
+@pytest.mark.parametrize(
+    ("name", "readout", "margin"), [("tabor", "defense.aiv_ratio", 0.2), ("abs", "defense.index", 0.3)]
+)
+def test_a_detector_finds_the_target_and_sees_less_in_the_benign_twin(
+    name: str, readout: str, margin: float, task: Task, trojan: Trojan
+) -> None:
+    benign = Trojan(trojan.twin, trojan.twin, None)
+    suspicious, innocent = (judged(name, model, task) for model in (trojan, benign))
+    assert suspicious["defense.hit"] is True
+    assert number(suspicious, readout) > number(innocent, readout) + margin
+    assert number(suspicious, "defense.recovered_asr") > 0.5
+
+
 def test_doing_nothing_and_guessing_get_no_credit(task: Task, trojan: Trojan) -> None:
     attack, _ = judge_attack(trojan, task, trojan.twin)
     nothing, _ = judge_defense(CleanModel(trojan.model), trojan, task, attack, 0)

@@ -181,7 +181,7 @@ def test_several_seeds_are_a_mean_with_the_range() -> None:
 
 def test_flags_are_counted_and_classes_listed_instead_of_averaged() -> None:
     def verdict(seed: int, flagged: bool, suspect: int) -> Record:
-        found = {"defense.aiv": 3.0, "defense.flagged": flagged} | (
+        found = {"defense.index": 3.0, "defense.flagged": flagged} | (
             {"defense.suspect_class": suspect} if flagged else {}
         )
         return record(seed=seed, defense=CLEANSE, metrics=ATTACK | found)

@@ -73,7 +73,7 @@ FAMILY_COLUMNS: dict[Family, tuple[Column, ...]] = {
     ),
     "sanitization": (*_REPAIR_COLUMNS, Column("seconds.defense", "Time", "seconds")),
     "inspection": (
-        Column("defense.aiv", "Index", "number"),
+        Column("defense.index", "Index", "number"),
         Column("defense.aiv_log", "Log index", "number"),
         Column("defense.aiv_ratio", "Ratio", "number"),
         Column("defense.flagged", "Flagged", "flag"),
@@ -81,6 +81,7 @@ FAMILY_COLUMNS: dict[Family, tuple[Column, ...]] = {
         Column("defense.hit", "Hit", "flag"),
         Column("defense.mln", "MLN", "number"),
         Column("defense.mjs", "MJS", "fraction", "higher"),
+        Column("defense.recovered_asr", "Trigger ASR", "percent", "higher"),
         Column("seconds.defense", "Time", "seconds"),
     ),
 }
