@@ -8,9 +8,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import attacks, command_line, data_preparation, neural_cleanse, stacked, training
+from benchmarks import (
+    abs,  # noqa: A004
+    attacks,
+    command_line,
+    data_preparation,
+    inspection_memory,
+    neural_cleanse,
+    stacked,
+    training,
+)
 
-MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, command_line)
+MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line)
 
 
 def main() -> None:
