@@ -213,11 +213,13 @@ def test_neuron_inspect_finds_the_class_whose_explanation_never_changes() -> Non
     assert verdict.triggers is None
 
 
-def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "batches"), [(1, [1] * 20), (3, [3] * 6 + [2])])
+def test_batches_change_nothing(size: int, batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours in different batches are compared as well."""
     model, images = SmallCnn(width=4).build((1, 8, 8), 4, 0).eval(), noise_images(20, (1, 8, 8), 4)
     whole = NeuronInspect().features(model, images)
-    monkeypatch.setattr(neuron_inspect, "LARGEST", 3 * 4 * 64)
-    assert [len(maps) for maps in heat_maps(model, images)] == [3] * 6 + [2]
+    monkeypatch.setattr(neuron_inspect, "LARGEST", size * 4 * 64)
+    assert [len(maps) for maps in heat_maps(model, images)] == batches
     torch.testing.assert_close(NeuronInspect().features(model, images), whole)
 
 
