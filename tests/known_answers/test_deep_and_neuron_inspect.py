@@ -201,6 +201,16 @@ def test_persistence_does_not_saturate_with_many_images() -> None:
     assert NeuronInspect().features(lit_classifier(torch.ones(3, 1, 4, 4)), images)[2].tolist() == [1, 1, 1]
 
 
+def test_persistence_is_no_whole_number_that_classes_share() -> None:
+    """Where more than half of the classes have the same count, their MAD is next to nothing and any index is huge."""
+    pixels = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
+    pixels[0, 0, 0] = 255
+    pixels[3, 0, 1, :2] = 255
+    images = Images(pixels, torch.arange(5) % 3, 3)
+    found = NeuronInspect().features(lit_classifier(torch.ones(3, 1, 4, 4)), images)[2]
+    assert found.tolist() == [(4 + 0 + 2 + 2) / 4] * 3
+
+
 def test_neuron_inspect_finds_the_class_whose_explanation_never_changes() -> None:
     weight = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     weight[4] = 0

@@ -5,8 +5,9 @@ Differs: heat maps are of clean images alone, as in the paper; TrojanZoo's code 
     them. They are raw gradients of the logit, not scaled to [0,1] image by image: that would make all maps equally
     strong. A pixel counts as explaining where it is above its map's own median: with Table 21's threshold of 0 nearly
     every pixel does (``threshold=0``). Persistence compares each map with the next one's, in random order: the XOR over
-    all images is half of the pixels for any class. The Laplacian goes on past the border with the border's values. A
-    class's features are medians over the images. Each feature's own index is read out beside that of the sum.
+    all images is half of the pixels for any class. The Laplacian goes on past the border with the border's values.
+    Sparseness and smoothness are medians over images, persistence is the mean over pairs. Each feature's own index is
+    read out beside that of the sum.
 """
 
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ class NeuronInspect(Inspector):
         return ModelVerdict(scores, suspect, readouts=dict(zip(names, alone.tolist(), strict=True)))
 
     def features(self, model: Classifier, images: Images) -> Tensor:
-        """Return sparseness, smoothness and persistence ``(3, K)`` of every class: medians over images or pairs."""
+        """Return sparseness, smoothness (medians over images) and persistence (mean over pairs) ``(3, K)``."""
         sizes, roughnesses, changes = [], [], []
         last = None
         for maps in heat_maps(model, images):
@@ -70,7 +71,9 @@ class NeuronInspect(Inspector):
             line = explaining if last is None else torch.cat([last, explaining])
             changes.append((line[1:] ^ line[:-1]).sum((2, 3)).float())
             last = explaining[-1:]
-        return torch.stack([median(torch.cat(parts).T) for parts in (sizes, roughnesses, changes)])
+        # Medians of whole numbers would often be equal: a MAD next to nothing, and an index without meaning.
+        persistence = torch.cat(changes).mean(0)
+        return torch.stack([*(median(torch.cat(parts).T) for parts in (sizes, roughnesses)), persistence])
 
     def explaining(self, maps: Tensor) -> Tensor:
         """Say which pixels of heat maps ``(N, K, H, W)`` are above the threshold."""
