@@ -94,6 +94,27 @@ def test_a_detector_finds_the_target_and_sees_less_in_the_benign_twin(
     assert number(suspicious, "defense.recovered_asr") > 0.5
 
 
+def test_deep_inspect_needs_far_less_for_the_target_than_in_the_benign_twin(task: Task, trojan: Trojan) -> None:
+    """Some other classes are about as easy to reach, so the target's rank is no promise."""
+    planted = judged("deep_inspect", trojan, task)
+    innocent = judged("deep_inspect", Trojan(trojan.twin, trojan.twin, None), task)
+    sizes, twin = planted["defense.scores"], innocent["defense.scores"]
+    assert isinstance(sizes, list)
+    assert isinstance(twin, list)
+    target = 0
+    assert -sizes[target] < 0.7 * -twin[target]
+    assert -sizes[target] < 0.7 * -sorted(sizes)[len(sizes) // 2]
+    assert number(planted, "defense.recovered_asr") > 0.8
+
+
+def test_neuron_inspect_reads_out_every_feature(task: Task, trojan: Trojan) -> None:
+    """Not more: the published combination is weak on digits, and need not rank the target first."""
+    metrics = judged("neuron_inspect", trojan, task)
+    indices = [number(metrics, f"defense.aiv{name}") for name in ("", "_sparseness", "_smoothness", "_persistence")]
+    assert min(indices) > 0
+    assert "defense.mln" not in metrics
+
+
 def test_doing_nothing_and_guessing_get_no_credit(task: Task, trojan: Trojan) -> None:
     attack, _ = judge_attack(trojan, task, trojan.twin)
     nothing, _ = judge_defense(CleanModel(trojan.model), trojan, task, attack, 0)

@@ -6,9 +6,13 @@ from gifthorse.core.configuration import Catalogue
 from gifthorse.core.defense import Defense
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
+from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 
-DEFENSES: Catalogue[Defense[Any]] = Catalogue("defense", [ShrinkPad, Strip, FinePruning, NeuralCleanse, Tabor, Abs])
+DEFENSES: Catalogue[Defense[Any]] = Catalogue(
+    "defense", [ShrinkPad, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect]
+)
