@@ -13,6 +13,7 @@ profile (the cost may change after every mini-batch) and never stop early, so th
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,10 @@ def main() -> None:
         "plain loop": lambda: _plain(trojan.model.clone(), clean, steps, asked.seed),
     }
     found = {name: search() for name, search in searches.items()}
-    rounds = [{name: seconds(search) for name, search in searches.items()} for _ in range(asked.rounds)]
+    rounds = []
+    for _ in range(asked.rounds):
+        rounds.append({name: seconds(search) for name, search in searches.items()})
+        print(*(f"{name} {taken:.1f} s" for name, taken in rounds[-1].items()), sep=", ", file=sys.stderr)
 
     table = Table("Neural Cleanse", "seconds", "× gifthorse", "L1, target", "L1, others", "ASR", box=None)
     for name, (mask, pattern) in found.items():
