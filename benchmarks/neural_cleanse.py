@@ -28,7 +28,7 @@ def _compare(label: str, model: nn.Module, shape: tuple[int, int, int], rounds: 
     pixels = torch.randint(0, 256, (500, *shape), generator=random, dtype=torch.uint8)
     view = ModelView(model, Images(pixels, torch.arange(500) % CLASSES, CLASSES))  # type: ignore[arg-type]
     cleanse = NeuralCleanse(steps=STEPS, batches=1, batch_size=BATCH)
-    _, _, ratio = paired(lambda: cleanse.defend(view, 0), lambda: _plain(model, pixels), rounds)
+    _, _, ratio = paired(lambda: cleanse.defend(view, 0), lambda: plain(model, pixels, STEPS), rounds)
     whole, _, share = paired(lambda: cleanse.defend(view, 0), lambda: _floor(model, shape), rounds)
     how = f"{CLASSES} classes × {STEPS} steps × {BATCH} images; {whole:.1f} s"
     return [
@@ -42,16 +42,17 @@ def _compare(label: str, model: nn.Module, shape: tuple[int, int, int], rounds: 
     ]
 
 
-def _plain(model: nn.Module, pixels: Tensor) -> None:
-    """One class at a time, float32, parameters frozen."""
+def plain(model: nn.Module, pixels: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """One class at a time, float32, parameters frozen, a constant cost; the masks and patterns at the end."""
     model.requires_grad_(False)
     images = pixels.float() / 255
+    found = []
     for target in range(CLASSES):
         mask = torch.randn(1, *images.shape[2:]).requires_grad_()
         pattern = torch.randn(images.shape[1:]).requires_grad_()
         optimizer = torch.optim.Adam([mask, pattern], lr=0.1, betas=(0.5, 0.9))
         wanted = torch.full((BATCH,), target)
-        for _ in range(STEPS):
+        for _ in range(steps):
             batch = images[torch.randint(0, len(images), (BATCH,))]
             m, p = torch.tanh(mask) / 2 + 0.5, torch.tanh(pattern) / 2 + 0.5
             logits = model((1 - m) * batch + m * p)
@@ -60,7 +61,10 @@ def _plain(model: nn.Module, pixels: Tensor) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        found.append([torch.tanh(raw.detach()) / 2 + 0.5 for raw in (mask, pattern)])
     model.requires_grad_(True)
+    masks, patterns = zip(*found, strict=True)
+    return torch.stack(masks), torch.stack(patterns)
 
 
 def _floor(model: nn.Module, shape: tuple[int, int, int]) -> None:
