@@ -254,9 +254,8 @@ def test_a_regulariser_of_weight_zero_costs_no_forward_pass() -> None:
     view, seen = live_pixel_view(target=1, row=6, column=2), []
     view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
 
-    def passes(**weights: float) -> int:
+    def passes(settings: Tabor) -> int:
         seen.clear()
-        settings = Tabor(steps=2, batches=1, batch_size=8, max_batch=48, **weights)
         invert(
             view.model,
             view.clean,
@@ -269,9 +268,9 @@ def test_a_regulariser_of_weight_zero_costs_no_forward_pass() -> None:
         )
         return sum(seen)
 
-    assert passes(overlaying=0.0) == 2 * 48
-    assert passes() == 2 * (48 + 6)
-    assert passes(blocking=1.0, overlaying=0.0) == 2 * 2 * 48
+    assert passes(Tabor(overlaying=0.0)) == 2 * 48
+    assert passes(Tabor()) == 2 * (48 + 6)
+    assert passes(Tabor(blocking=1.0, overlaying=0.0)) == 2 * 2 * 48
 
 
 def test_blocking_asks_for_the_true_class_and_overlaying_for_the_target() -> None:
@@ -287,10 +286,10 @@ def test_blocking_asks_for_the_true_class_and_overlaying_for_the_target() -> Non
         {},
         lambda stamped: logits[:, : stamped.shape[1]],
     )
-    free = dict.fromkeys(("mask_size", "pattern_size", "mask_smoothness", "pattern_smoothness"), 0.0)
-    plain = Tabor(**free, overlaying=0.0).loss(trial)
-    assert (Tabor(**free, overlaying=0.0, blocking=1.0).loss(trial) - plain).item() == pytest.approx(0.0133, abs=1e-3)
-    assert (Tabor(**free, overlaying=1.0).loss(trial) - plain).item() == pytest.approx(5.0133, abs=1e-3)
+    free = Tabor(mask_size=0, pattern_size=0, mask_smoothness=0, pattern_smoothness=0, overlaying=0)
+    plain = free.loss(trial)
+    assert (free.model_copy(update={"blocking": 1.0}).loss(trial) - plain).item() == pytest.approx(0.0133, abs=1e-3)
+    assert (free.model_copy(update={"overlaying": 1.0}).loss(trial) - plain).item() == pytest.approx(5.0133, abs=1e-3)
 
 
 def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:

@@ -146,7 +146,8 @@ class Abs(Inspector):
         inside = torch.zeros_like(mask).scatter(1, mask.topk(window).indices, 1) > 0
         source.raw.data[:, 0] = torch.where(inside, OPEN, SHUT).view(-1, height, width)
         search(source, self.steps // 2, "pattern")
-        return source(torch.arange(len(units), device=device)).detach()
+        shown: Tensor = source(torch.arange(len(units), device=device)).detach()
+        return shown
 
 
 def stimulate_all(settings: Abs, model: Classifier, images: Images, seed: int) -> list[Unit]:
