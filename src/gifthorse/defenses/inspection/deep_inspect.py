@@ -47,6 +47,7 @@ class DeepInspect(Inspector):
     embedding: int = Field(1000, ge=1, description="dimension that a class is embedded in")
     channels: int = Field(64, ge=2, description="channels of the generator's first maps; half as many follow")
     stride: int = Field(1, ge=1, le=2, description="of both transposed convolutions; 2 starts at a quarter of the size")
+    anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
     max_batch: int | None = Field(None, ge=1, description="stamped images per forward pass; null: by device")
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:

@@ -1,7 +1,6 @@
 """What detectors that recover triggers share: the views they can work on, the images they hold back, the verdict."""
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, norm_readouts
@@ -21,8 +20,6 @@ class Inspector(Defense[ModelView]):
 
     family = "inspection"
     view = ModelView
-
-    anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
 
     def skip(self, view: ModelView) -> str | None:
         """Refuse models of which a median deviation says nothing, and images that the model cannot judge."""

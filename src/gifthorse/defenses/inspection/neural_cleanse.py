@@ -45,6 +45,7 @@ class NeuralCleanse(Inspector):
         description="benign models to train on the clean images: classes are then compared with theirs, by the number "
         "of standard deviations of the log norm, not with each other; one says nothing of the spread",
     )
+    anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
     max_batch: int | None = Field(None, ge=1, description="stamped images per forward pass; null: by device")
 
     @field_validator("reference")

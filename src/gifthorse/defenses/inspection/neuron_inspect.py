@@ -48,6 +48,7 @@ class NeuronInspect(Inspector):
         None, ge=0, description="heat above which a pixel explains the output; null: the map's own median"
     )
     samples: int | None = Field(None, ge=2, description="clean images to explain, drawn at random; null: all there are")
+    anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Explain every class on every image, then look for the outlier."""

@@ -47,6 +47,7 @@ class Tabor(Inspector):
     overlaying: float = Field(1e-2, ge=0, description="λ6: weight of the trigger alone, on black, reaching the class")
     success: float = Field(0.99, gt=0, le=1, description="share of images that a kept trigger sends to its class")
     restarts: int = Field(1, ge=1, description="searches per class, from different starts; the smallest trigger counts")
+    anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
     max_batch: int | None = Field(None, ge=1, description="stamped images per forward pass; null: by device")
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
