@@ -311,6 +311,13 @@ def test_a_reference_model_is_another_one_trained_on_the_clean_images(task: Task
     assert other > 0.7
 
 
+def test_against_reference_models_the_planted_class_stands_out_by_far() -> None:
+    view = live_pixel_view(target=2, row=7, column=5)
+    verdict = QUICK_CLEANSE.model_copy(update={"reference": 2, "steps": 60}).defend(view, 0)
+    assert verdict.suspect == int(verdict.scores.argmax()) == 2
+    assert verdict.index == verdict.scores[2] > 10
+
+
 def test_one_reference_model_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         NeuralCleanse(reference=1)

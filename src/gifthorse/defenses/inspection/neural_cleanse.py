@@ -46,6 +46,9 @@ class NeuralCleanse(Inspector):
         "of standard deviations of the log norm, not with each other; one says nothing of the spread",
     )
     anomaly_threshold: float = Field(2.0, gt=0, description="anomaly index above which a class is suspect")
+    reference_threshold: float = Field(
+        3.0, gt=0, description="standard deviations below the reference models from which a class is suspect"
+    )
     max_batch: int | None = Field(None, ge=1, description="stamped images per forward pass; null: by device")
 
     @field_validator("reference")
@@ -66,7 +69,7 @@ class NeuralCleanse(Inspector):
         measure = lambda model: self.search(model, searched, seed)[1]  # noqa: E731
         scores = against_references(norms, view.model, searched, self.reference, seed, measure)
         index = float(scores.max())
-        suspect = int(scores.argmax()) if index > self.anomaly_threshold else None
+        suspect = int(scores.argmax()) if index > self.reference_threshold else None
         return ModelVerdict(scores, suspect, triggers, verdict.readouts, index)
 
     def search(self, model: Classifier, images: Images, seed: int) -> tuple[Tensor, Tensor]:
