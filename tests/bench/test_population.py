@@ -91,12 +91,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, Population]:
 def test_real_models_are_judged_and_every_one_is_an_ordinary_cell(real: tuple[Runner, Population]) -> None:
     runner, found = real
     assert (found.n_benign, found.n_trojaned, found.left_out) == (2, 2, [])
-    assert found.index == "defense.aiv"
+    assert found.index == "defense.index"
     assert set(found.readouts) == {"defense.aiv_log", "defense.aiv_ratio"}
     for member in [*found.benign, *found.trojaned]:
         record = runner.store.load_record(member.id)
         assert record is not None
-        assert member.index == record.metrics["defense.aiv"]
+        assert member.index == record.metrics["defense.index"] == record.metrics["defense.aiv"]
         assert member.readouts["defense.aiv_ratio"] == record.metrics["defense.aiv_ratio"]
     assert [member.seed for member in found.benign] == [member.seed for member in found.trojaned] == [3, 4]
     alone = request(seed=4, attack="badnets[target=4]")
@@ -328,3 +328,12 @@ def test_a_document_that_contradicts_itself_is_not_one(
     path.write_text(changed)
     assert runner.store.load_population(found.id) is None
     assert "damaged" in caplog.text
+
+
+def test_a_readout_that_some_models_lack_is_left_out(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    def answer(cell: Cell) -> dict[str, Any]:
+        further = {"defense.aiv_log": 1.0} if cell.seed else {}
+        return metrics(cell, 1.0, **{"defense.aiv_ratio": 2.0, **further})
+
+    answered(answer)
+    assert set(run_population(runner, request(), benign=2, trojaned=2).readouts) == {"defense.aiv_ratio"}

@@ -141,9 +141,11 @@ def _member(record: Record, index: str) -> Member:
 def _statistics(benign: Sequence[Member], trojaned: Sequence[Member]) -> dict[str, Any]:
     hits = [member.hit for member in trojaned if member.hit is not None]
     members = [*benign, *trojaned]
-    further = dict.fromkeys(name for member in members for name in member.readouts)
+    # What some models lack would be judged on a chosen few.
+    named = dict.fromkeys(name for member in members for name in member.readouts)
+    further = [name for name in named if all(name in member.readouts for member in members)]
     # A method that itself compares the published index has it twice.
-    repeated = {name for name in further if all(member.readouts.get(name) == member.index for member in members)}
+    repeated = {name for name in further if all(member.readouts[name] == member.index for member in members)}
     return {
         **dict(separate(_indices(benign), _indices(trojaned))),
         "n_benign": len(benign),
@@ -167,8 +169,7 @@ def _indices(members: Sequence[Member]) -> Tensor:
 
 
 def _readouts(members: Sequence[Member], name: str) -> Tensor:
-    found = [member.readouts[name] for member in members if name in member.readouts]
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor([member.readouts[name] for member in members], dtype=torch.float64)
 
 
 def _share(members: Sequence[Member]) -> float | None:
