@@ -94,7 +94,7 @@ def test_population_prints_a_table_for_people_and_what_was_left_out(tmp_path: Pa
 def test_population_tells_every_index_with_its_interval(tmp_path: Path) -> None:
     found = gifthorse(*POPULATION, cwd=tmp_path).stdout
     assert "TPR at FPR 0.05" in found
-    for name in ("defense.aiv ", "defense.aiv_log", "defense.aiv_ratio"):
+    for name in ("defense.index", "defense.aiv_log", "defense.aiv_ratio"):
         assert re.search(rf"{name} +[01]\.\d{{3}} \[[01]\.\d{{3}}, [01]\.\d{{3}}\]", found), found
     assert "flagged benign models: " in found
     assert re.search(r"target has the highest score: [01]\.\d+ \[.*\] of trojaned models", found)
