@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.timing import Row, paired
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
-from gifthorse.defenses.inspection.abs import Abs, Unit, stimulate
+from gifthorse.defenses.inspection.abs import Abs
+from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
 
@@ -25,9 +26,10 @@ def _rows(label: str, model: Classifier, shape: tuple[int, int, int]) -> list[Ro
     pixels = torch.randint(0, 256, (50, *shape), generator=random, dtype=torch.uint8)
     images = Images(pixels, torch.arange(50) % CLASSES, CLASSES)
     settings, stage = Abs(steps=2 * STEPS, batch_size=16), model.stage_names[-1]
+    stimulation = Stimulation(1, settings.samples, settings.strength, settings.levels, settings.agreement)
     units = [Unit(stage, number, number % CLASSES, 1.0) for number in range(CANDIDATES)]
     ours, theirs, first = paired(
-        lambda: stimulate(settings, model, stage, images), lambda: _stimulate(settings, model, stage, images), 3
+        lambda: stimulation.units(model, stage, images), lambda: _stimulate(settings, model, stage, images), 3
     )
     how = f"last stage, {settings.levels + 1} values, 50 images: {ours:.2f} s and {theirs:.2f} s"
     mine, other, second = paired(

@@ -9,9 +9,10 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import RecoveredTriggers
 from gifthorse.core.task import Task
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.abs import Abs, Unit, stimulate, stimulate_all
+from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.inspector import hold_out, with_success
 from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse
+from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
 from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
@@ -360,7 +361,7 @@ QUICK_ABS = Abs(steps=60, batch_size=16, samples=2, size_weights=(0.01, 0.1, 0.1
 
 def test_abs_finds_the_planted_strong_unit_and_its_class() -> None:
     view = strong_unit_view(target=4)
-    units = QUICK_ABS.choose(stimulate_all(QUICK_ABS, view.model, view.clean, 0))
+    units = QUICK_ABS.choose(Stimulation(2, 2, 1.0, 5, 0.75).all_units(view.model, view.clean, 0))
     assert (units[0].stage, units[0].channel, units[0].label) == ("stage", 1, 4)
     verdict = QUICK_ABS.defend(view, 0)
     assert verdict.suspect == 4
@@ -389,8 +390,8 @@ def test_the_strongest_units_are_kept_one_of_each_class_and_stage() -> None:
 
 @torch.no_grad()
 def test_stimulating_many_units_at_once_gives_what_one_after_another_gives(task: Task, benign: Classifier) -> None:
-    settings, images = Abs(levels=2, agreement=0.5), task.holdout.take(slice(12))
-    found = {unit.channel: unit for unit in stimulate(settings, benign, "stage2", images)}
+    images = task.holdout.take(slice(12))
+    found = {unit.channel: unit for unit in Stimulation(1, 5, 1.0, 2, 0.5).units(benign, "stage2", images)}
     assert len(found) > 3
     maps = benign.stage("stage2", images.floats()).detach()
     for channel, unit in found.items():

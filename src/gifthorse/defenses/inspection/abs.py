@@ -10,8 +10,6 @@ Differs: units are channels of the last stages, after their activation. Besides 
     the index is the largest of them, not a deviation from a median.
 """
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,26 +17,14 @@ from torch import Tensor
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
-from gifthorse.core.progress import track
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
 from gifthorse.defenses.inspection.inspector import Inspector, hold_out, masked, with_success
+from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, invert
-from gifthorse.training.precision import fast_arithmetic
 
-MAPS_AT_ONCE = 1024
 FAINT, OPEN, SHUT = -1.0, 2.0, -10.0
 """Free mask values: where the search starts, and inside and outside of the window that it ends in."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A channel of a stage, the class that it lifts, and by how much more than any other (the least over images)."""
-
-    stage: str
-    channel: int
-    label: int
-    margin: float
 
 
 class Abs(Inspector):
@@ -82,7 +68,8 @@ class Abs(Inspector):
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Stimulate, invert, and try the triggers on held-out images."""
         searched, held_out = hold_out(view.clean, seed)
-        units = self.choose(stimulate_all(self, view.model, searched, seed))
+        stimulation = Stimulation(self.stages, self.samples, self.strength, self.levels, self.agreement)
+        units = self.choose(stimulation.all_units(view.model, searched, seed))
         scores = torch.zeros(view.model.classes, device=view.device)
         if not units:
             return ModelVerdict(scores, None, readouts={"stimulation": 0.0}, decisive=0.0)
@@ -148,50 +135,3 @@ class Abs(Inspector):
         search(source, self.steps // 2, "pattern")
         shown: Tensor = source(torch.arange(len(units), device=device)).detach()
         return shown
-
-
-def stimulate_all(settings: Abs, model: Classifier, images: Images, seed: int) -> list[Unit]:
-    """Return every unit of the last stages that lifts one class on enough images (Algorithm 1)."""
-    order = torch.randperm(len(images), generator=generator(seed, "abs", "samples")).to(images.device)
-    shuffled = images.take(order)
-    rank = (shuffled.labels.unsqueeze(0) == shuffled.labels.unsqueeze(1)).tril(-1).sum(1)
-    chosen = shuffled.take(rank < settings.samples)
-    units = []
-    for stage in model.stage_names[-settings.stages :]:
-        units += stimulate(settings, model, stage, chosen)
-    return units
-
-
-@torch.no_grad()
-def stimulate(settings: Abs, model: Classifier, stage: str, images: Images) -> list[Unit]:
-    """Set one channel of a stage after another to a few values and see which class that lifts, and by how much.
-
-    A class is lifted by the most that its logit gains over the channel at zero; an image's own class does not count.
-    The margin of an image is what the first class gains more than the second, that of a unit the least over the
-    images that agree.
-    """
-    pixels = images.floats()
-    with fast_arithmetic(images.device):
-        maps = model.stage(stage, pixels)
-    values = maps.max() * settings.strength * torch.arange(settings.levels + 1, device=maps.device) / settings.levels
-    at_once = max(MAPS_AT_ONCE // (len(values) * len(maps)), 1)
-    channels = torch.arange(maps.shape[1], device=maps.device)
-    units = []
-    for part in track(channels.split(at_once), f"stimulating {stage}", -(-len(channels) // at_once)):
-        tried = maps.expand(len(part), len(values), *maps.shape).clone()
-        tried[torch.arange(len(part)), :, :, part] = values.to(maps.dtype).view(1, -1, 1, 1, 1)
-        with fast_arithmetic(images.device):
-            logits = model.continue_from(stage, tried.flatten(0, 2), pixels[:1]).float()
-        logits = logits.view(len(part), len(values), len(maps), -1)
-        gain = logits[:, 1:].amax(1) - logits[:, 0]
-        gain = gain.scatter(2, images.labels.view(1, -1, 1).expand(len(part), -1, 1), -torch.inf)
-        two = gain.topk(2, dim=2)
-        winner, margin = two.indices[..., 0], two.values[..., 0] - two.values[..., 1]
-        label = winner.mode(1).values
-        eligible = images.labels != label.unsqueeze(1)
-        agrees = eligible & (winner == label.unsqueeze(1))
-        share = agrees.sum(1) / eligible.sum(1).clamp_min(1)
-        least = margin.masked_fill(~agrees, torch.inf).amin(1)
-        found = zip(part.tolist(), label.tolist(), least.tolist(), share.tolist(), strict=True)
-        units += [Unit(stage, c, t, m) for c, t, m, agreed in found if agreed >= settings.agreement]
-    return units
