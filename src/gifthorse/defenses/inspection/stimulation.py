@@ -55,8 +55,8 @@ class Stimulation:
         """Set one channel of a stage after another to a few values and see which class that lifts, and by how much.
 
         A class is lifted by the most that its logit gains over the channel at zero; an image's own class is not
-        counted. The margin of an image is what the first class gains more than the second, that of a unit the least over the
-        images that agree.
+        counted. The margin of an image is what the first class gains more than the second, that of a unit the least
+        over the images that agree.
         """
         pixels = images.floats()
         with fast_arithmetic(images.device):
