@@ -1,8 +1,8 @@
 """Stimulating the units of a model, to see which class each of them lifts whatever the image shows.
 
 Paper: Liu et al. 2019, CCS, doi:10.1145/3319535.3363216, section 4 and Algorithm 1.
-Differs: units are channels of a stage after its activation; the whole map of a channel is set to one value. All channels
-    and values run side by side, through the rest of the network alone.
+Differs: units are channels of a stage after its activation; the whole map of a channel is set to one value. All
+    channels and values run side by side, through the rest of the network alone.
 """
 
 from dataclasses import dataclass
