@@ -341,6 +341,20 @@ def test_recovered_triggers_are_mask_times_pattern() -> None:
     assert recovered_triggers(masks, patterns)[:, 0, 0, 0].tolist() == [100, 0]
 
 
+@pytest.mark.parametrize(
+    ("scores", "what"),
+    [([-2.0, -4.0], "L1 norm of the recovered mask"), ([0.9, 0.1], "Score (higher is more suspicious)")],
+)
+def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[float], what: str) -> None:
+    masks = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
+    evidence = {"masks": masks, "patterns": np.full((2, 1, 1, 1), 200, np.uint8)}
+    metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5]}
+    html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
+    assert f"{what} per class" in html
+    assert "0: 98%" in html
+    assert "1 ▲: 50%" in html
+
+
 def test_the_command_line_says_every_field() -> None:
     attack = {
         "name": "badnets",

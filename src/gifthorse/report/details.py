@@ -149,9 +149,9 @@ def _picture_rows(evidence: Mapping[str, np.ndarray], *names: str) -> tuple[Show
 
 
 def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
-    """Draw mask norms where masks were recovered, and the defense's own scores otherwise."""
+    """Draw mask norms where the defense scores by them, and its own scores otherwise."""
     masks, scores = evidence.get("masks"), record.metrics.get("defense.scores")
-    if masks is not None:
+    if masks is not None and (not isinstance(scores, list) or _scored_by_norm(scores, masks)):
         what, values = "L1 norm of the recovered mask", _norms(masks)
     elif isinstance(scores, list) and scores:
         what, values = "score (higher is more suspicious)", scores
@@ -186,15 +186,19 @@ def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple
     smallest = sorted(range(len(masks)), key=_norms(masks).__getitem__)[:GALLERY]
     chosen = sorted({*smallest, *(index for index in (target,) if index is not None and index < len(masks))})
     pictures = recovered_triggers(masks, patterns)
-    shown = [
-        Shown(picture_row(pictures[[index]]), f"{index} ▲" if index == target else str(index), index == suspect)
-        for index in chosen
-    ]
+    rates = record.metrics.get("defense.held_out_asr")
+
+    def label(index: int) -> str:
+        name = f"{index} ▲" if index == target else str(index)
+        return f"{name}: {rates[index]:.0%}" if isinstance(rates, list) else name
+
+    shown = [Shown(picture_row(pictures[[index]]), label(index), index == suspect) for index in chosen]
     true_mask = evidence.get("true_mask")
     if true_mask is not None and _drawable(true_mask[None]):
         levels = np.rint(255 * np.clip(true_mask, 0, 1)).astype(np.uint8)
         shown.append(Shown(picture_row(levels[None]), "true mask"))
     caption = "Recovered mask × pattern of each class"
+    caption += " and its ASR on the defender's held-out images" if isinstance(rates, list) else ""
     return tuple(shown), caption if len(chosen) == len(masks) else f"{caption}; the {GALLERY} smallest of {len(masks)}"
 
 
@@ -230,6 +234,10 @@ def _times(record: Record) -> tuple[tuple[str, str], ...]:
 
 def _norms(masks: np.ndarray) -> list[float]:
     return [float(norm) for norm in np.abs(np.nan_to_num(masks)).reshape(len(masks), -1).sum(1)]
+
+
+def _scored_by_norm(scores: list[float], masks: np.ndarray) -> bool:
+    return np.allclose(scores, [-norm for norm in _norms(masks)], rtol=1e-3, atol=1e-3)
 
 
 def _suspect(record: Record) -> int | None:
