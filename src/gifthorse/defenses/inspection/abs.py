@@ -5,9 +5,10 @@ Paper: Liu et al. 2019, CCS, doi:10.1145/3319535.3363216, sections 4 and 5 and A
     0.1, 10 and 100).
 Differs: units are channels of the last stages, after their activation. Besides making its unit fire, a trigger has to
     reach the class (cross-entropy), which the authors added for their later competition entry. Its size is bounded as
-    a share of the image, and REASR is measured with the mask cut to that many pixels: a soft bound lets triggers of
-    benign models grow until they all work. Candidates are inverted side by side. The verdict's scores are REASR, so
-    the index is the largest of them, not a deviation from a median.
+    a share of the image, and strictly: half of the steps find the pixels where it should lie, the others what it shows
+    in these alone. Under the size weights by themselves triggers of benign models grow until they all work. Candidates
+    are inverted side by side. The verdict's scores are REASR, on held-out images, so the index is the largest of them,
+    not a deviation from a median.
 """
 
 import torch
