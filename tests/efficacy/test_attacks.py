@@ -61,11 +61,10 @@ def test_a_targeted_backdoor_works_wherever_the_trigger_lies(task: Task, benign:
         assert attack_success_rate(logits, labels, torch.zeros_like(labels)) > 0.8, place
 
 
-def test_a_budget_trades_success_for_clean_accuracy(task: Task, benign: Classifier) -> None:
+def test_a_budget_ends_with_less_of_a_drop(task: Task, benign: Classifier) -> None:
     """White squares anywhere cost accuracy; a budget of 1 % has to end with less of a drop than it would have had."""
     costly = "targeted_blend[trigger_pattern=white,poison_rate=0.4"
-    _, free_asr, free_cad = carried_out(f"{costly}]", task, benign)
-    trojan, asr, cad = carried_out(f"{costly},cad_budget=0.01]", task, benign)
+    _, _, free_cad = carried_out(f"{costly}]", task, benign)
+    trojan, _, cad = carried_out(f"{costly},cad_budget=0.01]", task, benign)
     assert cad < max(free_cad, 0.02)
-    assert asr <= free_asr + 0.02
     assert judge_attack(trojan, task, benign)[0]["attack.acc"] > 0.9  # type: ignore[operator]
