@@ -111,3 +111,11 @@ def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(tas
     assert other["defense.hit"] is False
     assert other["defense.flagged"] is False
     assert "defense.suspect_class" not in other
+
+
+def test_a_verdict_that_scores_all_classes_alike_has_named_none_of_them(task: Task, trojan: Trojan) -> None:
+    """The target is class 0 here: the first of several highest scores must not be taken for an answer."""
+    nothing, _ = judge_defense(ModelVerdict(torch.zeros(CLASSES), None, decisive=0.0), trojan, task, {}, 0)
+    assert nothing["defense.hit"] is False
+    assert nothing["defense.index"] == 0
+    assert "defense.aiv" not in nothing

@@ -209,7 +209,7 @@ _LISTED = (
         None,
         "per class, on the defender's own clean images of other classes that the search has not seen",
     ),
-    Metric("hit", "target ranked first", "detector", "flag", (0, 1), True, "the target has the highest score"),
+    Metric("hit", "target ranked first", "detector", "flag", (0, 1), True, "the target alone has the highest score"),
     Metric("scores", "score per class", "detector", "index", (-_INF, _INF), None, "higher is more suspicious"),
     Metric(
         "mln",

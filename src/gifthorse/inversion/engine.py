@@ -167,7 +167,7 @@ def invert(
     targets: Tensor,
     source: TriggerSource,
     loss: Callable[[Trial], Tensor],
-    schedule: Schedule,
+    schedule: Schedule | None,
     budget: Budget,
     seed: int,
     watch: Sequence[str] = (),
@@ -175,7 +175,7 @@ def invert(
     """Search a trigger for each of ``targets (K,)``, minimising the sum of ``loss``, which gives ``(A,)`` for a trial.
 
     ``watch`` names stages of the model whose maps the loss needs. Returns the triggers ``(K, D, H, W)`` as they are
-    at the end; a schedule keeps better ones on the way.
+    at the end; a schedule keeps better ones on the way, and without one the search just runs its steps.
     """
     device = images.device
     random = generator(seed, "inversion", device=device)
@@ -186,7 +186,7 @@ def invert(
 
     with watching(freeze(model), watch) as run:
         for step in track(range(budget.steps), "trigger inversion", budget.steps):
-            if step % LOOK == 0:
+            if schedule is not None and step % LOOK == 0:
                 active = schedule.finished.logical_not().nonzero().squeeze(1)
                 if len(active) == 0:
                     break
@@ -219,7 +219,8 @@ def invert(
                 optimizer.zero_grad()
                 triggers.backward(leaf.grad)
                 optimizer.step()
-            schedule.observe(active, hits / budget.batches, sizes / budget.batches, leaf.detach())
+            if schedule is not None:
+                schedule.observe(active, hits / budget.batches, sizes / budget.batches, leaf.detach())
     with torch.no_grad():
         final: Tensor = source.eval()(torch.arange(len(targets), device=device))
     return final
@@ -253,13 +254,13 @@ def watching(
             hook.remove()
 
 
-def best_restart(shown: Tensor, size: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
-    """Return the smallest of every target's ``restarts`` triggers ``(K, D, H, W)`` and its size ``(K,)``.
+def best_restart(shown: Tensor, size: Tensor, restarts: int) -> Tensor:
+    """Return the smallest of every target's ``restarts`` triggers, ``(K, D, H, W)``.
 
     ``shown (restarts · K, D, H, W)`` holds all first attempts, then all second ones, and so on; ``size`` is infinite
     where an attempt failed.
     """
     sizes = size.view(restarts, -1)
     chosen = sizes.argmin(0)
-    target = torch.arange(sizes.shape[1], device=size.device)
-    return shown.unflatten(0, sizes.shape)[chosen, target], sizes[chosen, target]
+    kept: Tensor = shown.unflatten(0, sizes.shape)[chosen, torch.arange(len(chosen), device=size.device)]
+    return kept

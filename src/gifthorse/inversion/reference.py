@@ -17,7 +17,10 @@ from gifthorse.core.seeds import derive, isolated
 from gifthorse.training.loop import fit
 
 STEPS = 400
-"""Training steps of a reference model: on a few hundred images the loss is close to zero by then."""
+"""Batches that a reference model passes, the incomplete last one of an epoch counted, which training leaves out.
+
+On a few hundred images that is 250 to 400 steps, and the loss is close to zero by then.
+"""
 
 
 def reference_models(model: Classifier, images: Images, count: int, seed: int) -> list[Classifier]:

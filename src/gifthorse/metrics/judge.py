@@ -147,7 +147,8 @@ def _judge_verdict(outcome: ModelVerdict, trojan: Trojan, task: Task) -> tuple[M
     if trojan.backdoor is not None:
         targets = trojan.backdoor.goal.targets(task.test.labels)
         target = int(targets[0])
-        metrics["defense.hit"] = int(outcome.scores.argmax()) == target
+        # Above all others, not beside them: who scores all classes alike has named none.
+        metrics["defense.hit"] = bool((outcome.scores < outcome.scores[target]).sum() == len(outcome.scores) - 1)
         if triggers is not None:
             mask = triggers.mask[target]
             metrics["defense.mln"] = functional.mask_norm(mask)

@@ -6,8 +6,9 @@ Paper: Liu et al. 2019, CCS, doi:10.1145/3319535.3363216, sections 4 and 5 and A
 Differs: units are channels of the last stages, after their activation. Besides making its unit fire, a trigger has to
     reach the class (cross-entropy), which the authors added for their later competition entry. Its size is bounded as
     a share of the image, and strictly: half of the steps find the pixels where it should lie, the others what it shows
-    in these alone. Under the size weights by themselves triggers of benign models grow until they all work. Candidates
-    are inverted side by side. The verdict's scores are REASR, on held-out images, so the index is the largest of them,
+    in these alone. Under the size weights by themselves triggers of benign models grow until they all work. The search
+    starts from a faint mask over the whole image, and Adam has Neural Cleanse's betas. Candidates are inverted side by
+    side. The verdict's scores are REASR, on held-out images, so the index is the largest of them,
     not a deviation from a median.
 """
 
@@ -22,7 +23,7 @@ from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
 from gifthorse.defenses.inspection.inspector import Inspector, hold_out, masked, with_success
 from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
-from gifthorse.inversion.engine import Best, Budget, Masked, Trial, invert
+from gifthorse.inversion.engine import Budget, Masked, Trial, invert
 
 FAINT, OPEN, SHUT = -1.0, 2.0, -10.0
 """Free mask values: where the search starts, and inside and outside of the window that it ends in."""
@@ -125,8 +126,7 @@ class Abs(Inspector):
 
         def search(source: Masked, steps: int, purpose: str) -> None:
             budget = Budget(steps, 1, self.batch_size, self.lr, max_batch=self.max_batch)
-            schedule = Best(len(units), torch.inf, device)
-            invert(model, images, targets, source, loss, schedule, budget, derive(seed, self.name, purpose), stages)
+            invert(model, images, targets, source, loss, None, budget, derive(seed, self.name, purpose), stages)
 
         source = Masked(raw)
         search(source, -(-self.steps // 2), "place")

@@ -57,8 +57,7 @@ class DeepInspect(Inspector):
         targets = torch.arange(view.model.classes, device=view.device)
         batches = self.batches or max(len(searched) // self.batch_size, 1)
         budget = Budget(self.epochs, batches, self.batch_size, self.lr, (0.9, 0.999), self.max_batch)
-        schedule = ToTheEnd(len(targets), view.device)
-        shown = invert(view.model, searched, targets, source, self.loss, schedule, budget, seed)
+        shown = invert(view.model, searched, targets, source, self.loss, None, budget, seed)
         pictures = RecoveredTriggers(shown.abs().mean(1, keepdim=True), 0.5 + shown / 2, shown)
         triggers = with_success(view.model, pictures, held_out)
         return judge_by_size(source.size(shown), triggers, self.anomaly_threshold)
@@ -113,13 +112,3 @@ class Perturbations(TriggerSource):
     def size(self, shown: Tensor) -> Tensor:
         """Return the L1 norms: summed over pixels, averaged over colours."""
         return shown.abs().mean(1).sum((1, 2))
-
-
-class ToTheEnd:
-    """A schedule that stops nothing and keeps nothing: the generator is read once it is trained."""
-
-    def __init__(self, classes: int, device: torch.device):
-        self.finished = torch.zeros(classes, dtype=torch.bool, device=device)
-
-    def observe(self, active: Tensor, accuracy: Tensor, size: Tensor, shown: Tensor) -> None:
-        """Let the training go on."""
