@@ -23,6 +23,11 @@ class Recipe(Configuration):
     schedule: Literal["constant", "cosine", "one_cycle"] = Field("cosine", description="learning rate over time")
     shift: int = Field(4, ge=0, description="random crop after padding by so many pixels; 0: none")
     flip: bool = Field(True, description="random left-right flip")
+    compile: bool = Field(
+        False,
+        description="compile the network's passes (torch.compile, needs a C++ compiler): slow to start, for long "
+        "trainings; attacks with a loss of their own on the latents train without",
+    )
 
 
 class StandardRecipe(Recipe):

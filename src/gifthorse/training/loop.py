@@ -1,7 +1,7 @@
 """The one training loop: pixels stay 8-bit in memory on the device until a batch is made."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ def fit(
     steps, size = batches(len(images), recipe)
     optimizer, scheduler = optimise(model, recipe, recipe.epochs * steps)
     model.to(memory_format=torch.channels_last)
+    passes = cast(nn.Module, torch.compile(model)) if recipe.compile else model
     held = [weight for module in fixed for weight in module.parameters() if weight.requires_grad]
     for weight in held:
         weight.requires_grad_(False)
@@ -92,11 +93,11 @@ def fit(
                 if stamped is not None:
                     batch = batch._replace(stamped=stamped[index])
                 if isinstance(recipe, AdversarialRecipe):
-                    batch = batch._replace(pixels=perturb(model, batch.pixels, batch.labels, recipe, random))
+                    batch = batch._replace(pixels=perturb(passes, batch.pixels, batch.labels, recipe, random))
                 for module in fixed:
                     module.eval()
                 with fast_arithmetic(device):
-                    loss = loss_of(model, batch)
+                    loss = loss_of(passes, batch)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
