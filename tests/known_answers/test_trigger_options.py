@@ -12,6 +12,7 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.badnets import BadNets
 from gifthorse.attacks.selection import EpochSelection
 from gifthorse.attacks.stamping import StampingAttack
+from gifthorse.bench.cell import resolve
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.models.resnet import ResNet18
@@ -121,6 +122,19 @@ def test_an_attack_stamps_the_opaque_pixels_of_a_picture(picture: Path, position
         assert not changed[:, :8].any()
         assert not changed[:, 10:].any()
         assert torch.equal(trigger.stamp(pixels)[0, :, 8, 12], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_a_trojans_key_knows_what_the_picture_shows(picture: Path) -> None:
+    def keys() -> tuple[str, str]:
+        cell = resolve(dataset="digits", attack=f'badnets[trigger_image="{picture}"]')
+        return cell.benign_key(), cell.trojan_key()
+
+    first = keys()
+    assert keys() == first
+    Image.new("RGB", (4, 4), "red").save(picture)
+    second = keys()
+    assert second[0] == first[0]
+    assert second[1] != first[1]
 
 
 @pytest.mark.parametrize(

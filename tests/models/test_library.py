@@ -1,6 +1,7 @@
 """Networks of torchvision and timm by name: understood, refused in one line, never fetched."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from gifthorse.bench.cell import resolve
 from gifthorse.core.errors import RequestError
 from gifthorse.models import ARCHITECTURES
 from gifthorse.models.library import Timm, Torchvision
@@ -85,6 +87,58 @@ def test_torchvisions_weights_fit_without_renaming() -> None:
     ours = Torchvision(arch="resnet18").build((1, 32, 32), 10, 0).network.state_dict()
     theirs = resnet18(num_classes=10).state_dict()
     assert {name: weight.shape for name, weight in ours.items()} == {n: w.shape for n, w in theirs.items()}
+
+
+SMALL = "shufflenet_v2_x0_5"
+
+
+def weights_of(path: Path, classes: int) -> dict[str, torch.Tensor]:
+    """Save weights as torchvision has them, and return them."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(5)
+    state: dict[str, torch.Tensor] = get_model(SMALL, num_classes=classes).state_dict()
+    torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(7, True), (1000, False)], ids=["same head", "other head"])
+def test_training_starts_from_the_weights_of_a_file(tmp_path: Path, classes: int, kept: bool) -> None:
+    state = weights_of(tmp_path / "weights.pth", classes)
+    plain = Torchvision(arch=SMALL)
+    asked = ARCHITECTURES.build(f'torchvision/{SMALL}[weights="{tmp_path / "weights.pth"}"]')
+    given, random = (each.build((3, 64, 64), 7, 3).network.state_dict() for each in (asked, plain))
+    for name, weight in given.items():
+        expected = state if kept or not name.startswith("fc.") else random
+        assert torch.equal(weight, expected[name]), name
+    assert ARCHITECTURES.build(str(asked)) == asked
+    assert asked.count_parameters() == plain.count_parameters()
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [("nothing.pth", "there is no checkpoint at"), ("weights.pth", "the checkpoint does not fit the model")],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, weights: str, complaint: str) -> None:
+    weights_of(tmp_path / "weights.pth", 10)
+    with pytest.raises(RequestError, match=complaint):
+        Torchvision(arch="resnet18", weights=str(tmp_path / weights)).build((3, 64, 64), 10, 0)
+
+
+def test_a_models_key_knows_what_the_file_of_weights_holds(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+
+    def keys(model: str) -> tuple[str, str]:
+        cell = resolve(dataset="digits", model=model)
+        return cell.benign_key(), cell.trojan_key()
+
+    weights_of(path, 10)
+    first = keys(f'torchvision/{SMALL}[weights="{path}"]')
+    assert first == keys(f'torchvision/{SMALL}[weights="{path}"]')
+    weights_of(path, 11)
+    second = keys(f'torchvision/{SMALL}[weights="{path}"]')
+    assert first[0] != second[0] != keys(f"torchvision/{SMALL}")[0]
+    assert first[1] != second[1]
 
 
 def test_a_transformer_has_a_head_and_no_stages() -> None:

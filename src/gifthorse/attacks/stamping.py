@@ -52,6 +52,10 @@ class StampingAttack(Attack):
         """Every stamped image should get the target."""
         return AllToOne(target=self.target)
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the trigger's picture, if one is named."""
+        return () if self.trigger_image is None else (Path(self.trigger_image),)
+
     def check(self, task: Task) -> None:
         """Refuse a target that is no class and a trigger that does not fit."""
         if self.target >= task.classes:

@@ -8,7 +8,7 @@ from typing import Any
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
 from gifthorse.core.attack import Attack
-from gifthorse.core.configuration import Catalogue, fingerprint
+from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
@@ -53,12 +53,11 @@ class Cell:
 
     def benign_key(self) -> str:
         """Return the content key of the benign model."""
-        parts = {"dataset": self.dataset, "model": self.model, "training": self.training}
-        return self._key({name: part.to_dict() for name, part in parts.items()})
+        return self._key({}, dataset=self.dataset, model=self.model, training=self.training)
 
     def trojan_key(self) -> str:
         """Return the content key of the trojan."""
-        return self._key({"benign": self.benign_key(), "attack": self.attack.to_dict()})
+        return self._key({"benign": self.benign_key()}, attack=self.attack)
 
     def identity(self) -> str:
         """Return the content key of the whole cell: the record's id."""
@@ -68,9 +67,14 @@ class Cell:
             parts["downstream"] = self.downstream.to_dict()
         return self._key(parts)
 
-    def _key(self, parts: Mapping[str, Any]) -> str:
+    def _key(self, parts: Mapping[str, Any], **configurations: Configuration) -> str:
         # The version is part of the key: another release may compute something else under the same name.
-        return fingerprint({**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")})
+        key = {**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")}
+        key |= {name: configuration.to_dict() for name, configuration in configurations.items()}
+        files = [path for configuration in configurations.values() for path in configuration.files()]
+        if files:
+            key["files"] = {str(path): file_digest(path) for path in files}
+        return fingerprint(key)
 
 
 def resolve(

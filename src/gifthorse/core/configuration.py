@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,6 +56,10 @@ class Configuration(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return every field, JSON-ready, with the name first."""
         return {"name": self.name, **self.model_dump(mode="json")}
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files named by fields whose content, and not only whose name, decides a result."""
+        return ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -184,6 +189,15 @@ def fingerprint(document: Mapping[str, Any]) -> str:
     """Return the content hash (first 24 hex digits of SHA-256) of a JSON document, whatever its key order."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, in hexadecimal; ``None`` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _split_commas(text: str, whole: str) -> list[str]:

@@ -1,29 +1,62 @@
 """Any classifier of torchvision or timm by the name it has there: ``torchvision/resnet50``, ``timm/resnet10t``.
 
-Weights are random; nothing is fetched. Head and stages are found as in a user's own network.
+Weights are random unless a file of them is named; nothing is fetched. Head and stages are found as in a user's own
+network.
 """
 
 import difflib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 from torch import nn
 
+from gifthorse.checkpoints.matching import load_into
+from gifthorse.checkpoints.reading import read_state_dict
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import isolated
 from gifthorse.core.task import Architecture
 
 
-class Torchvision(Architecture):
-    """Any classifier of torchvision by its name there, untrained: torchvision/resnet50.
+class LibraryArchitecture(Architecture):
+    """A network of somebody's library, with random weights or those of a file."""
+
+    slash_field = "arch"
+
+    arch: str
+    weights: str | None = Field(
+        None,
+        description="file of weights to start training from, as the library or torch.save(model.state_dict(), ...) "
+        "wrote them; a head for other classes is left out",
+    )
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the file of weights, if one is named."""
+        return () if self.weights is None else (Path(self.weights).expanduser(),)
+
+    def _wrapped(self, make: Callable[[], nn.Module], shape: tuple[int, int, int], seed: int) -> Classifier:
+        try:
+            with isolated(seed, "initialise"):
+                network = make()
+            half = [0.5] * shape[0]
+            model = Classifier.wrap(network, half, [0.25] * shape[0], example_shape=shape)
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise RequestError(f"{self}: {reason}") from error
+        for path in self.files():
+            _start_from(model, path)
+        return model
+
+
+class Torchvision(LibraryArchitecture):
+    """Any classifier of torchvision by its name there: torchvision/resnet50.
 
     Grey images are shown to all three colour channels, so that the weights keep torchvision's shapes.
     """
 
     name = "torchvision"
-    slash_field = "arch"
     parameters = 11_181_642
 
     arch: str = Field("resnet18", description="torchvision's name of the network")
@@ -52,14 +85,13 @@ class Torchvision(Architecture):
             network: nn.Module = get_model(self.arch, weights=None, num_classes=classes, **options)
             return network
 
-        return _wrapped(self, make, (3, *shape[1:]), seed)
+        return self._wrapped(make, (3, *shape[1:]), seed)
 
 
-class Timm(Architecture):
-    """Any classifier of timm by its name there, untrained: timm/resnet10t; needs gifthorse[models]."""
+class Timm(LibraryArchitecture):
+    """Any classifier of timm by its name there: timm/resnet10t; needs gifthorse[models]."""
 
     name = "timm"
-    slash_field = "arch"
     parameters = 4_927_618
 
     arch: str = Field("resnet10t", description="timm's name of the network")
@@ -95,7 +127,7 @@ class Timm(Architecture):
             )
             return network
 
-        return _wrapped(self, make, shape, seed)
+        return self._wrapped(make, shape, seed)
 
 
 def _listed(arch: str, names: Iterable[str], library: str) -> str:
@@ -106,14 +138,12 @@ def _listed(arch: str, names: Iterable[str], library: str) -> str:
     raise ValueError(f"{library} has no such classifier" + (f"; did you mean '{nearest[0]}'?" if nearest else ""))
 
 
-def _wrapped(
-    architecture: Architecture, make: Callable[[], nn.Module], shape: tuple[int, int, int], seed: int
-) -> Classifier:
-    try:
-        with isolated(seed, "initialise"):
-            network = make()
-        half = [0.5] * shape[0]
-        return Classifier.wrap(network, half, [0.25] * shape[0], example_shape=shape)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RequestError(f"{architecture}: {reason}") from error
+def _start_from(model: Classifier, path: Path) -> None:
+    """Give a model the weights of a checkpoint; its head keeps its own where the checkpoint's has another shape."""
+    own = model.network.state_dict()
+    if any(weight.is_meta for weight in own.values()):
+        return
+    given = read_state_dict(path)
+    head = {name: weight for name, weight in own.items() if name.startswith(f"{model.head_name}.")}
+    other = any(name in given and given[name].shape != weight.shape for name, weight in head.items())
+    load_into(model.network, {**given, **head} if other else given)
