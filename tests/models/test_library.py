@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from gifthorse.bench.cell import resolve
@@ -113,6 +114,13 @@ def test_training_starts_from_the_weights_of_a_file(tmp_path: Path, classes: int
         assert torch.equal(weight, expected[name]), name
     assert ARCHITECTURES.build(str(asked)) == asked
     assert asked.count_parameters() == plain.count_parameters()
+
+
+def test_training_starts_from_a_model_that_gifthorse_trained(tmp_path: Path) -> None:
+    trained = Torchvision(arch=SMALL).build((3, 64, 64), 7, 1)
+    save_file(trained.state_dict(), tmp_path / "benign.safetensors")
+    model = Torchvision(arch=SMALL, weights=str(tmp_path / "benign.safetensors")).build((3, 64, 64), 7, 3)
+    assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import isolated
 from gifthorse.core.task import Architecture
 
+OURS = "network."
+"""What comes before the names of a network's weights where a :class:`Classifier` was saved, as in the store."""
+
 
 class LibraryArchitecture(Architecture):
     """A network of somebody's library, with random weights or those of a file."""
@@ -28,8 +31,8 @@ class LibraryArchitecture(Architecture):
     arch: str
     weights: str | None = Field(
         None,
-        description="file of weights to start training from, as the library or torch.save(model.state_dict(), ...) "
-        "wrote them; a head for other classes is left out",
+        description="file of weights to start training from, as the library wrote them or a benign model of the store; "
+        "a head for other classes is left out",
     )
 
     def files(self) -> tuple[Path, ...]:
@@ -144,6 +147,8 @@ def _start_from(model: Classifier, path: Path) -> None:
     if any(weight.is_meta for weight in own.values()):
         return
     given = read_state_dict(path)
+    inner = {name.removeprefix(OURS): weight for name, weight in given.items() if name.startswith(OURS)}
+    given = inner or given
     head = {name: weight for name, weight in own.items() if name.startswith(f"{model.head_name}.")}
     other = any(name in given and given[name].shape != weight.shape for name, weight in head.items())
     load_into(model.network, {**given, **head} if other else given)
