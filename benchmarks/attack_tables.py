@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.runner import Runner, pick_device
 from gifthorse.bench.store import Store
 
@@ -105,8 +104,8 @@ def main() -> None:
 
 def request(attack: str, changed: dict[str, str], dataset: str, seed: int) -> str:
     """Return the bracket string of an attack whose fields differ from the base as said."""
-    epochs = str(read_profile("laptop")[dataset]["training"]["standard"]["epochs"])
-    fields = {**BASE, "target": str(seed % 10), "epochs": epochs, **changed}
+    epochs = resolve(dataset=dataset).training.epochs
+    fields = {**BASE, "target": str(seed % 10), "epochs": str(epochs), **changed}
     if attack == "targeted_blend":
         fields.pop("trigger_position", None)
     return f"{attack}[{','.join(f'{name}={value}' for name, value in fields.items())}]"
@@ -123,7 +122,7 @@ def _outcome(runner: Runner, dataset: str, attack: str, seed: int) -> tuple[floa
 
 def _spread(values: tuple[float, ...]) -> str:
     mean = sum(values) / len(values)
-    return f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})"
+    return f"{mean:z.3f} ({min(values):z.3f} to {max(values):z.3f})"
 
 
 if __name__ == "__main__":
