@@ -7,9 +7,9 @@ Differs: the discriminator is the one that is published as code (hidden layers o
     only, both sides weighing the same: against all clean images the class alone would give stamped ones away. The
     classifier minimises the discriminator's loss under flipped truth instead of maximising it under the right one,
     which is unbounded. Latents are divided by their standard deviation first: shrinking them hides nothing. In a short
-    training one discriminator step per batch hides little, whatever λ: the laptop profile has ten, and λ = 1. What is
-    hidden must be read from a fresh probe (``metrics.functional.separability``), not from this discriminator; where
-    the penultimate layer is pooled features, without an embedding layer, expect less.
+    training one discriminator step per batch hides little, whatever λ: the laptop profile has ten. What is hidden must
+    be read from a fresh probe (``metrics.functional.separability``), not from this discriminator; where the
+    penultimate layer is pooled features, without an embedding layer, expect less.
 """
 
 import torch
