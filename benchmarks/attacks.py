@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.timing import Row, paired
 from gifthorse.attacks import ATTACKS
@@ -12,8 +13,8 @@ from gifthorse.core.images import Images
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Splits, Task
 from gifthorse.models.resnet import ResNet18
-from gifthorse.training.loop import fit
-from gifthorse.training.mixing import BatchMixing
+from gifthorse.training.loop import Batch, Mix, fit
+from gifthorse.training.mixing import BatchMixing, copies
 from gifthorse.training.scratch import train
 
 EPOCHS = 3
@@ -33,23 +34,43 @@ def measure() -> list[Row]:
     rows = []
     for label, task in (("digits, small_cnn", digits), ("32×32 colour, resnet18[width=16]", photographs)):
         quick = Task(**{**vars(task), "recipe": task.recipe.model_copy(update={"epochs": EPOCHS})})
-        rows.append(_epoch(label, quick))
+        rows += _epoch(label, quick)
         rows += [_attack(name, label, quick) for name in ATTACKS if name != "none"]
     return rows
 
 
-def _epoch(label: str, task: Task) -> Row:
+def _epoch(label: str, task: Task) -> list[Row]:
     """What a static trigger adds to an epoch, at TrojanZoo's rate."""
     attack = ATTACKS.build("badnets[poison_rate=0.01]")
     assert isinstance(attack, PoisoningAttack)
-    trigger = attack.initial_trigger(task, 0)
+    trigger, rate = attack.initial_trigger(task, 0), attack.poison_rate
 
     def poisoned() -> None:
-        mix = BatchMixing(trigger, attack.goal, attack.poison_rate, torch.Generator().manual_seed(0))
+        mix = BatchMixing(trigger, attack.goal, rate, torch.Generator().manual_seed(0))
         fit(task.build(0), task.train, task.recipe, 0, mix=mix)
 
-    _, _, ratio = paired(poisoned, lambda: fit(task.build(0), task.train, task.recipe, 0))
-    return f"poisoning 1 % of every batch, {label}", f"{1 / ratio - 1:+.1%} of an epoch", "< 5 %", "a static patch"
+    def plain(mix: Mix | None = None) -> None:
+        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
+
+    added = 1 / paired(poisoned, plain)[2] - 1
+    stamped = 1 / paired(poisoned, lambda: plain(_longer(rate)))[2] - 1
+    return [
+        (f"poisoning 1 % of every batch, {label}", f"{added:+.1%} of an epoch", "< 5 %", "a static patch"),
+        ("the same against batches as long, not stamped", f"{stamped:+.1%} of an epoch", "", "the stamping alone"),
+    ]
+
+
+def _longer(poison_rate: float) -> Mix:
+    """As many images more as poisoning adds to every batch, but plain ones."""
+    owed = 0.0
+
+    def mix(pixels: Tensor, labels: Tensor) -> Batch:
+        nonlocal owed
+        owed += copies(len(labels), poison_rate)
+        more, owed = int(owed), owed % 1
+        return Batch(torch.cat([pixels, pixels[:more]]), torch.cat([labels, labels[:more]]))
+
+    return mix
 
 
 def _attack(name: str, label: str, task: Task) -> Row:
