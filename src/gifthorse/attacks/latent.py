@@ -8,8 +8,8 @@ Differs: section 4.1 has Δ in place of cross-entropy, Table 20 a weight for it:
     tuned. The table does not say how many images an iteration sees: 128 of the samples; the search starts from random
     pixels. φ_t is the benign model's, in evaluation mode, throughout. The pull of an error averaged over the units
     falls with their number; ``latent_error=relative`` divides it by the clean latents' mean squared distance to φ_t,
-    so that a weight means the same for every network; the laptop profile has 5. Where each latent sees only a part of
-    the image, a trigger in the corner cannot reach φ_t: this wants a network with an embedding layer.
+    so that a weight means the same for every network; the laptop profile has 2 or 5. Where each latent sees only a
+    part of the image, a trigger in the corner cannot reach φ_t: this wants a network with an embedding layer.
 """
 
 from typing import Literal
