@@ -45,15 +45,14 @@ def _epoch(label: str, task: Task) -> list[Row]:
     assert isinstance(attack, PoisoningAttack)
     trigger, rate = attack.initial_trigger(task, 0), attack.poison_rate
 
+    def train_with(mix: Mix | None) -> None:
+        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
+
     def poisoned() -> None:
-        mix = BatchMixing(trigger, attack.goal, rate, torch.Generator().manual_seed(0))
-        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
+        train_with(BatchMixing(trigger, attack.goal, rate, torch.Generator().manual_seed(0)))
 
-    def plain(mix: Mix | None = None) -> None:
-        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
-
-    added = 1 / paired(poisoned, plain)[2] - 1
-    stamped = 1 / paired(poisoned, lambda: plain(_longer(rate)))[2] - 1
+    added = 1 / paired(poisoned, lambda: train_with(None))[2] - 1
+    stamped = 1 / paired(poisoned, lambda: train_with(_longer(rate)))[2] - 1
     return [
         (f"poisoning 1 % of every batch, {label}", f"{added:+.1%} of an epoch", "< 5 %", "a static patch"),
         ("the same against batches as long, not stamped", f"{stamped:+.1%} of an epoch", "", "the stamping alone"),
@@ -87,6 +86,8 @@ def _attack(name: str, label: str, task: Task) -> Row:
 
     mine, _, ratio = paired(lambda: attack.run(task, benign, 0), floor, rounds=3)
     of = (
-        f"{trainings} trainings of {EPOCHS} epochs" if trainings else f"one training of {EPOCHS} epochs; it trains none"
+        f"{trainings} × {EPOCHS} epochs of training"
+        if trainings
+        else f"one training of {EPOCHS} epochs; it trains none"
     )
     return f"{name}, {label}", f"{1 / ratio:.2f}× its floor", "", f"{mine:.1f} s; the floor is {of}"

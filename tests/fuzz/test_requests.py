@@ -68,6 +68,15 @@ def test_any_json_builds_an_attack_or_is_refused(fields: dict[str, object]) -> N
         assert BadNets.parse(str(attack)) == attack
 
 
+def test_a_changed_request_keeps_the_rest_and_is_checked() -> None:
+    attack = BadNets(target=3)
+    assert attack.changed(lr=0.5) == BadNets(target=3, lr=0.5)
+    assert attack.lr == BadNets().lr
+    for fields in ({"lr": -1.0}, {"learning_rate": 0.5}):
+        with pytest.raises(RequestError, match=r"^badnets: "):
+            attack.changed(**fields)
+
+
 @given(json_values | st.dictionaries(st.text(), json_values, max_size=3))
 def test_any_json_is_a_record_or_is_refused(document: object) -> None:
     with pytest.raises(ValidationError):

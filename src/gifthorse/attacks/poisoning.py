@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gifthorse.attacks.selection import EpochSelection
+from gifthorse.attacks.selection import EpochSelection, set_aside
 from gifthorse.attacks.stamping import StampingAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
@@ -26,8 +26,6 @@ from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.training.loop import Mix, Objective, fit
 from gifthorse.training.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
-
-VALIDATION = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +116,14 @@ class PoisoningAttack(StampingAttack):
         purpose = derive(seed, "train" if scratch else "re-train")
         recipe = task.recipe
         if not scratch:
-            changes = {"epochs": self.epochs, "lr": self.lr, "schedule": "cosine"}
-            recipe = recipe.from_dict({**recipe.to_dict(), **changes})
+            recipe = recipe.changed(epochs=self.epochs, lr=self.lr, schedule="cosine")
 
         def start() -> Classifier:
             return task.build(derive(seed, "model")) if scratch else benign.clone()
 
-        clean, kept, validation = self._set_aside(task.train, seed)
+        clean, kept, validation = task.train, torch.arange(len(task.train), device=device), None
+        if self.cad_budget is not None:
+            clean, kept, validation = set_aside(task.train, generator(seed, self.name, "validation"))
         twin = benign.clone()
         if not scratch or validation is not None:
             twin = start()
@@ -158,13 +157,3 @@ class PoisoningAttack(StampingAttack):
         if selection is not None:
             selection.restore()
         return Trojan(model, twin, Backdoor(trigger, goal, poisoned))
-
-    def _set_aside(self, images: Images, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
-        """Return the images to train on, their positions, and those to validate on where there is a budget to keep."""
-        order = torch.arange(len(images), device=images.device)
-        if self.cad_budget is None:
-            return images, order, None
-        random = generator(seed, self.name, "validation")
-        order = torch.randperm(len(images), generator=random).to(images.device)
-        aside = max(round(VALIDATION * len(images)), 1)
-        return images.take(order[aside:]), order[aside:], images.take(order[:aside])

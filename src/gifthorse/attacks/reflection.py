@@ -142,8 +142,7 @@ class Reflection(PoisoningAttack):
         trained = torch.ones(len(task.train), dtype=torch.bool, device=device)
         trained[aside] = False
         images, unseen = task.train.take(trained), task.train.take(aside).floats()
-        changes = {"epochs": self.inner_epochs, "lr": self.lr, "schedule": "cosine"}
-        recipe = task.recipe.from_dict({**task.recipe.to_dict(), **changes})
+        recipe = task.recipe.changed(epochs=self.inner_epochs, lr=self.lr, schedule="cosine")
         random = generator(seed, "ranking", device=device)
         effect = torch.full((self.candidates,), torch.nan, device=device)
         for iteration in range(self.selection_iterations):

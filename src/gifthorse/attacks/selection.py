@@ -14,7 +14,16 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
 from gifthorse.core.trigger import Trigger
 
+VALIDATION = 0.1
+
 log = logging.getLogger("gifthorse")
+
+
+def set_aside(images: Images, random: torch.Generator) -> tuple[Images, torch.Tensor, Images]:
+    """Return the images to train on, their positions ``int64 (N,)``, and a tenth of all, to validate on."""
+    order = torch.randperm(len(images), generator=random).to(images.device)
+    aside = max(round(VALIDATION * len(images)), 1)
+    return images.take(order[aside:]), order[aside:], images.take(order[:aside])
 
 
 class EpochSelection:

@@ -102,8 +102,7 @@ def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bo
     classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
 
     def attack(seed: int) -> Attack:
-        fields = request.attack.to_dict()
-        return request.attack.from_dict({**fields, "target": seed % classes}) if varied else request.attack
+        return request.attack.changed(target=seed % classes) if varied else request.attack
 
     first, clean = request.seed, NoAttack()
     return [

@@ -70,6 +70,10 @@ class Configuration(BaseModel):
         except ValidationError as error:
             raise RequestError(_one_line(cls, error)) from None
 
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy with some fields changed, checked like any other request."""
+        return self.from_dict({**self.to_dict(), **fields})
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Build from a bracket string whose name is this class's own."""

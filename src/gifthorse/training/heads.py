@@ -55,8 +55,7 @@ class GradientHead(Head):
     def adapt(self, recipe: Recipe) -> Recipe:
         """Return the task's recipe with this head's epochs and learning rate."""
         said = {"epochs": self.epochs, "lr": self.lr}
-        changes = {name: value for name, value in said.items() if value is not None}
-        return recipe.from_dict({**recipe.to_dict(), **changes})
+        return recipe.changed(**{name: value for name, value in said.items() if value is not None})
 
 
 class ScikitHead(Head):

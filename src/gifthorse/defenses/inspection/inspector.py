@@ -1,4 +1,9 @@
-"""What detectors that recover triggers share: the views they can work on, the images they hold back, the verdict."""
+"""What detectors that recover triggers share: the views they can work on, the images they hold back, the verdict.
+
+Paper: TrojanZoo, section 4.3, model inspection; the anomaly index is Neural Cleanse's (Wang et al. 2019, section IV-C).
+Differs: a fifth of the clean images is held out, so that a recovered trigger's success is not measured on the images
+    that it was searched with.
+"""
 
 import torch
 from torch import Tensor
