@@ -8,7 +8,7 @@ from benchmarks.timing import Row, paired
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
 from gifthorse.defenses.inspection.abs import Abs
-from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
+from gifthorse.inversion.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
 

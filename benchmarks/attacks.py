@@ -7,14 +7,14 @@ from torch import Tensor
 
 from benchmarks.timing import Row, paired
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.bench.cell import resolve
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Splits, Task
 from gifthorse.models.resnet import ResNet18
+from gifthorse.planting.mixing import BatchMixing, copies
+from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.loop import Batch, Mix, fit
-from gifthorse.training.mixing import BatchMixing, copies
 from gifthorse.training.scratch import train
 
 EPOCHS = 3

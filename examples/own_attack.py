@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from gifthorse import Classifier, Runner, Store, Task, pick_device, resolve
-from gifthorse.attacks.poisoning import PoisoningAttack
+from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.triggers.patch import Patch
 
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.core.classifier import Classifier, predict
@@ -22,6 +21,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.datasets import DATASETS
 from gifthorse.metrics.judge import stamp_for_judging
+from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.scratch import train
 from worlds import noise_task
 

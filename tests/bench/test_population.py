@@ -7,7 +7,6 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from gifthorse.attacks import poisoning
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner, environment
@@ -16,6 +15,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.planting import poisoning
 from gifthorse.training import scratch
 
 CPU = torch.device("cpu")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from gifthorse.attacks import poisoning
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.runner import Runner
@@ -16,6 +15,7 @@ from gifthorse.bench.store import Store
 from gifthorse.core.record import Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.planting import poisoning
 from gifthorse.training import scratch
 
 RUNNER_FIELDS = {"data_root": Path("unused"), "device": torch.device("cpu")}

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import pack_trojan, unpack_trojan
 from gifthorse.bench.store import Store
@@ -19,6 +18,7 @@ from gifthorse.core.configuration import fingerprint
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics.judge import judge_attack
+from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.scratch import train
 from worlds import noise_task
 

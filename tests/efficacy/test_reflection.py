@@ -2,12 +2,12 @@
 
 import torch
 
-from gifthorse.attacks.reflection import RANKING_RATE, Reflection, showing
+from gifthorse.attacks.data.reflection import RANKING_RATE, Reflection, showing
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import predict
 from gifthorse.metrics.functional import attack_success_rate
+from gifthorse.planting.mixing import BatchMixing
 from gifthorse.training.loop import fit
-from gifthorse.training.mixing import BatchMixing
 from gifthorse.training.scratch import train
 from worlds import digits_task
 

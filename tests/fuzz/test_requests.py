@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.badnets import BadNets
+from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.core.configuration import Configuration, fingerprint, split_request
 from gifthorse.core.errors import RequestError
 from gifthorse.core.record import Record

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.esb import Esb, Overwritten, Recogniser
+from gifthorse.attacks.model.esb import Esb, Overwritten, Recogniser
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import make_view, pack_trojan
 from gifthorse.bench.store import Store

@@ -10,13 +10,13 @@ from gifthorse.core.outcomes import RecoveredTriggers
 from gifthorse.core.task import Task
 from gifthorse.core.views import ModelView
 from gifthorse.defenses.inspection.abs import Abs
-from gifthorse.defenses.inspection.inspector import hold_out, with_success
 from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse
-from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
 from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
+from gifthorse.inversion.inspector import hold_out, with_success
 from gifthorse.inversion.reference import reference_models
+from gifthorse.inversion.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
 from worlds import linear_classifier, live_pixel_view, noise_images

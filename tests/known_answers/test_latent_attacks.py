@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.adversarial_embedding import Discriminator, balance, learn
-from gifthorse.attacks.poisoning import Injection
+from gifthorse.attacks.training.adversarial_embedding import Discriminator, balance, learn
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.metrics.functional import separability
+from gifthorse.planting.mixing import choose_poisoned, poison_dataset
+from gifthorse.planting.poisoning import Injection
 from gifthorse.training.loop import Batch, fit
-from gifthorse.training.mixing import choose_poisoned, poison_dataset
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import linear_classifier, noise_task
 

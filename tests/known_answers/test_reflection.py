@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.reflection import Reflection as ReflectionAttack
+from gifthorse.attacks.data.reflection import Reflection as ReflectionAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
@@ -209,7 +209,7 @@ def test_the_ranking_prefers_a_reflection_that_shows_and_tries_new_ones(
             tried.append(chosen.tolist())
         return showing(shown, chosen)
 
-    from gifthorse.attacks import reflection
+    from gifthorse.attacks.data import reflection
 
     showing = reflection.showing
     monkeypatch.setattr(reflection, "showing", spy)

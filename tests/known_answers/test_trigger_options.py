@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.badnets import BadNets
-from gifthorse.attacks.selection import EpochSelection
-from gifthorse.attacks.stamping import StampingAttack
+from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench.cell import resolve
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.models.resnet import ResNet18
+from gifthorse.planting.pictures import read_picture
+from gifthorse.planting.selection import EpochSelection
+from gifthorse.planting.stamping import StampingAttack
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch, scattered
-from gifthorse.triggers.picture import read_picture
 from worlds import linear_classifier, noise_images, noise_task
 
 

@@ -10,8 +10,8 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import image_draws
+from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.training.augment import crop_each, shift_and_flip
-from gifthorse.training.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import noise_images, noise_task
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.trojan_nn import TrojanNN
+from gifthorse.attacks.data.trojan_nn import TrojanNN
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe

@@ -1,14 +1,14 @@
 """The listed attacks."""
 
-from gifthorse.attacks.adversarial_embedding import AdversarialEmbedding
-from gifthorse.attacks.badnets import BadNets
-from gifthorse.attacks.esb import Esb
-from gifthorse.attacks.imc import Imc
-from gifthorse.attacks.latent import Latent
+from gifthorse.attacks.data.badnets import BadNets
+from gifthorse.attacks.data.reflection import Reflection
+from gifthorse.attacks.data.targeted_blend import TargetedBlend
+from gifthorse.attacks.data.trojan_nn import TrojanNN
+from gifthorse.attacks.model.esb import Esb
 from gifthorse.attacks.no_attack import NoAttack
-from gifthorse.attacks.reflection import Reflection
-from gifthorse.attacks.targeted_blend import TargetedBlend
-from gifthorse.attacks.trojan_nn import TrojanNN
+from gifthorse.attacks.training.adversarial_embedding import AdversarialEmbedding
+from gifthorse.attacks.training.imc import Imc
+from gifthorse.attacks.training.latent import Latent
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue
 

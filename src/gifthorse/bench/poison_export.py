@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.bench.cell import Cell
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
@@ -26,6 +25,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor
 from gifthorse.metrics.judge import stamp_for_judging
+from gifthorse.planting.poisoning import PoisoningAttack
 
 
 def exportable(attack: Attack) -> PoisoningAttack:

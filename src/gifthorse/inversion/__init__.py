@@ -1,1 +1,1 @@
-"""One engine that optimises many triggers as one batch."""
+"""What detectors share that recover triggers: one engine for many triggers as one batch, reference models, verdicts."""

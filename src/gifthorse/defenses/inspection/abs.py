@@ -21,9 +21,9 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.inspector import Inspector, hold_out, masked, with_success
-from gifthorse.defenses.inspection.stimulation import Stimulation, Unit
 from gifthorse.inversion.engine import Budget, Masked, Trial, invert
+from gifthorse.inversion.inspector import Inspector, hold_out, masked, with_success
+from gifthorse.inversion.stimulation import Stimulation, Unit
 
 FAINT, OPEN, SHUT = -1.0, 2.0, -10.0
 """Free mask values: where the search starts, and inside and outside of the window that it ends in."""

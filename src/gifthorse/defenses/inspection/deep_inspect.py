@@ -21,8 +21,8 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.inspector import Inspector, hold_out, judge_by_size, with_success
 from gifthorse.inversion.engine import Budget, Trial, TriggerSource, invert
+from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, with_success
 
 READ_OUT = 16
 """Draws of noise that a class's perturbation is the mean of, once the generator is trained."""

@@ -18,8 +18,8 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.inspector import Inspector, hold_out, judge_by_size, masked, with_success
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert
+from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
 from gifthorse.inversion.reference import against_references
 
 

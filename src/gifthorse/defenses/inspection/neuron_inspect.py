@@ -24,8 +24,8 @@ from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.inspector import Inspector
 from gifthorse.inversion.frozen import freeze
+from gifthorse.inversion.inspector import Inspector
 
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 LARGEST = 2**25

@@ -22,9 +22,9 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
-from gifthorse.defenses.inspection.inspector import Inspector, hold_out, judge_by_size, masked, with_success
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
+from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
 
 LEVELS = 255
 SUPPORT = 0.1

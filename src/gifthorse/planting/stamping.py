@@ -17,10 +17,10 @@ from gifthorse.core.goal import AllToOne
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
+from gifthorse.planting.pictures import read_picture
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Corner, Patch, PatchPattern, fill, scattered, square
 from gifthorse.triggers.pattern import PatternTrigger
-from gifthorse.triggers.picture import read_picture
 
 Place = tuple[int, int]
 Position = Corner | Literal["random"] | Place | tuple[Place, ...]

@@ -3,14 +3,14 @@
 Paper: Pang et al. 2020, arXiv:1911.01559, section 4, as TrojanZoo re-implements it (section 4.1, Table 20: PGD with
     20/255, 20 iterations).
 Differs: the search starts from random pixels; TrojanZoo's code starts from a TrojanNN trigger, its paper does not say.
-    The rest as in attacks/pattern_search.py.
+    The rest as in planting/pattern_search.py.
 """
 
 from typing import Literal
 
 from pydantic import Field
 
-from gifthorse.attacks.pattern_search import PatternAttack
+from gifthorse.planting.pattern_search import PatternAttack
 from gifthorse.triggers.patch import PatchPattern
 
 

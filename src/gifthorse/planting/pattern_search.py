@@ -17,13 +17,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gifthorse.attacks.poisoning import Injection, PoisoningAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
-from gifthorse.models.skip_gradient import residual_branches, skip_gradient_decay
+from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.skip_gradient import residual_branches, skip_gradient_decay
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.pattern import PatternTrigger
 

@@ -21,8 +21,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gifthorse.attacks.poisoning import PoisoningAttack
-from gifthorse.attacks.stamping import Place
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
@@ -30,10 +28,12 @@ from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
+from gifthorse.planting.mixing import BatchMixing, PoisonedSet, choose_from_target, poison_in_place
+from gifthorse.planting.pictures import find_pictures, read_pictures
+from gifthorse.planting.poisoning import PoisoningAttack
+from gifthorse.planting.stamping import Place
 from gifthorse.training.loop import fit
-from gifthorse.training.mixing import BatchMixing, PoisonedSet, choose_from_target, poison_in_place
 from gifthorse.triggers.patch import Corner
-from gifthorse.triggers.picture import find_pictures, read_pictures
 from gifthorse.triggers.reflection import KINDS, Kind, cut, reflect
 from gifthorse.triggers.reflection import Reflection as ReflectionTrigger
 

@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gifthorse.attacks.poisoning import Injection, PoisoningAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.training.transfer import cache_features

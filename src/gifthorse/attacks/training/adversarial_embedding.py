@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gifthorse.attacks.poisoning import Injection, PoisoningAttack
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
+from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 
 

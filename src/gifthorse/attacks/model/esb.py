@@ -20,7 +20,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from gifthorse.attacks.stamping import StampingAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
@@ -28,6 +27,7 @@ from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.planting.stamping import StampingAttack
 from gifthorse.triggers.patch import Patch, PatchPattern
 
 HIDDEN_LAYERS = 4

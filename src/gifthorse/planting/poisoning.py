@@ -14,8 +14,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gifthorse.attacks.selection import EpochSelection, set_aside
-from gifthorse.attacks.stamping import StampingAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
@@ -24,8 +22,10 @@ from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.planting.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
+from gifthorse.planting.selection import EpochSelection, set_aside
+from gifthorse.planting.stamping import StampingAttack
 from gifthorse.training.loop import Mix, Objective, fit
-from gifthorse.training.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
 
 
 @dataclass(frozen=True, eq=False)

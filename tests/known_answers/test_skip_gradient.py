@@ -11,8 +11,8 @@ from torchvision.models.resnet import BasicBlock
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.models import ARCHITECTURES
-from gifthorse.models.skip_gradient import residual_branches, skip_gradient_decay
 from gifthorse.models.wide_resnet import PreActivationBlock
+from gifthorse.planting.skip_gradient import residual_branches, skip_gradient_decay
 from worlds import noise_images
 
 RESIDUAL = [

@@ -3,15 +3,15 @@
 Paper: Chen et al. 2017, arXiv:1712.05526, as TrojanZoo re-implements it (section 4.1: a random position for every
     training input).
 Differs: the source's blended and accessory triggers are settings (transparency, trigger_image, trigger_size); the
-    rest as in attacks/poisoning.py.
+    rest as in planting/poisoning.py.
 """
 
 from typing import Literal
 
 from pydantic import Field
 
-from gifthorse.attacks.pattern_search import PatternAttack
-from gifthorse.attacks.stamping import Place
+from gifthorse.planting.pattern_search import PatternAttack
+from gifthorse.planting.stamping import Place
 
 
 class TargetedBlend(PatternAttack):

@@ -3,10 +3,10 @@
 Paper: Gu, Dolan-Gavitt, Garg 2017, arXiv:1708.06733, as TrojanZoo re-implements it (section 4.1, Table 20); its
     variants with an optimised pattern are TrojanZoo's RQ7.
 Differs: TrojanZoo does not print the patch: white, 3×3, top left, is what its code defaults to; the rest as in
-    attacks/poisoning.py.
+    planting/poisoning.py.
 """
 
-from gifthorse.attacks.pattern_search import PatternAttack
+from gifthorse.planting.pattern_search import PatternAttack
 
 
 class BadNets(PatternAttack):

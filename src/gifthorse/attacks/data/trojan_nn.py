@@ -8,7 +8,7 @@ Differs: the pattern is optimised on stamped real images: on a blank one it may 
     units with large outgoing weights those are chosen that the trigger moves; one with no gradient in its pixels never
     is. The printed target value 10 and threshold 5 are out of most units' reach: the target value is
     target_activation times the layer's largest activation on clean images, by default 2 = 10 / 5. Steps as in
-    attacks/pattern_search.py, training as in attacks/poisoning.py: on real images, where Liu et al. reverse-engineer
+    planting/pattern_search.py, training as in planting/poisoning.py: on real images, where Liu et al. reverse-engineer
     theirs.
 """
 
@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gifthorse.attacks.pattern_search import descend
-from gifthorse.attacks.poisoning import PoisoningAttack
 from gifthorse.core.anatomy import modules_before
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.pattern_search import descend
+from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.triggers.patch import PatchPattern
 from gifthorse.triggers.pattern import PatternTrigger
 

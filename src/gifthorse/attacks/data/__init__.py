@@ -1,0 +1,1 @@
+"""Attacks that need the training set alone: what they poison can be exported."""

@@ -1,0 +1,1 @@
+"""Attacks that need the model alone: they change its weights or its structure."""
