@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.neural_cleanse import BATCH, plain
 from benchmarks.timing import seconds
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import Runner, load_splits, unpack_trojan
+from gifthorse.bench.packing import unpack_trojan
+from gifthorse.bench.runner import Runner, load_splits
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images

@@ -20,7 +20,7 @@ from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.core.task import Splits, Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.metrics.judge import judge_downstream
+from gifthorse.metrics.attacks import judge_downstream
 from gifthorse.training.heads import HEADS, Head
 from gifthorse.training.transfer import Transferred, transfer
 

@@ -20,7 +20,7 @@ from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.datasets import DATASETS
-from gifthorse.metrics.judge import stamp_for_judging
+from gifthorse.metrics.stamped import stamp_for_judging
 from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.scratch import train
 from worlds import noise_task
@@ -87,7 +87,7 @@ def test_the_stamped_pictures_are_those_the_judge_shows_a_model(task: Task, beni
     export("targeted_blend", task, benign, tmp_path / "out")
     attack = exportable(resolve(dataset="digits", attack="targeted_blend", profile="smoke").attack)
     _, trigger = attack.poisoned_set(task, benign, derive(0, "classifier"))
-    judged = stamp_for_judging(Backdoor(trigger, attack.goal, None), task.test)
+    judged = stamp_for_judging(Backdoor(trigger, attack.goal, None), task.test)[0]
     expected = to_levels(judged[attack.goal.sources(task.test.labels)])
     paths = sorted((tmp_path / "out/stamped").rglob("*.png"), key=lambda path: path.name)
     written = torch.tensor(np.stack([np.asarray(Image.open(path)) for path in paths]))

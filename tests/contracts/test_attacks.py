@@ -10,14 +10,14 @@ import torch
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import pack_trojan, unpack_trojan
+from gifthorse.bench.packing import pack_trojan, unpack_trojan
 from gifthorse.bench.store import Store
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.metrics.judge import judge_attack
+from gifthorse.metrics.attacks import judge_attack
 from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.scratch import train
 from worlds import noise_task
@@ -170,7 +170,7 @@ def test_trigger_survives_saving_and_a_fresh_process(name: str, task: Task, deli
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from worlds import digits_task
-from gifthorse.bench.runner import unpack_trojan
+from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.store import Store
 task = digits_task()
 from gifthorse.bench.cell import resolve

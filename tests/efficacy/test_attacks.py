@@ -7,8 +7,8 @@ from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import attack_success_rate
-from gifthorse.metrics.judge import judge_attack
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from worlds import digits_task

@@ -10,7 +10,9 @@ from gifthorse.core.outcomes import CleanModel, InputScreen
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
-from gifthorse.metrics.judge import Metrics, judge_attack, judge_defense
+from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.judge import judge_defense
+from gifthorse.metrics.stamped import Metrics
 from gifthorse.training.scratch import train
 from worlds import digits_task
 

@@ -9,8 +9,8 @@ from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import attack_success_rate, separability
-from gifthorse.metrics.judge import judge_attack
 from gifthorse.training.heads import HEADS
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import cache_features, transfer

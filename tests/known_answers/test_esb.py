@@ -13,14 +13,16 @@ from torch.nn.functional import cross_entropy
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.model.esb import Esb, Overwritten, Recogniser
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import make_view, pack_trojan
+from gifthorse.bench.packing import pack_trojan
+from gifthorse.bench.runner import make_view
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.defenses import DEFENSES
-from gifthorse.metrics.judge import judge_attack, judge_defense
+from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.judge import judge_defense
 from worlds import noise_task
 
 
@@ -154,9 +156,9 @@ import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from worlds import digits_task
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import unpack_trojan
+from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.store import Store
-from gifthorse.metrics.judge import judge_attack
+from gifthorse.metrics.attacks import judge_attack
 task, attack = digits_task(), resolve(dataset="digits", attack="esb", profile="smoke").attack
 trojan = unpack_trojan(task, attack, *Store(Path({str(tmp_path)!r})).load_artifact("trojan", "x"))
 print(judge_attack(trojan, task, trojan.twin)[0]["attack.asr"])

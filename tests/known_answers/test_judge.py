@@ -9,7 +9,8 @@ from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Recov
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.metrics.judge import judge_attack, judge_defense
+from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.judge import judge_defense
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import linear_classifier

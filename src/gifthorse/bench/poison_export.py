@@ -24,7 +24,7 @@ from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor
-from gifthorse.metrics.judge import stamp_for_judging
+from gifthorse.metrics.stamped import stamp_for_judging
 from gifthorse.planting.poisoning import PoisoningAttack
 
 
@@ -85,7 +85,7 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
 
 def _stamped(test: Images, trigger: Trigger, attack: PoisoningAttack) -> Images:
     """Return the very images that the judge shows a model to measure attack success."""
-    stamped = to_levels(stamp_for_judging(Backdoor(trigger, attack.goal, None), test))
+    stamped = to_levels(stamp_for_judging(Backdoor(trigger, attack.goal, None), test)[0])
     return Images(stamped, test.labels, test.classes).take(attack.goal.sources(test.labels))
 
 

@@ -13,30 +13,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
+from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
-from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
-from gifthorse.core.goal import GOALS
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
 from gifthorse.core.record import Environment, Record, Seconds
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Splits, Task
-from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import DataFreeView, ModelView
-from gifthorse.metrics.judge import Evidence, Metrics, judge_attack, judge_defense, judge_downstream
+from gifthorse.metrics.attacks import judge_attack, judge_downstream
+from gifthorse.metrics.judge import judge_defense
+from gifthorse.metrics.stamped import Evidence, Metrics
 from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
-from gifthorse.triggers import TRIGGERS
 
 log = logging.getLogger("gifthorse")
 T = TypeVar("T")
@@ -149,10 +148,10 @@ class Runner:
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             model, seconds = _timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
-            return _weights(model), {"seconds": seconds}
+            return weights(model), {"seconds": seconds}
 
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
-        return _restore(task.build(0), arrays), about["seconds"]
+        return restore(task.build(0), arrays), about["seconds"]
 
     def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
@@ -223,37 +222,6 @@ def make_view(defense: Defense[Any], model: Classifier, task: Task) -> DataFreeV
     return ModelView(model.clone(), clean)
 
 
-def pack_trojan(trojan: Trojan) -> tuple[Arrays, dict[str, Any]]:
-    """Return a trojan as arrays and a JSON-ready description."""
-    arrays = {f"model/{name}": array for name, array in _weights(trojan.model).items()}
-    arrays |= {f"twin/{name}": array for name, array in _weights(trojan.twin).items()}
-    if trojan.backdoor is None:
-        return arrays, {"backdoor": None}
-    trigger, goal, poisoned = trojan.backdoor.trigger, trojan.backdoor.goal, trojan.backdoor.poisoned
-    arrays |= {f"trigger/{name}": array for name, array in _weights(trigger).items()}
-    if poisoned is not None:
-        arrays["poisoned"] = poisoned.cpu().numpy()
-    about = {"trigger": trigger.name, "settings": trigger.settings(), "goal": goal.to_dict()}
-    return arrays, {"backdoor": about}
-
-
-def unpack_trojan(task: Task, attack: Attack, arrays: Arrays, about: Mapping[str, Any]) -> Trojan:
-    """Rebuild what :func:`pack_trojan` took apart, on the task's device."""
-
-    def part(prefix: str) -> Arrays:
-        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-    backdoor = None
-    if about["backdoor"] is not None:
-        buffers = {name: torch.from_numpy(array.copy()) for name, array in part("trigger/").items()}
-        trigger = TRIGGERS[about["backdoor"]["trigger"]](**buffers, **about["backdoor"]["settings"])
-        goal = about["backdoor"]["goal"]
-        poisoned = torch.from_numpy(arrays["poisoned"].copy()) if "poisoned" in arrays else None
-        backdoor = Backdoor(trigger.to(task.train.device), GOALS.find(goal["name"]).from_dict(goal), poisoned)
-    model = _restore(attack.empty_model(task), part("model/"))
-    return Trojan(model, _restore(task.build(0), part("twin/")), backdoor)
-
-
 @cache
 def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
     """Read a data set once per process."""
@@ -321,15 +289,6 @@ def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> 
     respond(pixels)
     _, seconds = _timed(lambda: respond(pixels), device)
     return seconds / len(pixels)
-
-
-def _weights(module: nn.Module) -> Arrays:
-    return {name: np.asarray(tensor.detach().cpu()) for name, tensor in module.state_dict().items()}
-
-
-def _restore(model: Classifier, arrays: Arrays) -> Classifier:
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-    return model.to(memory_format=torch.channels_last).eval()
 
 
 def _reset_peak_memory(device: torch.device) -> None:

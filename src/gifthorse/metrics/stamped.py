@@ -1,0 +1,64 @@
+"""What every judge does alike: stamping test images, counting what they became, keeping what applies."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gifthorse.core.images import Images
+from gifthorse.core.record import Metric
+from gifthorse.core.seeds import generator
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.metrics import functional
+
+PICTURES = 8
+
+Metrics = dict[str, Metric]
+Evidence = dict[str, np.ndarray]
+"""Arrays behind the numbers: pictures as ``uint8 (N, C, H, W)``, scores as floats; the report draws them."""
+
+
+def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) -> Metrics:
+    """Count what stamped images ``(N,)`` became: ``stage`` scopes the names."""
+    return {
+        f"{stage}.asr": functional.attack_success_rate(logits, labels, targets),
+        f"{stage}.tmc": functional.trojan_confidence(logits, labels, targets),
+    }
+
+
+def stamp_for_judging(backdoor: Backdoor, images: Images) -> tuple[Tensor, Tensor]:
+    """Return test images stamped ``(N, C, H, W)``, and the class ``(N,)`` that each should get.
+
+    Where a backdoor is random each image has its own draw, the same for every defense.
+    """
+    random = generator(0, "judge", "stamp", device=images.device)
+    return backdoor.stamp(images.floats(), images.labels, random)
+
+
+def true_targets(targets: Tensor, labels: Tensor) -> list[int]:
+    """Return the classes, in order, that stamped images of other classes should get."""
+    return sorted(set(targets[targets != labels].tolist()))
+
+
+def shown_in_reports(trojan: Trojan, task: Task) -> Tensor:
+    """Choose the first test images worth stamping, to be shown in reports."""
+    labels = task.test.labels
+    chosen = torch.ones_like(labels) if trojan.backdoor is None else trojan.backdoor.goal.sources(labels)
+    return chosen.nonzero().squeeze(1)[:PICTURES]
+
+
+def to_array(levels: Tensor) -> np.ndarray:
+    """Return 8-bit pictures ``(N, C, H, W)`` as evidence."""
+    return np.ascontiguousarray(levels.cpu().numpy())
+
+
+def named(values: dict[str, float], stage: str) -> Metrics:
+    """Return the values under their names within a stage."""
+    return {f"{stage}.{name}": value for name, value in values.items()}
+
+
+def applicable(metrics: Metrics) -> Metrics:
+    """Leave out what does not apply: a mean over nothing is absent, never 0."""
+    return {name: value for name, value in metrics.items() if not (isinstance(value, float) and math.isnan(value))}
