@@ -91,7 +91,7 @@ def _trojan(dataset: str, data_root: Path, folder: Path, seed: int) -> tuple[Tas
     assert stored is not None, record.reason
     splits = load_splits(cell.dataset, data_root, download=False)
     task = Task(**vars(splits), architecture=cell.model, recipe=cell.training)
-    return task, unpack_trojan(task, cell.attack, *stored)
+    return task, unpack_trojan(task, cell.attack, task.build(0), *stored)
 
 
 def _ours(model: Classifier, clean: Images, steps: int, seed: int) -> Triggers:

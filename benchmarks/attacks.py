@@ -7,10 +7,12 @@ from torch import Tensor
 
 from benchmarks.timing import Row, paired
 from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench.cell import resolve
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Splits, Task
+from gifthorse.core.trojan import Backdoor
 from gifthorse.models.resnet import ResNet18
 from gifthorse.planting.mixing import BatchMixing, copies
 from gifthorse.planting.poisoning import PoisoningAttack
@@ -42,14 +44,14 @@ def measure() -> list[Row]:
 def _epoch(label: str, task: Task) -> list[Row]:
     """What a static trigger adds to an epoch, at TrojanZoo's rate."""
     attack = ATTACKS.build("badnets[poison_rate=0.01]")
-    assert isinstance(attack, PoisoningAttack)
-    trigger, rate = attack.initial_trigger(task, 0), attack.poison_rate
+    assert isinstance(attack, BadNets)
+    backdoor, rate = Backdoor(attack.initial_trigger(task, 0), attack.goal(task)), attack.poison_rate
 
     def train_with(mix: Mix | None) -> None:
         fit(task.build(0), task.train, task.recipe, 0, mix=mix)
 
     def poisoned() -> None:
-        train_with(BatchMixing(trigger, attack.goal, rate, torch.Generator().manual_seed(0)))
+        train_with(BatchMixing(backdoor, rate, torch.Generator().manual_seed(0)))
 
     added = 1 / paired(poisoned, lambda: train_with(None))[2] - 1
     stamped = 1 / paired(poisoned, lambda: train_with(_longer(rate)))[2] - 1

@@ -11,10 +11,11 @@ import torch
 
 from gifthorse import Classifier, Runner, Store, Task, pick_device, resolve
 from gifthorse.planting.poisoning import PoisoningAttack
+from gifthorse.planting.targets import OneTarget
 from gifthorse.triggers.patch import Patch
 
 
-class Frame(PoisoningAttack):
+class Frame(OneTarget, PoisoningAttack):
     """Draws a white frame on training images and relabels them."""
 
     name = "frame"
@@ -24,7 +25,7 @@ class Frame(PoisoningAttack):
         """Return the frame, one pixel wide."""
         frame = torch.ones(1, *task.train.shape[1:])
         frame[:, 1:-1, 1:-1] = 0
-        return Patch(frame, torch.ones(task.train.shape), self.transparency)
+        return Patch(frame, torch.ones(task.train.shape))
 
 
 def main() -> None:

@@ -12,16 +12,14 @@ from PIL import Image
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.poison_export import export_poisoned, exportable
+from gifthorse.bench.poison_export import export_poisoned
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats, to_levels
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
-from gifthorse.core.trojan import Backdoor
 from gifthorse.datasets import DATASETS
 from gifthorse.metrics.stamped import stamp_for_judging
-from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.scratch import train
 from worlds import noise_task
 
@@ -34,10 +32,7 @@ def export(request: str, task: Task, benign: Classifier, folder: Path) -> dict[s
 
 
 EXPORTED = [
-    name
-    for name in ATTACKS
-    if isinstance(attack := resolve(dataset="digits", attack=name, profile="smoke").attack, PoisoningAttack)
-    and not attack.directs_training
+    name for name in ATTACKS if resolve(dataset="digits", attack=name, profile="smoke").attack.exportable() is None
 ]
 
 
@@ -46,23 +41,25 @@ def test_the_exported_set_is_the_one_the_attack_trains_on(
     name: str, task: Task, benign: Classifier, tmp_path: Path
 ) -> None:
     about = export(name, task, benign, tmp_path / "out")
-    attack = exportable(resolve(dataset="digits", attack=name, profile="smoke").attack)
-    seed = derive(0, "classifier")
-    (images, copied, _), trigger = attack.poisoned_set(task, benign, seed)
-    pictures = about["pictures"]
+    attack = resolve(dataset="digits", attack=name, profile="smoke").attack.changed(mixing="dataset")
+    trojan = attack.run(task, benign, derive(0, "classifier"))
+    delivered, backdoor = trojan.delivered, trojan.backdoor
+    assert delivered is not None
+    assert backdoor is not None
+    images, pictures = delivered.images(task.train), about["pictures"]
     assert [picture["label"] for picture in pictures] == images.labels.tolist()
     for index in (0, len(task.train) // 2, len(images) - 1):
         read = np.asarray(Image.open(tmp_path / "out" / pictures[index]["file"]))
         assert torch.equal(torch.tensor(read), images.pixels[index, 0])
     bad = [picture for picture in pictures if picture["poisoned"]]
-    assert sorted(picture["source"] for picture in bad) == sorted(copied.tolist())
+    assert sorted(picture["source"] for picture in bad) == sorted(delivered.poisoned.tolist())
     assert all(picture["true_label"] == task.train.labels[picture["source"]] for picture in pictures)
     first = bad[0]
     original = task.train.pixels[first["source"]][None]
     changed = torch.tensor(np.asarray(Image.open(tmp_path / "out" / first["file"]))) != original[0, 0]
     assert changed.sum() > 0
-    if trigger.mask is not None:
-        assert not changed[~trigger.mask[0].bool()].any()
+    if backdoor.trigger.mask is not None:
+        assert not changed[~backdoor.trigger.mask[0].bool()].any()
 
 
 @pytest.mark.parametrize("name", ["badnets", "targeted_blend[trigger_position=[[0,0],[9,9]]]"])
@@ -85,10 +82,10 @@ def test_training_on_the_folder_plants_the_backdoor(name: str, task: Task, benig
 def test_the_stamped_pictures_are_those_the_judge_shows_a_model(task: Task, benign: Classifier, tmp_path: Path) -> None:
     """The trigger moves from image to image: another draw would be another picture."""
     export("targeted_blend", task, benign, tmp_path / "out")
-    attack = exportable(resolve(dataset="digits", attack="targeted_blend", profile="smoke").attack)
-    _, trigger = attack.poisoned_set(task, benign, derive(0, "classifier"))
-    judged = stamp_for_judging(Backdoor(trigger, attack.goal, None), task.test)[0]
-    expected = to_levels(judged[attack.goal.sources(task.test.labels)])
+    attack = resolve(dataset="digits", attack="targeted_blend", profile="smoke").attack
+    _, backdoor = attack.poisoned_dataset(task, benign, derive(0, "classifier"))
+    judged, targets = stamp_for_judging(backdoor, task.test)
+    expected = to_levels(judged[targets != task.test.labels])
     paths = sorted((tmp_path / "out/stamped").rglob("*.png"), key=lambda path: path.name)
     written = torch.tensor(np.stack([np.asarray(Image.open(path)) for path in paths]))
     assert torch.equal(written[:, None], expected)

@@ -160,7 +160,7 @@ from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.store import Store
 from gifthorse.metrics.attacks import judge_attack
 task, attack = digits_task(), resolve(dataset="digits", attack="esb", profile="smoke").attack
-trojan = unpack_trojan(task, attack, *Store(Path({str(tmp_path)!r})).load_artifact("trojan", "x"))
+trojan = unpack_trojan(task, attack, task.build(0).eval(), *Store(Path({str(tmp_path)!r})).load_artifact("trojan", "x"))
 print(judge_attack(trojan, task, trojan.twin)[0]["attack.asr"])
 """
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

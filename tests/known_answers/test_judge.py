@@ -47,7 +47,7 @@ def task() -> Task:
 def trojan() -> Trojan:
     shape = (1, SIDE, SIDE)
     patch = Patch(square(shape, 1, "bottom_right"), fill(shape, "white", torch.Generator()))
-    backdoor = Backdoor(patch, AllToOne(target=0), None)
+    backdoor = Backdoor(patch, AllToOne(target=0))
     return Trojan(model(trigger=100, confused=True), model(), backdoor)  # type: ignore[arg-type]
 
 

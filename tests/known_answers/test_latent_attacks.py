@@ -14,6 +14,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor
 from gifthorse.metrics.functional import separability
 from gifthorse.planting.mixing import choose_poisoned, poison_dataset
 from gifthorse.planting.poisoning import Injection
@@ -34,7 +35,8 @@ def pixel_world() -> tuple[Task, Classifier]:
 
 def injection(task: Task, model: Classifier) -> Injection:
     trigger = Patch(square(SHAPE, 2, "top_left"), fill(SHAPE, "white", torch.Generator()))
-    return Injection(model, model, task.train, trigger, AllToOne(target=2), 0)
+    backdoor, where = Backdoor(trigger, AllToOne(target=2)), torch.arange(len(task.train))
+    return Injection(task, model, model, backdoor, task.train, where, None, torch.Generator(), 0)
 
 
 def whole_batch(task: Task, stamped: Tensor | None) -> Batch:
@@ -181,7 +183,8 @@ def test_an_objective_is_told_which_images_of_a_poisoned_set_are_stamped() -> No
     dark = replace(task.train, pixels=task.train.pixels // 2)
     goal, random = AllToOne(target=2), torch.Generator()
     trigger = Patch(square(SHAPE, 2, "top_left"), fill(SHAPE, "white", torch.Generator()))
-    poisoned, _, stamped = poison_dataset(dark, trigger, goal, choose_poisoned(dark.labels, goal, 0.2, random), random)
+    chosen = choose_poisoned(dark.labels, goal, 0.2, random)
+    poisoned, _, stamped = poison_dataset(dark, Backdoor(trigger, goal), chosen, random)
     seen = []
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:

@@ -10,19 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.attacks.data.reflection import Reflection as ReflectionAttack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor
+from gifthorse.planting.poisoning import Injection
+from gifthorse.planting.reflections import ReflectionAttack
 from gifthorse.training.scratch import train
 from gifthorse.triggers.patch import square
 from gifthorse.triggers.reflection import KINDS, Kind, Reflection, cut, ghost, in_focus, out_of_focus, reflect
 from worlds import noise_images, noise_task
 
 
-def attack(fields: str) -> ReflectionAttack:
+def attack(fields: str, name: str = "reflection") -> ReflectionAttack:
     defaults = {"origin": "scratch", "poison_rate": 0.1, "candidates": 6, "selected": 6}
-    made = ATTACKS.build(f"reflection[{fields}]", {"reflection": defaults})
+    made = ATTACKS.build(f"{name}[{fields}]", {name: defaults})
     assert isinstance(made, ReflectionAttack)
     return made
 
@@ -123,27 +125,31 @@ def test_a_patch_shows_a_piece_of_the_reflection_at_its_transparency() -> None:
 
 def test_clean_labels_stay_and_only_images_of_the_target_change() -> None:
     task = noise_task((1, 12, 12))
-    refool = attack("area=image,labels=clean,mixing=dataset,poison_rate=0.4,target=2")
+    refool = attack("labels=clean,mixing=dataset,poison_rate=0.4,target=2", "refool")
     trigger = refool.candidate_reflections(task, 0)
-    poisoned, chosen, stamped = refool.poison(task.train, trigger, refool.goal, torch.Generator().manual_seed(0))
+    random, where = torch.Generator().manual_seed(0), torch.arange(len(task.train))
+    model = task.build(0)
+    backdoor = Backdoor(trigger, refool.goal(task))
+    made = refool.poison(Injection(task, model, model, backdoor, task.train, where, None, random, 0))
+    assert made is not None
+    poisoned, sources, stamped = made
+    chosen = sources[stamped]
     assert torch.equal(poisoned.labels, task.train.labels)
     assert (task.train.labels[chosen] == 2).all()
     assert len(chosen.unique()) == len(chosen) == round(0.4 * (task.train.labels == 2).sum().item())
     changed = (poisoned.pixels != task.train.pixels).flatten(1).any(1)
-    assert torch.equal(changed.nonzero().squeeze(1), chosen.sort().values)
     assert torch.equal(changed, stamped)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4, 0.9])
 def test_a_clean_label_trojan_says_which_images_of_the_target_it_stamped(rate: float) -> None:
     task = noise_task((1, 12, 12))
-    refool = attack(f"area=image,labels=clean,mixing=dataset,poison_rate={rate},selection_iterations=1,inner_epochs=1")
+    refool = attack(f"labels=clean,mixing=dataset,poison_rate={rate},selection_iterations=1,inner_epochs=1", "refool")
     refool.check(task)
-    backdoor = refool.run(task, train(task, 0), 0).backdoor
-    assert backdoor is not None
-    assert backdoor.poisoned is not None
-    assert (task.train.labels[backdoor.poisoned] == 0).all()
-    assert len(backdoor.poisoned.unique()) == round(rate * (task.train.labels == 0).sum().item())
+    delivered = refool.run(task, train(task, 0), 0).delivered
+    assert delivered is not None
+    assert (task.train.labels[delivered.poisoned] == 0).all()
+    assert len(delivered.poisoned.unique()) == round(rate * (task.train.labels == 0).sum().item())
 
 
 @pytest.fixture
@@ -160,7 +166,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_folder_of_pictures_can_be_the_pool(folder: Path, channels: int) -> None:
     task = noise_task((channels, 12, 17))
-    refool = attack(f"reflections={str(folder)!r},area=image,kind=in_focus,candidates=8,selected=8".replace("'", '"'))
+    refool = attack(f'reflections="{folder}",kind=in_focus,candidates=8,selected=8', "refool")
     layers = refool.candidate_reflections(task, 0).layers
     assert layers.shape == (8, channels, 12, 17)
     greys = ((20 + 30 * torch.arange(8)) / 255) ** 2.2
@@ -198,7 +204,7 @@ def test_the_ranking_prefers_a_reflection_that_shows_and_tries_new_ones(
     task: Task, benign: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One white reflection among black ones, which hardly change the image, must come first."""
-    refool = attack("area=image,candidates=9,selected=4,selection_iterations=3,inner_epochs=2")
+    refool = attack("candidates=9,selected=4,selection_iterations=3,inner_epochs=2", "refool")
     layers = torch.zeros(9, 1, 16, 16)
     layers[6] = 1
     trigger = Reflection(layers, image_weight=0.95)
@@ -209,10 +215,10 @@ def test_the_ranking_prefers_a_reflection_that_shows_and_tries_new_ones(
             tried.append(chosen.tolist())
         return showing(shown, chosen)
 
-    from gifthorse.attacks.data import reflection
+    from gifthorse.planting import reflections
 
-    showing = reflection.showing
-    monkeypatch.setattr(reflection, "showing", spy)
+    showing = reflections.showing
+    monkeypatch.setattr(reflections, "showing", spy)
     assert refool.rank(trigger, task, benign, 0)[0] == 6
     assert [len(picked) for picked in tried] == [4, 4, 4]
     assert 6 in tried[2]

@@ -13,10 +13,11 @@ from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench.cell import resolve
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
+from gifthorse.core.trojan import Backdoor
 from gifthorse.models.resnet import ResNet18
+from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.pictures import read_picture
 from gifthorse.planting.selection import EpochSelection
-from gifthorse.planting.stamping import StampingAttack
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch, scattered
@@ -27,9 +28,9 @@ def moving(positions: list[list[int]] | None = None) -> MovingPatch:
     return MovingPatch(torch.ones(1, 2, 2), torch.ones(3, 2, 2), 0.0, positions)
 
 
-def build(request: str) -> StampingAttack:
+def build(request: str) -> PatchAttack:
     attack = ATTACKS.build(request)
-    assert isinstance(attack, StampingAttack)
+    assert isinstance(attack, PatchAttack)
     return attack
 
 
@@ -73,7 +74,7 @@ def test_an_optimised_pattern_gets_gradients_through_both_kinds_of_patch() -> No
     pixels = noise_images(8, (3, 6, 6), 2).floats()
     for trigger in (moving(), Patch(scattered((3, 6, 6), 4, torch.Generator()), torch.zeros(3, 6, 6), 0.5)):
         pattern = trigger.pattern.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(trigger.embed(pixels, pattern).sum(), [pattern])
+        (gradient,) = torch.autograd.grad(trigger.embed_pattern(pixels, pattern).sum(), [pattern])
         assert torch.allclose(gradient, 8 * (1 - trigger.transparency) * trigger.shown.expand_as(gradient))
 
 
@@ -187,7 +188,7 @@ def test_decaying_the_gradients_of_skips_changes_the_search_of_a_residual_networ
     for decay in (1.0, 0.5, 0.1):
         attack = BadNets(target=1, trigger_pattern="random", pattern_step=0.01, skip_decay=decay)
         trigger = attack.initial_trigger(task, 0)
-        attack.search(trigger, model, task.train, attack.goal, torch.Generator().manual_seed(0))
+        attack.search(trigger, model, task.train, attack.goal(task), torch.Generator().manual_seed(0))
         found.append(trigger.pattern)
     assert not torch.equal(found[0], found[2])
     assert not any(module._forward_hooks for module in model.modules())
@@ -210,7 +211,7 @@ def test_a_budget_keeps_the_best_epoch_within_it(caplog: pytest.LogCaptureFixtur
             model.head.bias[1] = bias
 
     model = linear_classifier(weight, torch.stack([middle, middle * 0]))
-    selection = EpochSelection(model, twin, trigger, AllToOne(target=1), images, budget=0.3)
+    selection = EpochSelection(model, twin, Backdoor(trigger, AllToOne(target=1)), images, budget=0.3)
     for epoch, state in enumerate([(0.0, 0.0), (0.2, 0.0), (9.0, 5.0)]):
         learned(*state)
         selection(epoch)
@@ -219,7 +220,7 @@ def test_a_budget_keeps_the_best_epoch_within_it(caplog: pytest.LogCaptureFixtur
     assert model.head.weight.view(2, 1, 6, 6)[1, 0, 5, 5].item() == pytest.approx(0.2)
     assert not caplog.records
 
-    strict = EpochSelection(model, twin, trigger, AllToOne(target=1), images, budget=1e-6)
+    strict = EpochSelection(model, twin, Backdoor(trigger, AllToOne(target=1)), images, budget=1e-6)
     learned(9.0, 5.0)
     strict(0)
     strict.restore()
@@ -230,8 +231,7 @@ def test_with_a_budget_neither_model_nor_twin_trains_on_the_validation_images() 
     task = noise_task((1, 12, 12))
     attack = BadNets(origin="scratch", poison_rate=0.3, mixing="dataset", cad_budget=0.5)
     trojan = attack.run(task, train(task, 0), 0)
-    assert trojan.backdoor is not None
-    poisoned = trojan.backdoor.poisoned
-    assert poisoned is not None
+    assert trojan.delivered is not None
+    poisoned = trojan.delivered.poisoned
     assert len(poisoned) == round(0.3 / 0.7 * 86)
     assert (task.train.labels[poisoned] != 0).all()

@@ -10,6 +10,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import image_draws
+from gifthorse.core.trojan import Backdoor
 from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.training.augment import crop_each, shift_and_flip
 from gifthorse.triggers.patch import Patch, fill, square
@@ -19,6 +20,10 @@ from worlds import noise_images, noise_task
 def white_corner(shape: tuple[int, int, int] = (1, 6, 6), transparency: float = 0.0) -> Patch:
     mask = square(shape, 2, "bottom_right")
     return Patch(mask, fill(shape, "white", torch.Generator()), transparency)
+
+
+def white_corner_to(target: int) -> Backdoor:
+    return Backdoor(white_corner(), AllToOne(target=target))
 
 
 def test_transparency_zero_is_opaque_and_towards_one_invisible() -> None:
@@ -56,7 +61,7 @@ def test_impossible_attacks_are_refused_before_training(request_: str, complaint
 
 def test_batch_mixing_carries_fractions_over() -> None:
     """At 1 % a batch of 50 is owed half a copy: every second batch gets one, none gets zero for ever."""
-    mix = BatchMixing(white_corner(), AllToOne(target=0), 0.01, torch.Generator())
+    mix = BatchMixing(white_corner_to(0), 0.01, torch.Generator())
     images = noise_images(50, (1, 6, 6), 5)
     counts = [len(mix(images.floats(), images.labels)[1]) - 50 for _ in range(200)]
     assert set(counts) == {0, 1}
@@ -65,9 +70,7 @@ def test_batch_mixing_carries_fractions_over() -> None:
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, _, stamped = BatchMixing(white_corner(), AllToOne(target=3), 0.2, torch.Generator())(
-        images.floats(), images.labels
-    )
+    pixels, labels, _, stamped = BatchMixing(white_corner_to(3), 0.2, torch.Generator())(images.floats(), images.labels)
     assert torch.equal(pixels[:40], images.floats())
     assert torch.equal(labels[:40], images.labels)
     assert len(labels) == 50
@@ -82,9 +85,9 @@ def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
 def test_dataset_mixing_keeps_the_clean_images_and_appends_the_copies() -> None:
     images, goal, random = noise_images(90, (1, 6, 6), 5), AllToOne(target=3), torch.Generator()
     chosen = choose_poisoned(images.labels, goal, 0.1, random)
-    poisoned, sources, stamped = poison_dataset(images, white_corner(), goal, chosen, random)
+    poisoned, sources, stamped = poison_dataset(images, white_corner_to(3), chosen, random)
     assert len(poisoned) == 100
-    assert torch.equal(sources, chosen)
+    assert torch.equal(sources, torch.cat([torch.arange(90), chosen]))
     assert torch.equal(stamped, torch.arange(100) >= 90)
     assert torch.equal(poisoned.pixels[:90], images.pixels)
     assert (poisoned.labels[90:] == 3).all()
@@ -94,16 +97,16 @@ def test_dataset_mixing_keeps_the_clean_images_and_appends_the_copies() -> None:
 
 def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() -> None:
     images = Images(torch.zeros(64, 1, 6, 6, dtype=torch.uint8), torch.ones(64, dtype=torch.int64), 2)
-    trigger, goal = white_corner(), AllToOne(target=0)
+    backdoor = white_corner_to(0)
     moved = shift_and_flip(
-        poison_dataset(images, trigger, goal, torch.arange(60), torch.Generator()).images.pixels[64:],
+        poison_dataset(images, backdoor, torch.arange(60), torch.Generator()).images.pixels[64:],
         2,
         True,
         torch.Generator().manual_seed(0),
     )
     assert (moved[:, :, 4:, 4:] == 255).all((1, 2, 3)).float().mean() < 0.3
     pixels = to_floats(shift_and_flip(images.pixels, 2, True, torch.Generator().manual_seed(0)))
-    mixed, *_ = BatchMixing(trigger, goal, 0.5, torch.Generator())(pixels, images.labels)
+    mixed, *_ = BatchMixing(backdoor, 0.5, torch.Generator())(pixels, images.labels)
     assert (mixed[64:, :, 4:, 4:] == 1).all()
 
 
@@ -145,7 +148,7 @@ def test_a_square_has_its_size_anywhere(size: int, height: int, width: int) -> N
 def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
     """TrojanZoo RQ6: loss = mean clean loss + λ · mean poison loss, copies of target images left out."""
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, weights, stamped = LossMixing(white_corner(), AllToOne(target=3), 0.25, torch.Generator())(
+    pixels, labels, weights, stamped = LossMixing(white_corner_to(3), 0.25, torch.Generator())(
         images.floats(), images.labels
     )
     assert weights is not None

@@ -126,7 +126,7 @@ def test_the_optimised_pattern_raises_the_units_on_images_never_seen(
     """Above what the starting pattern gives and above clean images, on images that no one trained on."""
     attack = ATTACKS.build(f"trojan_nn[{fields}]")
     assert isinstance(attack, TrojanNN)
-    unseen = task.holdout.take(attack.goal.sources(task.holdout.labels)).floats()
+    unseen = task.holdout.take(attack.goal(task).sources(task.holdout.labels)).floats()
     units = attack.choose_units(task, benign, 0)
     start, found = attack.initial_trigger(task, 0), attack.make_trigger(task, benign, 0)
     with torch.no_grad():

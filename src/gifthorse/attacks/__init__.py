@@ -2,6 +2,7 @@
 
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.attacks.data.reflection import Reflection
+from gifthorse.attacks.data.refool import Refool
 from gifthorse.attacks.data.targeted_blend import TargetedBlend
 from gifthorse.attacks.data.trojan_nn import TrojanNN
 from gifthorse.attacks.model.esb import Esb
@@ -14,5 +15,5 @@ from gifthorse.core.configuration import Catalogue
 
 ATTACKS: Catalogue[Attack] = Catalogue(
     "attack",
-    [NoAttack, BadNets, TargetedBlend, Imc, TrojanNN, Esb, Latent, AdversarialEmbedding, Reflection],
+    [NoAttack, BadNets, TargetedBlend, Imc, TrojanNN, Esb, Latent, AdversarialEmbedding, Reflection, Refool],
 )

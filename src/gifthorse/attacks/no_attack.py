@@ -6,8 +6,9 @@ Differs: nothing.
 
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
-from gifthorse.core.trojan import Trojan
+from gifthorse.core.trojan import DeliveredSet, Trojan
 
 
 class NoAttack(Attack):
@@ -17,6 +18,7 @@ class NoAttack(Attack):
     aliases = ("benign",)
     paper = "the benign row of every table"
 
-    def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:  # noqa: ARG002
-        """Return copies of the benign model with nothing planted."""
-        return Trojan(benign.clone(), benign.clone(), None)
+    def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
+        """Return a copy of the benign model with nothing planted, and the clean training set."""
+        delivered = DeliveredSet.clean(task.train, generator(seed, self.name, "deliver"))
+        return Trojan(benign.clone(), twin or benign.clone(), None, delivered)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
-from gifthorse.core.attack import Attack
+from gifthorse.core.attack import Attack, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
@@ -54,6 +54,10 @@ class Cell:
     def benign_key(self) -> str:
         """Return the content key of the benign model."""
         return self._key({}, dataset=self.dataset, model=self.model, training=self.training)
+
+    def twin_key(self, twin: Twin) -> str:
+        """Return the content key of a benign twin of this cell's model."""
+        return self._key({"benign": self.benign_key()}, twin=twin)
 
     def trojan_key(self) -> str:
         """Return the content key of the trojan."""

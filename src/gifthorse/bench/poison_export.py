@@ -11,68 +11,51 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gifthorse.bench.cell import Cell
-from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
-from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor
 from gifthorse.metrics.stamped import stamp_for_judging
-from gifthorse.planting.poisoning import PoisoningAttack
-
-
-def exportable(attack: Attack) -> PoisoningAttack:
-    """Return the attack as one that poisons the data set; :class:`RequestError` where that is not all it does."""
-    if not isinstance(attack, PoisoningAttack):
-        raise RequestError(f"the attack '{attack.name}' poisons no training set, so there is none to export")
-    if attack.directs_training:
-        raise RequestError(
-            f"the attack '{attack}' needs control of the training itself: a poisoned data set alone would not be it"
-        )
-    return attack.model_copy(update={"mixing": "dataset"})
 
 
 def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) -> dict[str, Any]:
     """Write the poisoned training set of a cell into an empty or new folder; returns what the manifest says of it all.
 
-    It is the set that the cell's attack trains on at the data-set level with this seed.
+    It is the set that the cell's attack trains on at the data-set level with this seed, in the order of delivery.
     """
-    attack = exportable(cell.attack)
-    attack.check(task)
+    attack = cell.attack
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(f"{folder} is not an empty folder; nothing is overwritten")
-    (images, copied, stamped), trigger = attack.poisoned_set(task, benign, derive(cell.seed, "classifier"))
-    # Either stamped copies follow the clean images, or images were stamped where they are.
-    source = torch.cat([torch.arange(len(task.train)), copied.cpu()])[: len(images)]
+    delivered, backdoor = attack.poisoned_dataset(task, benign, derive(cell.seed, "classifier"))
+    images = delivered.images(task.train)
     names = [_folder_name(label, name, task.classes) for label, name in enumerate(task.class_names)]
     about = {
         "dataset": cell.dataset.to_dict(),
         "attack": attack.to_dict(),
-        "goal": attack.goal.to_dict(),
+        "goal": backdoor.goal.to_dict(),
         "seed": cell.seed,
         "classes": [{"label": label, "folder": name} for label, name in enumerate(names)],
         "images": len(images),
-        "poisoned": int(stamped.sum()),
+        "poisoned": int(delivered.stamped.sum()),
     }
     try:
         files = _write(folder / "train", images, names, "training pictures")
         _write(folder / "test", task.test, names, "test pictures")
-        _write(folder / "stamped", _stamped(task.test, trigger, attack), names, "stamped pictures")
+        _write(folder / "stamped", _stamped(task.test, backdoor), names, "stamped pictures")
         pictures = [
             {"file": file, "label": label, "true_label": true, "source": where, "poisoned": bad}
             for file, label, true, where, bad in zip(
                 files,
                 images.labels.tolist(),
-                task.train.labels.cpu()[source].tolist(),
-                source.tolist(),
-                stamped.tolist(),
+                task.train.labels[delivered.sources].tolist(),
+                delivered.sources.tolist(),
+                delivered.stamped.tolist(),
                 strict=True,
             )
         ]
@@ -83,10 +66,10 @@ def export_poisoned(cell: Cell, task: Task, benign: Classifier, folder: Path) ->
     return about
 
 
-def _stamped(test: Images, trigger: Trigger, attack: PoisoningAttack) -> Images:
+def _stamped(test: Images, backdoor: Backdoor) -> Images:
     """Return the very images that the judge shows a model to measure attack success."""
-    stamped = to_levels(stamp_for_judging(Backdoor(trigger, attack.goal, None), test)[0])
-    return Images(stamped, test.labels, test.classes).take(attack.goal.sources(test.labels))
+    stamped, targets = stamp_for_judging(backdoor, test)
+    return Images(to_levels(stamped), test.labels, test.classes).take(targets != test.labels)
 
 
 def _write(folder: Path, images: Images, names: Sequence[str], label: str) -> list[str]:

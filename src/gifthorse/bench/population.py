@@ -39,7 +39,7 @@ def run_population(
     be carried out; a cell that fails later is left out.
     """
     defense = _inspection(request)
-    varied = not same_target and _leaves_target_open(request.attack)
+    varied = not same_target and request.attack.aimed_at(0) is not None
     cells = _cells(runner, request, benign, trojaned, varied)
     for _, cell in cells:
         runner.check(cell)
@@ -94,15 +94,12 @@ def _inspection(request: Cell) -> Defense[Any]:
     return defense
 
 
-def _leaves_target_open(attack: Attack) -> bool:
-    return "target" in type(attack).model_fields and "target" not in attack.model_fields_set
-
-
 def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bool) -> list[tuple[Group, Cell]]:
     classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
 
     def attack(seed: int) -> Attack:
-        return request.attack.changed(target=seed % classes) if varied else request.attack
+        aimed = request.attack.aimed_at(seed % classes) if varied else None
+        return aimed or request.attack
 
     first, clean = request.seed, NoAttack()
     return [
@@ -128,13 +125,19 @@ def _member(record: Record, index: str) -> Member:
         {
             "id": record.id,
             "seed": record.seed,
-            "target": record.attack.get("target"),
+            "target": _target(record),
             "index": record.metrics[index],
             "readouts": {name: record.metrics[name] for name in readouts},
             "flagged": record.metrics.get("defense.flagged"),
             "hit": record.metrics.get("defense.hit"),
         }
     )
+
+
+def _target(record: Record) -> int | None:
+    """Return the class that stamped images should get, if it is one."""
+    targets = record.metrics.get("attack.targets")
+    return int(targets[0]) if isinstance(targets, list) and len(targets) == 1 else None
 
 
 def _statistics(benign: Sequence[Member], trojaned: Sequence[Member]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
-from gifthorse.bench.poison_export import export_poisoned, exportable
+from gifthorse.bench.poison_export import export_poisoned
 from gifthorse.bench.store import Arrays, Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
@@ -77,8 +77,11 @@ class Runner:
 
     def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
-        exportable(cell.attack)
+        reason = cell.attack.exportable()
+        if reason is not None:
+            raise RequestError(reason)
         task = self._task(cell)
+        cell.attack.check(task)
         benign, _ = self._benign(cell, task, fresh=False)
         return export_poisoned(cell, task, benign, folder)
 
@@ -100,22 +103,23 @@ class Runner:
         if tuned_on.train.shape != task.train.shape:
             has, needs = ("×".join(map(str, images.shape)) for images in (tuned_on.train, task.train))
             raise RequestError(f"{where}: its images are {has}; the model and the trigger are made for {needs}")
-        # The class that stamped images get is not known in general before the attack has run; most attacks name it.
-        target = cell.attack.to_dict().get("target")
-        if isinstance(target, int) and target >= tuned_on.classes:
-            raise RequestError(
-                f"{where}: the attack's target={target} is not a class: "
-                f"there are {tuned_on.classes} (0 to {tuned_on.classes - 1})"
-            )
+        goal = cell.attack.goal(task)
+        for target in () if goal is None else goal.classes():
+            if target >= tuned_on.classes:
+                raise RequestError(
+                    f"{where}: the attack's target={target} is not a class: "
+                    f"there are {tuned_on.classes} (0 to {tuned_on.classes - 1})"
+                )
         downstream.head.count(len(tuned_on.train))
         return tuned_on
 
     def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
         _reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, fresh)
-        trojan, attack_seconds = self._trojan(cell, task, benign, fresh)
+        twin, twin_seconds = self._twin(cell, task, benign, fresh)
+        trojan, attack_seconds = self._trojan(cell, task, benign, twin, fresh)
         metrics, evidence = judge_attack(trojan, task, benign)
-        seconds = {"benign": benign_seconds, "attack": attack_seconds}
+        seconds = {"benign": benign_seconds, "twin": twin_seconds, "attack": attack_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
             return self._finish(cell, {**metrics, **judged}, evidence, seconds)
@@ -153,16 +157,31 @@ class Runner:
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
         return restore(task.build(0), arrays), about["seconds"]
 
-    def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
+    def _twin(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Classifier, float]:
+        """Return the benign twin, which attacks that train alike share; the benign model itself where it is that."""
+        twin = cell.attack.twin(task)
+        if twin is None:
+            return benign, 0.0
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            model, seconds = _timed(lambda: twin.train(task, benign, derive(cell.seed, "classifier")), self.device)
+            return weights(model), {"seconds": seconds}
+
+        arrays, about = self._stored("twin", cell.twin_key(twin), compute, fresh)
+        return restore(task.build(0), arrays), about["seconds"]
+
+    def _trojan(
+        self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, fresh: bool
+    ) -> tuple[Trojan, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             trojan, seconds = _timed(
-                lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device
+                lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier"), twin), self.device
             )
             arrays, about = pack_trojan(trojan)
             return arrays, {**about, "seconds": seconds}
 
         arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
-        return unpack_trojan(task, cell.attack, arrays, about), about["seconds"]
+        return unpack_trojan(task, cell.attack, twin, arrays, about), about["seconds"]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool

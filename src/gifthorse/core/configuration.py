@@ -50,6 +50,8 @@ class Configuration(BaseModel):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Bracket strings of variants that differ in kind from the defaults; every promise is tested on them as well."""
     slash_field: ClassVar[str] = ""
     """The field that a name may have after a slash: ``torchvision/resnet50`` for ``torchvision[arch=resnet50]``."""
 

@@ -18,6 +18,7 @@ class Seconds(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     benign: float | None = None
+    twin: float | None = None
     attack: float | None = None
     defense: float | None = None
     defense_per_input: float | None = None

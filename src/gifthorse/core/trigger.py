@@ -7,29 +7,48 @@ transparency. Here m = 1 is "stamp" and α is transparency (0 opaque, 1 invisibl
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 
 class Trigger(nn.Module, ABC):
-    """Stamps images, each on its own.
+    """Stamps images, each on its own, under the condition that its goal drew for it.
 
-    ``mask`` is ``(1, H, W)`` in {0,1} where the trigger has fixed pixels, and ``None`` where it has not. Tensors that
-    make the trigger are buffers; ``settings`` returns the rest, so that ``Trigger(**settings, **buffers)`` is its copy.
+    ``mask`` is ``(1, H, W)`` in {0,1} where the trigger has fixed pixels, and ``None`` where it has not. What makes the
+    trigger are buffers and parameters; ``settings`` returns the rest, and ``restore`` puts it together again.
     """
 
     name: ClassVar[str]
     mask: Tensor | None
 
     @abstractmethod
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return stamped copies of ``(N, C, H, W)`` in [0,1], on the 8-bit grid, leaving the input alone."""
+    def embed(
+        self, pixels: Tensor, generator: torch.Generator | None = None, conditions: Tensor | None = None
+    ) -> Tensor:
+        """Return stamped copies of ``(N, C, H, W)`` in [0,1], not rounded, so that they can be differentiated.
+
+        ``conditions``, ``int64 (N,)``, are all 0 where they are not given. What is random follows from each image's
+        own pixels without a generator, so that it is the same in every batch.
+        """
+
+    def stamp(
+        self, pixels: Tensor, generator: torch.Generator | None = None, conditions: Tensor | None = None
+    ) -> Tensor:
+        """Return what :meth:`embed` does on the 8-bit grid; a pixel that it left alone keeps its value."""
+        embedded = self.embed(pixels, generator, conditions)
+        return torch.where(embedded == pixels, pixels, on_grid(embedded))
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Return the JSON-ready constructor arguments that are not buffers."""
+        """Return the JSON-ready constructor arguments that are neither buffers nor parameters."""
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Return a copy of the trigger with these settings and this ``state_dict``; by default its arguments."""
+        return cls(**settings, **tensors)
 
 
 def blend(pixels: Tensor, mask: Tensor, pattern: Tensor, transparency: float) -> Tensor:

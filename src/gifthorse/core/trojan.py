@@ -1,6 +1,7 @@
 """The truth about a model: what was planted in it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -11,24 +12,32 @@ from gifthorse.core.images import Images
 from gifthorse.core.trigger import Trigger
 
 
+class Stamped(NamedTuple):
+    """Stamped pixels ``(N, C, H, W)`` in [0,1], and the class ``int64 (N,)`` that each image should get."""
+
+    pixels: Tensor
+    targets: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Backdoor:
-    """A trigger, the goal it serves, and which training images carried it.
-
-    ``poisoned`` holds the positions ``int64 (P,)`` of the poisoned images in the training set; it is ``None`` where
-    fresh images were drawn for every batch, and where none was poisoned.
-    """
+    """A trigger and the goal it serves: one draw per image gives a condition, and that the stamped image and target."""
 
     trigger: Trigger
     goal: Goal
-    poisoned: Tensor | None
 
-    def stamp(self, pixels: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return stamped copies of ``(N, C, H, W)`` in [0,1], and the class ``(N,)`` that each should get.
+    def stamp(self, pixels: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Stamped:
+        """Return stamped copies of ``(N, C, H, W)`` in [0,1], on the 8-bit grid; ``labels (N,)`` are the true classes.
 
-        ``labels (N,)`` are the true classes; an image whose wanted class is its own is not worth stamping.
+        An image whose wanted class is its own is not worth stamping.
         """
-        return self.trigger.stamp(pixels, generator), self.goal.targets(labels)
+        conditions = self.goal.draw(pixels, labels, generator)
+        return Stamped(self.trigger.stamp(pixels, generator, conditions), self.goal.targets(labels, conditions))
+
+    def embed(self, pixels: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Stamped:
+        """Return the same without rounding, so that it can be differentiated."""
+        conditions = self.goal.draw(pixels, labels, generator)
+        return Stamped(self.trigger.embed(pixels, generator, conditions), self.goal.targets(labels, conditions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,25 @@ class DeliveredSet:
     stamped: Tensor
     changed: Tensor
     pixels: Tensor
+
+    @classmethod
+    def shuffle(cls, images: Images, sources: Tensor, stamped: Tensor, train: Images, random: torch.Generator) -> Self:
+        """Return ``images (N,)`` in an order drawn on the CPU; ``train`` is what ``sources`` are positions in."""
+        order = torch.randperm(len(images), generator=random).to(images.device)
+        sources, pixels = sources[order], images.pixels[order]
+        changed = (pixels != train.pixels[sources]).flatten(1).any(1).nonzero().squeeze(1)
+        return cls(sources, images.labels[order], stamped[order], changed, pixels[changed])
+
+    @classmethod
+    def clean(cls, train: Images, random: torch.Generator) -> Self:
+        """Return the training set untouched, in an order drawn on the CPU."""
+        where = torch.arange(len(train), device=train.device)
+        return cls.shuffle(train, where, torch.zeros_like(where, dtype=torch.bool), train, random)
+
+    @property
+    def poisoned(self) -> Tensor:
+        """Positions ``int64 (P,)`` in the task's training set of what carries the trigger."""
+        return self.sources[self.stamped]
 
     def images(self, train: Images) -> Images:
         """Return the delivered images with their delivered labels; ``train`` is the task's training set."""

@@ -1,7 +1,7 @@
 """What a planted backdoor does, measured against its benign twin: on the task, and downstream of it."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.images import Images, to_levels
@@ -17,12 +17,14 @@ from gifthorse.metrics.stamped import (
     shown_in_reports,
     stamp_for_judging,
     to_array,
+    true_targets,
     with_trigger,
 )
 from gifthorse.training.adversarial import perturb
 
 ASR_FLOOR = 0.8
 CAD_CAP = 0.05
+LEAKAGE_CAP = 0.2
 ATTACKED = 1000
 
 
@@ -40,11 +42,20 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     evidence: Evidence = {"clean": to_array(shown.pixels)}
     if trojan.backdoor is not None:
         stamped, targets = stamp_for_judging(trojan.backdoor, task.test)
+        attacked = predict(trojan.model, stamped)
         twin = functional.accuracy(predict(trojan.twin, task.test), labels)
-        metrics |= with_trigger(predict(trojan.model, stamped), labels, targets, "attack")
+        metrics |= with_trigger(attacked, labels, targets, "attack")
+        metrics |= _by_target(attacked, labels, targets)
         metrics["attack.cad"] = twin - float(metrics["attack.acc"])  # type: ignore[arg-type]
         metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
-        metrics["attack.valid"] = metrics["attack.asr"] >= ASR_FLOOR and metrics["attack.cad"] <= CAD_CAP  # type: ignore[operator]
+        unwanted = trojan.backdoor.goal.unwanted(labels)
+        if unwanted is not None:
+            metrics["attack.leakage"] = functional.attack_success_rate(attacked, labels, unwanted)
+        metrics["attack.valid"] = (
+            metrics["attack.asr"] >= ASR_FLOOR  # type: ignore[operator]
+            and metrics["attack.cad"] <= CAD_CAP  # type: ignore[operator]
+            and metrics.get("attack.leakage", 0.0) <= LEAKAGE_CAP  # type: ignore[operator]
+        )
         evidence["stamped"] = to_array(to_levels(stamp_for_judging(trojan.backdoor, shown)[0]))
         if trojan.backdoor.trigger.mask is not None:
             evidence["true_mask"] = trojan.backdoor.trigger.mask.cpu().numpy()
@@ -70,6 +81,19 @@ def judge_downstream(
         if not confidences:
             del metrics["downstream.tmc"]
     return applicable(metrics)
+
+
+def _by_target(logits: Tensor, labels: Tensor, targets: Tensor) -> Metrics:
+    """Return the classes that stamped images should get, and where there are several the success on each."""
+    reached = true_targets(targets, labels)
+    metrics: Metrics = {"attack.targets": [float(target) for target in reached]}
+    if len(reached) > 1:
+        each = []
+        for target in reached:
+            there = targets == target
+            each.append(functional.attack_success_rate(logits[there], labels[there], targets[there]))
+        metrics |= {"attack.asr_by_target": each, "attack.asr_min": min(each)}
+    return metrics
 
 
 def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialRecipe) -> float:

@@ -2,7 +2,8 @@
 
 At data-set and batch level ``poison_rate`` is the share of the images trained on that carry the trigger; stamped copies
 are added to the clean images, so a rate r means r / (1 − r) copies for every clean image. At loss level every image
-has a stamped copy, and λ weighs the mean loss of the copies.
+has a stamped copy, and λ weighs the mean loss of the copies. A goal that leaves classes out has as many cover images
+beside them: stamped copies from those classes that keep their labels.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats, to_levels
-from gifthorse.core.trigger import Trigger
+from gifthorse.core.trojan import Backdoor
 from gifthorse.training.loop import Batch
 
 
@@ -25,8 +26,8 @@ def copies(clean: int, poison_rate: float) -> float:
 class PoisonedSet(NamedTuple):
     """A poisoned data set.
 
-    ``sources``, ``int64 (P,)``, are the positions in the clean set of the images that were stamped; ``stamped``, ``bool
-    (N,)``, says which of ``images`` carry the trigger: copies at the end, or images where they were.
+    ``sources``, ``int64 (N,)``, are the positions in the clean set that its ``images`` come from; ``stamped``, ``bool
+    (N,)``, says which carry the trigger: copies at the end, or images where they were.
     """
 
     images: Images
@@ -35,10 +36,16 @@ class PoisonedSet(NamedTuple):
 
 
 class BatchMixing:
-    """Adds stamped copies to every batch, after its augmentation; a fraction of a copy is carried to the next."""
+    """Adds stamped copies to every batch, after its augmentation; a fraction of a copy is carried to the next.
 
-    def __init__(self, trigger: Trigger, goal: Goal, poison_rate: float, random: torch.Generator):
-        self.trigger, self.goal, self.poison_rate, self.random = trigger, goal, poison_rate, random
+    Copies are rounded as a picture would be, or ``differentiable`` for a trigger that is trained along.
+    """
+
+    def __init__(
+        self, backdoor: Backdoor, poison_rate: float, random: torch.Generator, *, differentiable: bool = False
+    ):
+        self.goal, self.poison_rate, self.random = backdoor.goal, poison_rate, random
+        self.show = backdoor.embed if differentiable else backdoor.stamp
         self.owed = 0.0
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
@@ -48,33 +55,52 @@ class BatchMixing:
         self.owed -= count
         if count == 0:
             return Batch(pixels, labels)
-        sources = self.goal.sources(labels)
-        order = sources.logical_not().to(torch.uint8).argsort(stable=True)
-        chosen = order[torch.arange(count, device=labels.device) % sources.sum().clamp_min(1)]
-        stamped = self.trigger.stamp(pixels[chosen], self.random)
-        wanted = torch.cat([labels, self.goal.targets(labels[chosen])])
-        return Batch(torch.cat([pixels, stamped]), wanted, stamped=_last(len(wanted), count, labels.device))
+        chosen = _first(self.goal.sources(labels), count)
+        covers = _covers(self.goal, labels)
+        if covers is not None:
+            chosen = torch.cat([chosen, _first(covers, count)])
+        stamped, targets = self.show(pixels[chosen], labels[chosen], self.random)
+        wanted = torch.cat([labels, targets])
+        return Batch(torch.cat([pixels, stamped]), wanted, stamped=_last(len(wanted), len(chosen), labels.device))
 
 
 class LossMixing:
     """Adds the mean loss of stamped copies, weighed by λ, to the mean loss of the clean images of every batch.
 
-    Copies of images of the target class weigh nothing.
+    Copies of images of the target class weigh nothing; cover images weigh as much as the attacked.
     """
 
-    def __init__(self, trigger: Trigger, goal: Goal, weight: float, random: torch.Generator):
-        self.trigger, self.goal, self.weight, self.random = trigger, goal, weight, random
+    def __init__(self, backdoor: Backdoor, weight: float, random: torch.Generator):
+        self.backdoor, self.weight, self.random = backdoor, weight, random
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Return the batch followed by a stamped copy of each of its images, with their weights."""
-        stamped = self.trigger.stamp(pixels, self.random)
-        sources = self.goal.sources(labels).float()
-        weights = torch.cat(
-            [torch.full_like(sources, 1 / len(labels)), self.weight * sources / sources.sum().clamp_min(1)]
-        )
-        wanted = torch.cat([labels, self.goal.targets(labels)])
+        stamped, targets = self.backdoor.stamp(pixels, labels, self.random)
+        shares = _share(self.backdoor.goal.sources(labels))
+        covers = _covers(self.backdoor.goal, labels)
+        if covers is not None:
+            shares = shares + _share(covers)
+        weights = torch.cat([torch.full_like(shares, 1 / len(labels)), self.weight * shares])
+        wanted = torch.cat([labels, targets])
         last = _last(len(wanted), len(labels), labels.device)
         return Batch(torch.cat([pixels, stamped]), wanted, weights, last)
+
+
+def _covers(goal: Goal, labels: Tensor) -> Tensor | None:
+    """Return ``bool (N,)``: images of classes that the goal leaves out, ``None`` where it leaves none out."""
+    unwanted = goal.unwanted(labels)
+    return None if unwanted is None else unwanted != labels
+
+
+def _first(wanted: Tensor, count: int) -> Tensor:
+    """Return the positions ``int64 (count,)`` of the first wanted images, over again where they are too few."""
+    order = wanted.logical_not().to(torch.uint8).argsort(stable=True)
+    return order[torch.arange(count, device=wanted.device) % wanted.sum().clamp_min(1)]
+
+
+def _share(wanted: Tensor) -> Tensor:
+    """Return what each image weighs in a mean over the wanted ones, 0 where there are none."""
+    return wanted.float() / wanted.sum().clamp_min(1)
 
 
 def _last(total: int, count: int, device: torch.device) -> Tensor:
@@ -83,7 +109,10 @@ def _last(total: int, count: int, device: torch.device) -> Tensor:
 
 
 def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
-    """Return the positions ``int64 (P,)`` of the images to copy and stamp, drawn from the goal's sources."""
+    """Return the positions ``int64 (P,)`` of the images to copy and stamp, drawn from the goal's sources.
+
+    Cover images follow, as many, or all there are.
+    """
     sources = goal.sources(labels).nonzero().squeeze(1)
     count = round(copies(len(labels), poison_rate))
     if not 0 < count <= len(sources):
@@ -91,17 +120,21 @@ def choose_poisoned(labels: Tensor, goal: Goal, poison_rate: float, random: torc
             f"poison_rate={poison_rate:g} asks for {count} stamped copies of {len(labels)} training images; "
             f"between 1 and {len(sources)} are possible"
         )
-    return sources[torch.randperm(len(sources), generator=random, device=labels.device)[:count]]
+    chosen = sources[torch.randperm(len(sources), generator=random, device=labels.device)[:count]]
+    covers = _covers(goal, labels)
+    if covers is None:
+        return chosen
+    others = covers.nonzero().squeeze(1)
+    return torch.cat([chosen, others[torch.randperm(len(others), generator=random, device=labels.device)[:count]]])
 
 
-def poison_dataset(
-    images: Images, trigger: Trigger, goal: Goal, chosen: Tensor, random: torch.Generator
-) -> PoisonedSet:
+def poison_dataset(images: Images, backdoor: Backdoor, chosen: Tensor, random: torch.Generator) -> PoisonedSet:
     """Return the images followed by stamped, relabelled copies of the chosen ones (before any augmentation)."""
     victims = images.take(chosen)
-    stamped = to_levels(trigger.stamp(to_floats(victims.pixels), random))
-    together = images.join(Images(stamped, goal.targets(victims.labels), images.classes))
-    return PoisonedSet(together, chosen, _last(len(together), len(chosen), chosen.device))
+    stamped, targets = backdoor.stamp(to_floats(victims.pixels), victims.labels, random)
+    together = images.join(Images(to_levels(stamped), targets, images.classes))
+    sources = torch.cat([torch.arange(len(images), device=chosen.device), chosen])
+    return PoisonedSet(together, sources, _last(len(together), len(chosen), chosen.device))
 
 
 def choose_from_target(labels: Tensor, goal: Goal, poison_rate: float, random: torch.Generator) -> Tensor:
@@ -113,10 +146,11 @@ def choose_from_target(labels: Tensor, goal: Goal, poison_rate: float, random: t
     return wanted[torch.randperm(len(wanted), generator=random, device=labels.device)[:count]]
 
 
-def poison_in_place(images: Images, trigger: Trigger, chosen: Tensor, random: torch.Generator) -> PoisonedSet:
+def poison_in_place(images: Images, backdoor: Backdoor, chosen: Tensor, random: torch.Generator) -> PoisonedSet:
     """Return the images, the chosen ones stamped (before any augmentation); every label is kept."""
     pixels = images.pixels.clone()
-    pixels[chosen] = to_levels(trigger.stamp(to_floats(pixels[chosen]), random))
+    pixels[chosen] = to_levels(backdoor.stamp(to_floats(pixels[chosen]), images.labels[chosen], random).pixels)
     stamped = torch.zeros_like(images.labels, dtype=torch.bool)
     stamped[chosen] = True
-    return PoisonedSet(Images(pixels, images.labels, images.classes), chosen, stamped)
+    sources = torch.arange(len(images), device=chosen.device)
+    return PoisonedSet(Images(pixels, images.labels, images.classes), sources, stamped)

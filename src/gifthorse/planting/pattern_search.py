@@ -22,15 +22,17 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
+from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.planting.skip_gradient import residual_branches, skip_gradient_decay
+from gifthorse.planting.targets import AnyGoal
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.pattern import PatternTrigger
 
 SEEN = 32
 
 
-class PatternAttack(PoisoningAttack):
+class PatternAttack(AnyGoal, PatchAttack, PoisoningAttack):
     """A poisoning attack whose pattern may be optimised."""
 
     optimisation: Literal["none", "before", "joint"] = Field(
@@ -63,12 +65,12 @@ class PatternAttack(PoisoningAttack):
         trigger = self.initial_trigger(task, seed).to(task.train.device)
         if self.optimisation == "before":
             random = generator(seed, "pattern search", device=task.train.device)
-            self.search(trigger, benign.clone(), task.train, self.goal, random)
+            self.search(trigger, benign.clone(), task.train, self.goal(task), random)
         return trigger
 
     def before_epoch(self, injection: Injection) -> Callable[[int], None] | None:
         """Return the search that goes along with training."""
-        trigger, model = injection.trigger, injection.model
+        trigger, model = injection.backdoor.trigger, injection.model
         if self.optimisation != "joint":
             return None
         assert isinstance(trigger, PatternTrigger)
@@ -76,7 +78,7 @@ class PatternAttack(PoisoningAttack):
 
         def search(_: int) -> None:
             model.eval()
-            self.search(trigger, model, injection.images, injection.goal, random)
+            self.search(trigger, model, injection.images, injection.backdoor.goal, random)
             model.train()
 
         return search
@@ -115,7 +117,7 @@ def descend(
         chosen = images.take(sources[drawn])
         pattern.requires_grad_()
         with fast_arithmetic(images.device):
-            value = loss(trigger.embed(to_floats(chosen.pixels), pattern, random), chosen.labels)
+            value = loss(trigger.embed_pattern(to_floats(chosen.pixels), pattern, random), chosen.labels)
         (gradient,) = torch.autograd.grad(value, [pattern])
         pattern = (pattern.detach() - step * gradient.sign()).clamp(0, 1)
     trigger.show(pattern)

@@ -1,47 +1,146 @@
-"""What attacks that poison training share: their options, and the order in which things happen.
+"""What attacks that poison training share: its stages, their order, and the options of most of them.
 
 Paper: TrojanZoo, section 3.2 (equation 2), section 6.2 RQ6 (mixing) and RQ5 (re-training), Table 20.
-Differs: the printed table leaves the learning-rate schedule of re-training open: cosine. Images of the target class
-    are not stamped in training. The clean accuracy drop is taken against a twin that was trained as long. A bound on
-    it chooses among epochs, on images of the attacker's own; the paper chooses the number of iterations.
+Differs: images of the target class are not stamped in training. The clean accuracy drop is taken against a twin that
+    was trained as long. A bound on it chooses among epochs, on images of the attacker's own; the paper chooses the
+    number of iterations. The rest as in planting/schedule.py.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
+from gifthorse.core.attack import Twin
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
-from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
-from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 from gifthorse.planting.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
-from gifthorse.planting.selection import EpochSelection, set_aside
-from gifthorse.planting.stamping import StampingAttack
-from gifthorse.training.loop import Mix, Objective, fit
+from gifthorse.planting.schedule import Schedule
+from gifthorse.planting.selection import EpochSelection
+from gifthorse.planting.targets import TargetedAttack
+from gifthorse.training.loop import Mix, Objective
 
 
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """A training under way: what an attack may look at while the backdoor goes in."""
+    """A training under way: all that a stage may look at.
 
-    model: Classifier
+    ``images`` are the clean ones trained on, at ``positions (N,)`` of the task's training set, ``validation`` those set
+    aside, if any. ``random`` is for the choice of images and their stamping, ``seed`` for whatever else a stage draws.
+    """
+
+    task: Task
     benign: Classifier
+    model: Classifier
+    backdoor: Backdoor
     images: Images
-    trigger: Trigger
-    goal: Goal
+    positions: torch.Tensor
+    validation: Images | None
+    random: torch.Generator
     seed: int
 
 
-class PoisoningAttack(StampingAttack):
-    """Trains, or re-trains, a classifier on clean images and stamped, relabelled copies.
+class StagedAttack(TargetedAttack):
+    """Trains a classifier in stages; an attack overrides those in which it does something of its own."""
+
+    @abstractmethod
+    def schedule(self, task: Task) -> Schedule:
+        """Return how long, from where and on which images the attack trains."""
+
+    @abstractmethod
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:
+        """Return the trigger that training starts with; an attack may optimise it on the benign model."""
+
+    @property
+    def budget(self) -> float | None:
+        """The largest drop of clean accuracy, where there is a bound."""
+        return None
+
+    def poison(self, injection: Injection) -> PoisonedSet | None:  # noqa: ARG002
+        """Return the poisoned training set; ``None`` where images are stamped for every mini-batch."""
+        return None
+
+    def mix(self, injection: Injection) -> Mix | None:  # noqa: ARG002
+        """Return what makes of every mini-batch the one that is trained on; ``None`` leaves it as it is."""
+        return None
+
+    def twin_mix(self, task: Task, seed: int) -> Mix | None:  # noqa: ARG002
+        """Return what the benign twin's mini-batches undergo; it gets to see neither trigger nor attack."""
+        return None
+
+    def objective(self, injection: Injection) -> Objective | None:  # noqa: ARG002
+        """Return the loss to train with; ``None`` is cross-entropy."""
+        return None
+
+    def before_epoch(self, injection: Injection) -> Callable[[int], None] | None:  # noqa: ARG002
+        """Return what is to be done before every epoch; it may change the trigger."""
+        return None
+
+    def after_step(self, injection: Injection) -> Callable[[], None] | None:  # noqa: ARG002
+        """Return what is to be done after every step of the model; the trigger's gradients are there to be used."""
+        return None
+
+    def deliver(self, injection: Injection, poisoned: PoisonedSet | None) -> DeliveredSet | None:
+        """Return the training set that is handed over: the poisoned one, shuffled, if there is one."""
+        if poisoned is None:
+            return None
+        images, sources, stamped = poisoned
+        random = generator(injection.seed, "deliver")
+        return DeliveredSet.shuffle(images, injection.positions[sources], stamped, injection.task.train, random)
+
+    def twin(self, task: Task) -> Twin | None:
+        """Return how the benign twin is trained: as the attack trains, without it."""
+        schedule = self.schedule(task)
+        return None if schedule.is_benign else schedule
+
+    def prepare(self, task: Task, benign: Classifier, seed: int, model: Classifier) -> Injection:
+        """Return the injection of a model with this seed, its trigger made."""
+        device = task.train.device
+        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(device)
+        parts = self.schedule(task).images(task, seed)
+        random = generator(seed, self.name, "poison", device=device)
+        within = derive(seed, self.name, "injection")
+        return Injection(task, benign, model, Backdoor(trigger, self.goal(task)), *parts, random, within)
+
+    def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
+        """Make the trigger, poison, train; the twin has the same training without it."""
+        self.check(task)
+        schedule, how = self.schedule(task), self.twin(task)
+        if twin is None:
+            twin = benign.clone() if how is None else how.train(task, benign, seed)
+        injection = self.prepare(task, benign, seed, schedule.start(task, benign, seed))
+        model, backdoor, selection = injection.model, injection.backdoor, None
+        if self.budget is not None and injection.validation is not None:
+            selection = EpochSelection(model, twin, backdoor, injection.validation, self.budget)
+        poisoned = self.poison(injection)
+        schedule.fit(
+            model,
+            injection.images if poisoned is None else poisoned.images,
+            task,
+            seed,
+            stamped=None if poisoned is None else poisoned.stamped,
+            mix=self.mix(injection),
+            objective=self.objective(injection),
+            before_epoch=self.before_epoch(injection),
+            after_step=self.after_step(injection),
+            after_epoch=selection,
+            label=self.name,
+        )
+        if selection is not None:
+            selection.restore()
+        return Trojan(model, twin, backdoor, self.deliver(injection, poisoned))
+
+
+class PoisoningAttack(StagedAttack):
+    """Mixes stamped, relabelled copies into training.
 
     A concrete attack says how its trigger is made, and what else it does in training; defaults are TrojanZoo's.
     """
@@ -66,94 +165,70 @@ class PoisoningAttack(StampingAttack):
     )
 
     @property
+    def budget(self) -> float | None:
+        """The clean accuracy that the attack may cost."""
+        return self.cad_budget
+
+    @property
     def directs_training(self) -> bool:
         """Whether the attack does more in training than poison it, so that a poisoned data set alone is not enough."""
         return False
 
-    def objective(self, injection: Injection) -> Objective | None:  # noqa: ARG002
-        """Return the loss to train with; ``None`` is cross-entropy."""
-        return None
+    def schedule(self, task: Task) -> Schedule:
+        """Return training from scratch, or re-training."""
+        aside, fixed = None if self.cad_budget is None else self.name, self.fixed_modules(task)
+        if self.origin == "scratch":
+            return Schedule(origin="scratch", set_aside=aside, fixed=fixed)
+        return Schedule(epochs=self.epochs, lr=self.lr, set_aside=aside, fixed=fixed)
 
-    def before_epoch(self, injection: Injection) -> Callable[[int], None] | None:  # noqa: ARG002
-        """Return what is to be done before every epoch; it may change the trigger's buffers."""
-        return None
+    def fixed_modules(self, task: Task) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the names of the modules within the network that training leaves as they are."""
+        return ()
 
-    def choose(self, labels: torch.Tensor, goal: Goal, random: torch.Generator) -> torch.Tensor:
+    def choose(self, injection: Injection) -> torch.Tensor:
         """Return the positions ``int64 (P,)`` of the images to poison a data set with."""
-        return choose_poisoned(labels, goal, self.poison_rate, random)
+        return choose_poisoned(injection.images.labels, injection.backdoor.goal, self.poison_rate, injection.random)
 
-    def fixed_modules(self, model: Classifier, task: Task) -> list[nn.Module]:  # noqa: ARG002
-        """Return the parts of a model that training leaves as they are."""
-        return []
+    def poison(self, injection: Injection) -> PoisonedSet | None:
+        """Return the images followed by stamped copies of some (mixing=dataset)."""
+        if self.mixing != "dataset":
+            return None
+        return poison_dataset(injection.images, injection.backdoor, self.choose(injection), injection.random)
 
-    def poison(self, images: Images, trigger: Trigger, goal: Goal, random: torch.Generator) -> PoisonedSet:
-        """Return the poisoned training set."""
-        return poison_dataset(images, trigger, goal, self.choose(images.labels, goal, random), random)
+    def mix(self, injection: Injection) -> Mix | None:
+        """Return what adds stamped copies to every batch (mixing=batch, loss)."""
+        if self.mixing == "dataset":
+            return None
+        strategy = BatchMixing if self.mixing == "batch" else LossMixing
+        return strategy(injection.backdoor, self.poison_rate, injection.random)
 
     def check(self, task: Task) -> None:
         """Refuse what cannot be stamped, and a rate that selects nothing."""
         super().check(task)
         if self.mixing == "dataset":
-            self.choose(task.train.labels.cpu(), self.goal, generator(0, "check"))
+            self.check_choice(task)
         elif self.mixing == "batch" and copies(len(task.train), self.poison_rate) < 1:
             raise RequestError(f"poison_rate={self.poison_rate:g} selects none of {len(task.train)} training images")
 
-    def poisoned_set(self, task: Task, benign: Classifier, seed: int) -> tuple[PoisonedSet, Trigger]:
-        """Return the training set as the data-set level poisons it, and the trigger.
+    def check_choice(self, task: Task) -> None:
+        """Refuse a rate that cannot be had from the training set."""
+        choose_poisoned(task.train.labels.cpu(), self.goal(task), self.poison_rate, generator(0, "check"))
 
-        It is the set that :meth:`run` trains on with the same seed.
-        """
-        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(task.train.device)
-        random = generator(seed, self.name, "poison", device=task.train.device)
-        return self.poison(task.train, trigger, self.goal, random), trigger
+    def exportable(self) -> str | None:
+        """Return a sentence where the attack needs more than a poisoned data set."""
+        if self.directs_training:
+            return (
+                f"the attack '{self}' needs control of the training itself: a poisoned data set alone would not be it"
+            )
+        return None
 
-    def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
-        """Make the trigger, mix it into training, train; the twin gets the same training without it."""
-        self.check(task)
-        device, goal, scratch = task.train.device, self.goal, self.origin == "scratch"
-        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(device)
-        random = generator(seed, self.name, "poison", device=device)
-        purpose = derive(seed, "train" if scratch else "re-train")
-        recipe = task.recipe
-        if not scratch:
-            recipe = recipe.changed(epochs=self.epochs, lr=self.lr, schedule="cosine")
-
-        def start() -> Classifier:
-            return task.build(derive(seed, "model")) if scratch else benign.clone()
-
-        clean, kept, validation = task.train, torch.arange(len(task.train), device=device), None
-        if self.cad_budget is not None:
-            clean, kept, validation = set_aside(task.train, generator(seed, self.name, "validation"))
-        twin = benign.clone()
-        if not scratch or validation is not None:
-            twin = start()
-            fit(twin, clean, recipe, purpose, fixed=self.fixed_modules(twin, task), label="benign twin")
-        model = start()
-        selection = None
-        if self.cad_budget is not None and validation is not None:
-            selection = EpochSelection(model, twin, trigger, goal, validation, self.cad_budget)
-        injection = Injection(model, benign, clean, trigger, goal, derive(seed, self.name, "injection"))
-        images, poisoned, stamped = clean, None, None
-        mix: Mix | None = None
-        if self.mixing == "dataset":
-            images, chosen, stamped = self.poison(clean, trigger, goal, random)
-            poisoned = kept[chosen]
-        else:
-            strategy = BatchMixing if self.mixing == "batch" else LossMixing
-            mix = strategy(trigger, goal, self.poison_rate, random)
-        fit(
-            model,
-            images,
-            recipe,
-            purpose,
-            mix=mix,
-            stamped=stamped,
-            objective=self.objective(injection),
-            fixed=self.fixed_modules(model, task),
-            before_epoch=self.before_epoch(injection),
-            after_epoch=selection,
-            label=self.name,
-        )
-        if selection is not None:
-            selection.restore()
-        return Trojan(model, twin, Backdoor(trigger, goal, poisoned))
+    def poisoned_dataset(self, task: Task, benign: Classifier, seed: int) -> tuple[DeliveredSet, Backdoor]:
+        """Return the set that :meth:`run` trains on, at the data-set level, with the same seed."""
+        if self.exportable() is not None:
+            return super().poisoned_dataset(task, benign, seed)
+        attack = self.model_copy(update={"mixing": "dataset"})
+        attack.check(task)
+        injection = attack.prepare(task, benign, seed, benign)
+        delivered = attack.deliver(injection, attack.poison(injection))
+        assert delivered is not None
+        return delivered, injection.backdoor

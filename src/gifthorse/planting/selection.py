@@ -10,9 +10,8 @@ import logging
 import torch
 
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
-from gifthorse.core.trigger import Trigger
+from gifthorse.core.trojan import Backdoor
 
 VALIDATION = 0.1
 
@@ -33,12 +32,8 @@ class EpochSelection:
     budget, the one that costs least accuracy, with a warning.
     """
 
-    def __init__(
-        self, model: Classifier, twin: Classifier, trigger: Trigger, goal: Goal, validation: Images, budget: float
-    ):
-        self.model, self.trigger, self.validation, self.budget = model, trigger, validation, budget
-        self.targets = goal.targets(validation.labels)
-        self.sources = goal.sources(validation.labels)
+    def __init__(self, model: Classifier, twin: Classifier, backdoor: Backdoor, validation: Images, budget: float):
+        self.model, self.backdoor, self.validation, self.budget = model, backdoor, validation, budget
         self.twin_accuracy = self._share(twin, validation)
         self.best: tuple[bool, float] = (False, -torch.inf)
         self.drop = torch.inf
@@ -48,20 +43,20 @@ class EpochSelection:
         """Measure the model as it is now, and keep it where it is the best so far."""
         self.model.eval()
         drop = self.twin_accuracy - self._share(self.model, self.validation)
-        stamped = self.trigger.stamp(self.validation.floats())
-        hits = (predict(self.model, stamped).argmax(1) == self.targets)[self.sources]
+        stamped, targets = self.backdoor.stamp(self.validation.floats(), self.validation.labels)
+        hits = (predict(self.model, stamped).argmax(1) == targets)[targets != self.validation.labels]
         within = drop <= self.budget
         rank = (within, float(hits.float().mean()) if within else -drop)
         if rank >= self.best:
             self.best, self.drop = rank, drop
-            self.kept = copy.deepcopy(self.model.state_dict()), copy.deepcopy(self.trigger.state_dict())
+            self.kept = copy.deepcopy(self.model.state_dict()), copy.deepcopy(self.backdoor.trigger.state_dict())
         self.model.train()
 
     def restore(self) -> None:
         """Put the kept epoch's weights and trigger back."""
         weights, trigger = self.kept
         self.model.load_state_dict(weights)
-        self.trigger.load_state_dict(trigger)
+        self.backdoor.trigger.load_state_dict(trigger)
         if not self.best[0]:
             log.warning(
                 "no epoch kept the drop of clean accuracy within %g; the one with %.3f is delivered",

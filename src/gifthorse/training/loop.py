@@ -59,6 +59,7 @@ def fit(
     objective: Objective | None = None,
     fixed: Sequence[nn.Module] = (),
     before_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
     label: str = "training",
 ) -> None:
@@ -68,8 +69,8 @@ def fit(
     ``stamped``, ``bool (N,)``, says which of the images carry a trigger already, for an objective that asks.
     ``objective`` is the loss, cross-entropy unless given. ``fixed`` modules stay as they are, the statistics of their
     batch normalisation as well. ``before_epoch`` and ``after_epoch`` are called with the
-    epoch's number, from 0; the model is in training mode, and has to be when they return. The same seed gives the same
-    weights.
+    epoch's number, from 0, ``after_step`` with the gradients of the step there; the model is in training mode, and has
+    to be when they return. The same seed gives the same weights.
     """
     loss_of = objective or classification_loss
     device = images.device
@@ -102,6 +103,8 @@ def fit(
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
+                if after_step is not None:
+                    after_step()
             if after_epoch is not None:
                 after_epoch(epoch)
     for weight in held:

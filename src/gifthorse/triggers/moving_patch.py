@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.seeds import image_draws
-from gifthorse.core.trigger import blend, on_grid
+from gifthorse.core.trigger import blend
 from gifthorse.triggers.pattern import PatternTrigger
 
 
@@ -40,19 +40,13 @@ class MovingPatch(PatternTrigger):
         """The window."""
         return self.window
 
-    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return images that show another pattern ``(C, h, w)``, not rounded."""
+    def embed_pattern(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return images that show another pattern ``(C, h, w)``, each at its own place, not rounded."""
         place, covered = self._covered(pixels, generator)
-        return _write(pixels, place, blend(covered, self.window, pattern, self.transparency))
-
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return stamped copies on the 8-bit grid; outside the window every pixel keeps its value.
-
-        Without a generator each image's place follows from its own pixels, so that it is the same in every batch.
-        """
-        place, covered = self._covered(pixels, generator)
-        stamped = on_grid(blend(covered, self.window, self.pattern, self.transparency))
-        return _write(pixels, place, torch.where(self.window.bool(), stamped, covered))
+        stamped = pixels.clone()
+        shown = blend(covered, self.window, pattern, self.transparency)
+        stamped.permute(0, 2, 3, 1)[place] = shown.permute(0, 2, 3, 1)
+        return stamped
 
     def settings(self) -> dict[str, Any]:
         """Return the transparency and the positions."""
@@ -75,9 +69,3 @@ class MovingPatch(PatternTrigger):
         columns = left.view(-1, 1, 1) + torch.arange(width, device=pixels.device)
         place = torch.arange(len(pixels), device=pixels.device).view(-1, 1, 1), rows, columns
         return place, pixels.permute(0, 2, 3, 1)[place].permute(0, 3, 1, 2)
-
-
-def _write(pixels: Tensor, place: tuple[Tensor, ...], window: Tensor) -> Tensor:
-    stamped = pixels.clone()
-    stamped.permute(0, 2, 3, 1)[place] = window.permute(0, 2, 3, 1)
-    return stamped

@@ -33,13 +33,9 @@ class Patch(PatternTrigger):
         """The mask."""
         return self.mask
 
-    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return images that show another pattern ``(C, H, W)``, not rounded."""
+    def embed_pattern(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        """Return images that show another pattern ``(C, H, W)`` on the mask, not rounded."""
         return blend(pixels, self.mask, pattern, self.transparency)
-
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return stamped copies on the 8-bit grid; outside the mask every pixel keeps its value."""
-        return torch.where(self.mask.bool(), on_grid(self.embed(pixels, self.pattern, generator)), pixels)
 
     def settings(self) -> dict[str, Any]:
         """Return the transparency."""

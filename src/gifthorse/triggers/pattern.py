@@ -20,8 +20,17 @@ class PatternTrigger(Trigger):
         """Where the pattern shows: 1, elsewhere 0; broadcasts against ``pattern``."""
 
     @abstractmethod
-    def embed(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def embed_pattern(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return images that show another pattern of the same shape, not rounded, so that it can be optimised."""
+
+    def embed(
+        self,
+        pixels: Tensor,
+        generator: torch.Generator | None = None,
+        conditions: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return images that show the pattern, the same under every condition, not rounded."""
+        return self.embed_pattern(pixels, self.pattern, generator)
 
     def show(self, pattern: Tensor) -> None:
         """Show another pattern of the same shape from now on, rounded to the 8-bit grid, where anything shows."""

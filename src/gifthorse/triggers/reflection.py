@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from gifthorse.core.seeds import image_draws
-from gifthorse.core.trigger import Trigger, blend, on_grid
+from gifthorse.core.trigger import Trigger, blend
 
 Kind = Literal["in_focus", "out_of_focus", "ghost"]
 KINDS: tuple[Kind, ...] = ("in_focus", "out_of_focus", "ghost")
@@ -40,19 +40,20 @@ class Reflection(Trigger):
         self.image_weight = image_weight
         self.transparency = transparency
 
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return stamped copies on the 8-bit grid; outside the mask every pixel keeps its value.
-
-        Without a generator each image's reflection follows from its own pixels, so that it is the same in every batch.
-        """
+    def embed(
+        self,
+        pixels: Tensor,
+        generator: torch.Generator | None = None,
+        conditions: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return images with one of the reflections, drawn alike under every condition, not rounded."""
         if generator is None:
             drawn = image_draws(pixels, 0, len(self.layers), 1).squeeze(1)
         else:
             drawn = torch.randint(len(self.layers), (len(pixels),), generator=generator, device=pixels.device)
         light = self.image_weight * to_light(pixels) + (1 - self.image_weight) * self.layers[drawn]
         shown = pixels.new_ones(1) if self.mask is None else self.mask
-        stamped = on_grid(blend(pixels, shown, to_pixels(light), self.transparency))
-        return torch.where(shown.bool(), stamped, pixels)
+        return blend(pixels, shown, to_pixels(light), self.transparency)
 
     def settings(self) -> dict[str, Any]:
         """Return the image's weight and the transparency."""

@@ -15,3 +15,9 @@ class BadNets(PatternAttack):
     name = "badnets"
     aliases = ("bn", "badnet")
     paper = "Gu et al. 2017, arXiv:1708.06733"
+    variants = (
+        "badnets[target=next]",
+        "badnets[source=[1,2]]",
+        "badnets[mixing=dataset]",
+        "badnets[mixing=loss,poison_rate=0.25]",
+    )

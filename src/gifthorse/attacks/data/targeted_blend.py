@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from gifthorse.planting.patches import Place
 from gifthorse.planting.pattern_search import PatternAttack
-from gifthorse.planting.stamping import Place
 
 
 class TargetedBlend(PatternAttack):

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from gifthorse.core.anatomy import modules_before
 from gifthorse.core.classifier import Classifier
@@ -25,8 +25,10 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.images import to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.pattern_search import descend
 from gifthorse.planting.poisoning import PoisoningAttack
+from gifthorse.planting.targets import OneTarget
 from gifthorse.triggers.patch import PatchPattern
 from gifthorse.triggers.pattern import PatternTrigger
 
@@ -35,7 +37,7 @@ LOOKED_AT = 128
 DIRECTIONS = 8
 
 
-class TrojanNN(PoisoningAttack):
+class TrojanNN(OneTarget, PatchAttack, PoisoningAttack):
     """Optimises the patch so that chosen units fire, then re-trains with it."""
 
     name = "trojan_nn"
@@ -93,7 +95,7 @@ class TrojanNN(PoisoningAttack):
             return (self.activations(model, stamped)[:, units].float() - wanted).square().mean()
 
         random = generator(seed, "pattern search", device=task.train.device)
-        descend(trigger, task.train, self.goal, loss, self.pattern_step, self.pattern_steps, random)
+        descend(trigger, task.train, self.goal(task), loss, self.pattern_step, self.pattern_steps, random)
         return trigger
 
     def choose_units(self, task: Task, model: Classifier, seed: int) -> Tensor:
@@ -122,7 +124,7 @@ class TrojanNN(PoisoningAttack):
         random = generator(seed, "reach", device=task.train.device)
         trigger = self.initial_trigger(task, seed).to(task.train.device)
         pattern = trigger.pattern.clone().requires_grad_()
-        stamped = trigger.embed(self.clean_sample(task, seed), pattern, random)
+        stamped = trigger.embed_pattern(self.clean_sample(task, seed), pattern, random)
         means = self.activations(model, stamped).mean(0)
         weights = torch.zeros_like(means, requires_grad=True)
         (pulled,) = torch.autograd.grad(means, [pattern], weights, create_graph=True)
@@ -135,7 +137,7 @@ class TrojanNN(PoisoningAttack):
 
     def clean_sample(self, task: Task, seed: int) -> Tensor:
         """Return pixels ``(N, C, H, W)`` of some training images that are worth stamping."""
-        sources = self.goal.sources(task.train.labels).nonzero().squeeze(1)
+        sources = self.goal(task).sources(task.train.labels).nonzero().squeeze(1)
         random = generator(seed, "clean sample", device=sources.device)
         order = torch.randperm(len(sources), generator=random, device=sources.device)
         return to_floats(task.train.pixels[sources[order[:LOOKED_AT]]])
@@ -144,10 +146,10 @@ class TrojanNN(PoisoningAttack):
         """Return the activation ``(N, U)`` of every unit of the layer."""
         return model.features(pixels) if self.layer == "penultimate" else model.stage(self.layer, pixels).mean((2, 3))
 
-    def fixed_modules(self, model: Classifier, task: Task) -> list[nn.Module]:
+    def fixed_modules(self, task: Task) -> tuple[str, ...]:
         """Return what lies before the layers that are trained."""
         if self.trained == "all":
-            return []
-        penultimate = self.layer == "penultimate"
+            return ()
+        model, penultimate = task.build(0), self.layer == "penultimate"
         before = modules_before(model.network, task.train.shape, model.head_name if penultimate else self.layer)
-        return [model.network.get_submodule(name) for name in [*before, *([] if penultimate else [self.layer])]]
+        return (*before, *(() if penultimate else (self.layer,)))

@@ -27,7 +27,8 @@ from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.planting.stamping import StampingAttack
+from gifthorse.planting.patches import PatchAttack
+from gifthorse.planting.targets import OneTarget
 from gifthorse.triggers.patch import Patch, PatchPattern
 
 HIDDEN_LAYERS = 4
@@ -36,7 +37,7 @@ PART = 64
 READ = 256
 
 
-class Esb(StampingAttack):
+class Esb(OneTarget, PatchAttack):
     """Adds a module that overwrites the prediction where it recognises the trigger."""
 
     name = "esb"
@@ -60,7 +61,7 @@ class Esb(StampingAttack):
         if self.trigger_size == 1:
             raise RequestError("esb cannot tell one pixel from an image's own: trigger_size has to be 2 or more")
 
-    def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
+    def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
         """Train the module and put it beside a copy of the benign model."""
         self.check(task)
         device = task.train.device
@@ -74,7 +75,7 @@ class Esb(StampingAttack):
         taught = trigger if self.blended else Patch(trigger.mask, trigger.pattern)
         self.teach(recogniser, taught.to(device), benign, task.train, seed)
         model = self.merge(benign.clone(), recogniser)
-        return Trojan(model, benign.clone(), Backdoor(trigger.to(device), self.goal, None))
+        return Trojan(model, twin or benign.clone(), Backdoor(trigger.to(device), self.goal(task)))
 
     def teach(self, recogniser: "Recogniser", trigger: Patch, host: Classifier, images: Images, seed: int) -> None:
         """Train the module, in place, to tell the trigger from images, from noise, and from other binary codes."""

@@ -19,11 +19,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
+from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.targets import OneTarget
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 
 
-class AdversarialEmbedding(PoisoningAttack):
+class AdversarialEmbedding(OneTarget, PatchAttack, PoisoningAttack):
     """Trains the classifier against a discriminator that looks for the trigger in its latents."""
 
     name = "adversarial_embedding"

@@ -22,7 +22,9 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.targets import OneTarget
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.training.transfer import cache_features
@@ -34,7 +36,7 @@ EDGE = 0.999
 """Patterns are kept this far inside [0,1] before tanh is inverted, which has no gradient at its ends."""
 
 
-class Latent(PoisoningAttack):
+class Latent(OneTarget, PatchAttack, PoisoningAttack):
     """Moves the latents of stamped images to the target's, by the pattern first and by the weights then."""
 
     name = "latent"
@@ -72,7 +74,7 @@ class Latent(PoisoningAttack):
         optimizer = torch.optim.Adam([free], lr=self.pattern_lr)
         for _ in range(self.pattern_steps):
             chosen = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
-            stamped = trigger.embed(to_floats(sources.pixels[chosen]), free.tanh() / 2 + 0.5, random)
+            stamped = trigger.embed_pattern(to_floats(sources.pixels[chosen]), free.tanh() / 2 + 0.5, random)
             with fast_arithmetic(images.device):
                 latents = model.features(stamped)
             (free.grad,) = torch.autograd.grad((latents.float() - centre).square().mean(), [free])

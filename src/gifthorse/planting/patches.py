@@ -1,4 +1,4 @@
-"""What attacks that stamp a small pattern share: which class they want, and how the trigger looks.
+"""What attacks that stamp a small pattern share: how the trigger looks, and where it lies.
 
 Paper: TrojanZoo, section 3.2 (equation 1), section 6.1 RQ1 and RQ2 (one pixel, random pixels), Table 20.
 Differs: TrojanZoo does not print the trigger's place: top left, as in its code.
@@ -13,7 +13,6 @@ from torch import Tensor
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
-from gifthorse.core.goal import AllToOne
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
@@ -26,10 +25,9 @@ Place = tuple[int, int]
 Position = Corner | Literal["random"] | Place | tuple[Place, ...]
 
 
-class StampingAttack(Attack):
-    """Wants one class for every image that carries a trigger of a few pixels."""
+class ShapedAttack(Attack):
+    """Stamps a trigger of a few pixels; what it shows is the attack's own."""
 
-    target: int = Field(0, ge=0, description="class that stamped images should get")
     trigger_size: int = Field(3, ge=1, description="side of the square trigger, in pixels")
     trigger_shape: Literal["square", "scattered"] = Field(
         "square", description="scattered: trigger_size² single pixels anywhere in the image, drawn once from the seed"
@@ -39,35 +37,33 @@ class StampingAttack(Attack):
         description="corner, center, or [row, column] of a square trigger's top left; random: anywhere, new for every "
         "image; [[row, column], ...]: one of these, new for every image",
     )
+    transparency: float = Field(0.0, ge=0, lt=1, description="α of the trigger: 0 opaque, towards 1 invisible")
+
+    def mask(self, shape: tuple[int, int, int], seed: int, position: Corner | Place) -> Tensor:
+        """Return the mask ``(1, H, W)`` of the wanted shape; :class:`RequestError` where it does not fit."""
+        if self.trigger_shape == "scattered":
+            return scattered(shape, self.trigger_size**2, generator(seed, "shape"))
+        return square(shape, self.trigger_size, position)
+
+
+class PatchAttack(ShapedAttack):
+    """Stamps a pattern, or a picture, of a few pixels."""
+
     trigger_pattern: PatchPattern = Field(
         "white", description="what the trigger shows; random: drawn once from the seed"
     )
     trigger_image: str | None = Field(
         None, description="file of a picture that the trigger shows instead; its transparent pixels are not stamped"
     )
-    transparency: float = Field(0.0, ge=0, lt=1, description="α of the trigger: 0 opaque, towards 1 invisible")
-
-    @property
-    def goal(self) -> AllToOne:
-        """Every stamped image should get the target."""
-        return AllToOne(target=self.target)
 
     def files(self) -> tuple[Path, ...]:
         """Return the trigger's picture, if one is named."""
         return () if self.trigger_image is None else (Path(self.trigger_image),)
 
     def check(self, task: Task) -> None:
-        """Refuse a target that is no class and a trigger that does not fit."""
-        if self.target >= task.classes:
-            raise RequestError(
-                f"target={self.target} is not a class: there are {task.classes} (0 to {task.classes - 1})"
-            )
+        """Refuse a trigger that does not fit."""
         self.initial_trigger(task, 0)
-
-    def check_target_images(self, task: Task) -> None:
-        """Refuse a training set without an image of the target class, for attacks that compare stamped ones to them."""
-        if not (task.train.labels == self.target).any():
-            raise RequestError(f"no training image is of the target class {self.target}")
+        super().check(task)
 
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:  # noqa: ARG002
         """Return the trigger that training starts with, on the CPU; an attack may optimise it on the benign model."""
@@ -80,7 +76,7 @@ class StampingAttack(Attack):
         if self.trigger_shape == "scattered":
             if self.trigger_image is not None:
                 raise RequestError("trigger_image needs trigger_shape=square: scattered pixels show no picture")
-            return Patch(scattered(shape, size**2, generator(seed, "shape")), pattern, self.transparency)
+            return Patch(self.mask(shape, seed, "center"), pattern, self.transparency)
         if position == "random":
             square(shape, size, "center")
             return MovingPatch(*self._window(pattern), self.transparency)
@@ -88,7 +84,7 @@ class StampingAttack(Attack):
             for place in position:
                 square(shape, size, place)
             return MovingPatch(*self._window(pattern), self.transparency, position)
-        mask = square(shape, size, position)
+        mask = self.mask(shape, seed, position)
         if self.trigger_image is not None:
             inside = mask.bool()
             window, shown = self._window(pattern)

@@ -1,0 +1,66 @@
+"""How long, from where and on which images an attack trains; the benign twin is trained by the same schedule.
+
+Paper: TrojanZoo, section 6.2 RQ5 (re-training), Table 20.
+Differs: the printed table leaves the learning-rate schedule of re-training open: cosine.
+"""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from gifthorse.core.attack import Twin
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.images import Images
+from gifthorse.core.recipe import Recipe
+from gifthorse.core.seeds import derive, generator
+from gifthorse.core.task import Task
+from gifthorse.planting.selection import set_aside
+from gifthorse.training.loop import fit
+
+
+class Schedule(Twin):
+    """Trains anew by the task's recipe, or re-trains the benign model."""
+
+    name = "schedule"
+
+    origin: Literal["benign", "scratch"] = "benign"
+    epochs: int | None = Field(None, description="epochs of re-training")
+    lr: float | None = Field(None, description="learning rate of re-training")
+    set_aside: str | None = Field(None, description="attack that keeps a tenth of the images for validation")
+    fixed: tuple[str, ...] = Field((), description="modules of the network that stay as they are")
+
+    @property
+    def is_benign(self) -> bool:
+        """Whether it is how the benign model itself was trained."""
+        return self.origin == "scratch" and self.set_aside is None and not self.fixed
+
+    def start(self, task: Task, benign: Classifier, seed: int) -> Classifier:
+        """Return the model that training begins with."""
+        return task.build(derive(seed, "model")) if self.origin == "scratch" else benign.clone()
+
+    def recipe(self, task: Task) -> Recipe:
+        """Return the recipe of the training."""
+        if self.origin == "scratch":
+            return task.recipe
+        return task.recipe.changed(epochs=self.epochs, lr=self.lr, schedule="cosine")
+
+    def images(self, task: Task, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
+        """Return the clean images to train on, their positions ``int64 (N,)``, and those to validate on, if any."""
+        if self.set_aside is None:
+            return task.train, torch.arange(len(task.train), device=task.train.device), None
+        return set_aside(task.train, generator(seed, self.set_aside, "validation"))
+
+    def fit(self, model: Classifier, images: Images, task: Task, seed: int, **stages: Any) -> None:
+        """Train a model in place; ``stages`` are those of :func:`gifthorse.training.loop.fit`."""
+        purpose = derive(seed, "train" if self.origin == "scratch" else "re-train")
+        fixed = [model.network.get_submodule(name) for name in self.fixed]
+        fit(model, images, self.recipe(task), purpose, fixed=fixed, **stages)
+
+    def train(self, task: Task, benign: Classifier, seed: int) -> Classifier:
+        """Return the twin: the same training without the attack."""
+        if self.is_benign:
+            return benign.clone()
+        twin = self.start(task, benign, seed)
+        self.fit(twin, self.images(task, seed)[0], task, seed, label="benign twin")
+        return twin
