@@ -12,6 +12,7 @@ from torch import Tensor
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.reflection import Reflection as ReflectionAttack
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import request_defaults
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
 from gifthorse.training.scratch import train
@@ -22,7 +23,8 @@ from worlds import noise_images, noise_task
 
 def attack(fields: str) -> ReflectionAttack:
     defaults = {"origin": "scratch", "poison_rate": 0.1, "candidates": 6, "selected": 6}
-    made = ATTACKS.build(f"reflection[{fields}]", {"reflection": defaults})
+    with request_defaults({"attack": {"reflection": defaults}}):
+        made = ATTACKS.build(f"reflection[{fields}]")
     assert isinstance(made, ReflectionAttack)
     return made
 

@@ -11,6 +11,8 @@ from gifthorse.core.trojan import Trojan
 class Attack(Configuration):
     """An attack gets the whole task and a benign model of it, and delivers a trojan."""
 
+    catalogue = "attack"
+
     @abstractmethod
     def run(self, task: Task, benign: Classifier, seed: int) -> Trojan:
         """Carry the attack out; task and benign model are left as they were."""

@@ -11,6 +11,8 @@ from gifthorse.core.configuration import Catalogue, Configuration
 class Goal(Configuration, ABC):
     """Maps true labels to the labels that the attacker wants for the stamped images."""
 
+    catalogue = "goal"
+
     @abstractmethod
     def targets(self, labels: Tensor) -> Tensor:
         """Return the wanted label ``int64 (N,)`` of each image with these true labels."""

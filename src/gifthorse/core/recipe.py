@@ -14,6 +14,8 @@ class Recipe(Configuration):
     epochs, learning rate, crop and flip are DHBE's (appendix A).
     """
 
+    catalogue = "training recipe"
+
     epochs: int = Field(200, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=2, description="images per step")
     lr: float = Field(0.1, gt=0, description="learning rate of SGD (the peak, where a schedule has one)")
