@@ -15,6 +15,7 @@ from pydantic import Field
 
 from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
 from gifthorse.core.errors import RequestError
+from gifthorse.report.naming import bracket
 
 V = TypeVar("V")
 
@@ -78,6 +79,7 @@ toys = st.recursive(
 def test_any_nested_request_survives_printing_json_pickling_and_copying(toy: Toy[Any]) -> None:
     assert TOYS.build(str(toy)) == type(toy).parse(str(toy)) == toy
     assert TOYS.build(json.loads(json.dumps(toy.to_dict()))) == type(toy).from_dict(toy.to_dict()) == toy
+    assert TOYS.build(bracket(toy.to_dict())) == toy
     again = pickle.loads(pickle.dumps(toy))
     assert again == copy.deepcopy(toy) == toy.changed() == toy
     assert hash(again) == hash(toy)
