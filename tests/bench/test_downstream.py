@@ -91,9 +91,8 @@ def test_numbers_by_hand(task: Task, trojan: Trojan) -> None:
 
 
 def test_a_cell_without_a_downstream_user_keeps_its_identity() -> None:
-    """The keys of the cell are those that it had before there was such a user."""
     plain = cell()
-    expected = plain._key({"trojan": plain.trojan_key(), "defense": None, "profile": "smoke"})
+    expected = plain._key({"trojan": plain.trojan_key(), "profile": "smoke"})
     assert plain.identity() == cell(downstream="none").identity() == expected
     tuned = cell(downstream="fcn1")
     assert tuned.identity() == cell(downstream="1-fcn[tuning=partial]", downstream_dataset="digits").identity()

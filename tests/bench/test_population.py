@@ -15,7 +15,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
-from gifthorse.planting import poisoning
+from gifthorse.planting import schedule
 from gifthorse.training import scratch
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_a_second_time_it_is_answered_from_the_store(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    for module in (scratch, poisoning):
+    for module in (scratch, schedule):
         monkeypatch.setattr(module, "fit", never)
     monkeypatch.setattr(NeuralCleanse, "defend", never)
     assert run_population(runner, request(seed=3), benign=2, trojaned=2) == found

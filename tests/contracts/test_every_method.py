@@ -31,7 +31,7 @@ every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 def changed(cls: type[Configuration]) -> Configuration:
     """An instance that differs from the default in the first field that has another legal value."""
-    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset", "resnet34"]
+    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset", "resnet34", "imc", "strip", ("strip",)]
     for name in cls.model_fields:
         for value in tries:
             try:
@@ -41,6 +41,13 @@ def changed(cls: type[Configuration]) -> Configuration:
             if other != cls():
                 return other
     return cls()
+
+
+def toml(value: Any) -> str:
+    """A value as TOML has it: dictionaries as inline tables, and nothing for what is null."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items() if inner is not None) + "}"
+    return f"[{', '.join(map(toml, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 @every_method
@@ -72,8 +79,15 @@ def test_round_trips_through_json_toml_and_brackets(cls: type[Configuration], ot
     original = changed(cls) if other else cls()
     assert cls.from_dict(json.loads(json.dumps(original.to_dict()))) == original
     assert cls.parse(str(original)) == original
-    lines = [f"{key} = {json.dumps(value)}" for key, value in original.to_dict().items() if value is not None]
+    lines = [f"{key} = {toml(value)}" for key, value in original.to_dict().items() if value is not None]
     assert cls.from_dict(tomllib.loads("\n".join(lines))) == original
+
+
+@every_listed
+def test_declared_variants_are_requests_of_the_class_that_differ(cls: type[Configuration]) -> None:
+    variants = [cls.parse(text) for text in cls.variants]
+    assert len({cls(), *variants}) == 1 + len(cls.variants)
+    assert all(type(variant) is cls for variant in variants)
 
 
 @every_listed

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import request_defaults
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
@@ -24,7 +25,8 @@ from worlds import noise_images, noise_task
 
 def attack(fields: str, name: str = "reflection") -> ReflectionAttack:
     defaults = {"origin": "scratch", "poison_rate": 0.1, "candidates": 6, "selected": 6}
-    made = ATTACKS.build(f"{name}[{fields}]", {name: defaults})
+    with request_defaults({"attack": {name: defaults}}):
+        made = ATTACKS.build(f"{name}[{fields}]")
     assert isinstance(made, ReflectionAttack)
     return made
 

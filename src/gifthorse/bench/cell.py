@@ -1,14 +1,18 @@
 """A cell of the grid: everything that decides a result, and how a profile fills in what was not said."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
 from gifthorse.core.attack import Attack, Twin
-from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint
+from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint, request_defaults
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
@@ -53,7 +57,7 @@ class Cell:
 
     def benign_key(self) -> str:
         """Return the content key of the benign model."""
-        return self._key({}, dataset=self.dataset, model=self.model, training=self.training)
+        return self._keys[0]
 
     def twin_key(self, twin: Twin) -> str:
         """Return the content key of a benign twin of this cell's model."""
@@ -61,24 +65,49 @@ class Cell:
 
     def trojan_key(self) -> str:
         """Return the content key of the trojan."""
-        return self._key({"benign": self.benign_key()}, attack=self.attack)
+        return self._keys[1]
 
     def identity(self) -> str:
         """Return the content key of the whole cell: the record's id."""
-        defense = self.defense.to_dict() if self.defense else None
-        parts = {"trojan": self.trojan_key(), "defense": defense, "profile": self.profile}
-        if self.downstream is not None:
-            parts["downstream"] = self.downstream.to_dict()
-        return self._key(parts)
+        return self._keys[2]
 
-    def _key(self, parts: Mapping[str, Any], **configurations: Configuration) -> str:
-        # The version is part of the key: another release may compute something else under the same name.
+    @cached_property
+    def _keys(self) -> tuple[str, str, str]:
+        """The three keys, computed once: a request may name large files."""
+        benign = self._key({}, dataset=self.dataset, model=self.model, training=self.training)
+        trojan = self._key({"benign": benign}, attack=self.attack)
+        user = {} if self.downstream is None else vars(self.downstream)
+        return benign, trojan, self._key({"trojan": trojan, "profile": self.profile}, defense=self.defense, **user)
+
+    def _key(self, parts: Mapping[str, Any], **configurations: Configuration | None) -> str:
+        # The version is part of the key: another release may compute something else under the same name. So is the
+        # source of the classes: an edited method must not answer with its old result.
+        present = {name: each for name, each in configurations.items() if each is not None}
+        inner = [each for configuration in present.values() for each in configuration.walk()]
         key = {**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")}
-        key |= {name: configuration.to_dict() for name, configuration in configurations.items()}
-        files = [path for configuration in configurations.values() for path in configuration.files()]
-        if files:
-            key["files"] = {str(path): file_digest(path) for path in files}
+        key |= {name: configuration.to_dict() for name, configuration in present.items()}
+        key["files"] = {str(path): file_digest(path) for path in sorted({p for each in inner for p in each.files()})}
+        key["source"] = sorted({digest for each in inner for digest in source_digests(type(each))})
         return fingerprint(key)
+
+
+def source_digests(cls: type[Configuration]) -> set[str]:
+    """Return the SHA-256 of the files that define a class and its bases, the standard library's and pydantic's not.
+
+    What was typed into an interpreter has no file and gives none.
+    """
+    bases = [base for base in cls.__mro__ if base not in Configuration.__mro__]
+    # ``Defense[ModelView]`` is said to be of whatever module wrote that first; ``Defense`` is a base as well.
+    modules = {b.__module__ for b in bases if not getattr(b, "__pydantic_generic_metadata__", {}).get("origin")}
+    own = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
+    return {digest for name in own if (digest := _module_digest(name)) is not None}
+
+
+@cache
+def _module_digest(name: str) -> str | None:
+    """Once per process: what runs is the source as it was imported, whatever was edited since."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return None if file is None else file_digest(Path(file))
 
 
 def resolve(
@@ -104,34 +133,37 @@ def resolve(
     if downstream is None and downstream_dataset is not None:
         raise RequestError(f"the downstream data set '{downstream_dataset}' needs a downstream head to be tuned on it")
 
-    def defaults(kind: str, *scopes: str) -> dict[str, dict[str, Any]]:
-        merged: dict[str, dict[str, Any]] = {}
+    def filled(*scopes: str) -> AbstractContextManager[None]:
+        merged: dict[str, dict[str, dict[str, Any]]] = {}
         for scope in ("all", *scopes):
-            for key, fields in values.get(scope, {}).get(kind, {}).items():
-                merged[key] = {**merged.get(key, {}), **fields}
-        return merged
+            for table, entries in values.get(scope, {}).items():
+                kind = merged.setdefault({"training": RECIPES.kind}.get(table, table), {})
+                for key, fields in entries.items() if table != "default_model" else ():
+                    kind[key] = {**kind.get(key, {}), **fields}
+        return request_defaults(merged)
 
-    upstream = DATASETS.build(dataset, defaults("dataset", name))
-    network = ARCHITECTURES.build(
-        model or values.get(name, {}).get("default_model", "small_cnn"), defaults("model", name)
-    )
+    with filled(name):
+        upstream = DATASETS.build(dataset)
+        network = ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"))
     user = None
     if downstream is not None:
         images = upstream
         if downstream_dataset is not None:
-            images = DATASETS.build(downstream_dataset, defaults("dataset", _dataset_name(downstream_dataset)))
+            with filled(_dataset_name(downstream_dataset)):
+                images = DATASETS.build(downstream_dataset)
         user = Downstream(HEADS.build(downstream), images)
 
-    return Cell(
-        dataset=upstream,
-        model=network,
-        training=RECIPES.build(training, defaults("training", name, network.name)),
-        attack=ATTACKS.build(attack, defaults("attack", name)),
-        defense=None if defense in (None, "none") else DEFENSES.build(defense, defaults("defense", name)),
-        seed=seed,
-        profile=profile,
-        downstream=user,
-    )
+    with filled(name, network.name):
+        return Cell(
+            dataset=upstream,
+            model=network,
+            training=RECIPES.build(training),
+            attack=ATTACKS.build(attack),
+            defense=None if defense in (None, "none") else DEFENSES.build(defense),
+            seed=seed,
+            profile=profile,
+            downstream=user,
+        )
 
 
 def _dataset_name(request: str) -> str:

@@ -1,6 +1,8 @@
 """Profiles: how much of the papers' budgets a run spends, as data. Imports no torch."""
 
 import tomllib
+from copy import deepcopy
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -20,4 +22,9 @@ def read_profile(name: str) -> dict[str, Any]:
     """
     if name not in PROFILES:
         raise RequestError(f"no profile is called '{name}'; listed: {', '.join(PROFILES)}")
+    return deepcopy(_parsed(name))
+
+
+@cache
+def _parsed(name: str) -> dict[str, Any]:
     return tomllib.loads(resources.files("gifthorse").joinpath(f"profiles/{name}.toml").read_text())

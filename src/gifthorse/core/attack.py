@@ -22,6 +22,8 @@ class Twin(Configuration):
 class Attack(Configuration):
     """An attack gets the whole task and a benign model of it, and delivers a trojan."""
 
+    catalogue = "attack"
+
     @abstractmethod
     def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
         """Carry the attack out; task and both models are left as they were.

@@ -4,6 +4,9 @@ Attacks, defenses, datasets, architectures and training recipes are all configur
 compares, hashes, and round-trips through JSON and through the bracket string of the command line:
 
     badnets[poison_rate=0.05,trigger_size=3]
+
+A field may hold another configuration, or a tuple of them: it is annotated with the base class of a kind (``Attack``,
+``Defense[Any]``) or with one class, and takes an object, a bracket string, or a dictionary with a name.
 """
 
 import difflib
@@ -12,15 +15,22 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import metadata
+from inspect import isabstract
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gifthorse.core.errors import RequestError
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf", "infinity"}
+_DEEPEST = 32
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _REQUEST = re.compile(r"\s*([A-Za-z0-9_./-]+)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
@@ -47,13 +57,63 @@ class Configuration(BaseModel):
         protected_namespaces=(),
     )
 
+    catalogue: ClassVar[str] = ""
+    """The kind of the catalogue that lists it (``attack``, ``defense``), said once by the base class."""
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
-    variants: ClassVar[tuple[str, ...]] = ()
-    """Bracket strings of variants that differ in kind from the defaults; every promise is tested on them as well."""
     slash_field: ClassVar[str] = ""
     """The field that a name may have after a slash: ``torchvision/resnet50`` for ``torchvision[arch=resnet50]``."""
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Bracket strings of settings that differ from the defaults in kind, not in degree: what tests run over as well."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        """Check the class's own fields where it is built, and what a field of this type is given where it is one."""
+        if not cls.__pydantic_complete__:
+            return handler(source)
+        if not (cls.catalogue or hasattr(cls, "name")):
+            raise TypeError(f"a field cannot be any {cls.__name__}: annotate it with a kind (Attack) or a named class")
+        serialization = core_schema.plain_serializer_function_ser_schema(Configuration.to_dict)
+        return core_schema.no_info_plain_validator_function(cls._read, serialization=serialization)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:
+        """Name the kind where this class is the type of a field."""
+        return {"type": cls._called()} if schema["type"] == "function-plain" else handler(schema)
+
+    @classmethod
+    def _called(cls) -> str:
+        """Return the name, or the kind of a base class."""
+        return getattr(cls, "name", cls.catalogue)
+
+    @classmethod
+    def _read(cls, value: Any) -> "Configuration":
+        """Read the value of a field of this type."""
+        wanted: type[BaseModel] = cls.__pydantic_generic_metadata__["origin"] or cls
+        if isinstance(value, Configuration) and isinstance(value, wanted):
+            return value
+        if not isinstance(value, str) and not (isinstance(value, Mapping) and isinstance(value.get("name"), str)):
+            raise PydanticCustomError(
+                "configuration", "should be of the kind {kind}, as name or name[field=value]", {"kind": cls._called()}
+            )
+        try:
+            catalogue = CATALOGUES.get(cls.catalogue) if cls.catalogue else Catalogue("", [cls])
+            if catalogue is None:
+                raise RequestError(f"nothing of the kind '{cls.catalogue}' is listed yet: import its package first")
+            found: Configuration = catalogue.build(value)
+            if not isinstance(found, wanted):
+                raise RequestError(f"'{found.name}' is no {wanted.__name__}, which is needed here")
+        except RequestError as error:
+            raise PydanticCustomError("request", "{problem}", {"problem": str(error)}) from None
+        return found
+
+    def walk(self) -> Iterator["Configuration"]:
+        """Yield this configuration and every one that its fields hold, outer before inner."""
+        yield self
+        for key in type(self).model_fields:
+            for inner in _held(getattr(self, key)):
+                yield from inner.walk()
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field, JSON-ready, with the name first."""
@@ -68,7 +128,7 @@ class Configuration(BaseModel):
         """Build from JSON-like values (lists stand for tuples); :class:`RequestError` names what is wrong."""
         fields = {key: value for key, value in values.items() if key != "name"}
         try:
-            return cls.model_validate_json(json.dumps(fields))
+            return cls.model_validate_json(json.dumps(fields, default=Configuration.to_dict))
         except ValidationError as error:
             raise RequestError(_one_line(cls, error)) from None
 
@@ -80,16 +140,18 @@ class Configuration(BaseModel):
     def parse(cls, text: str) -> Self:
         """Build from a bracket string whose name is this class's own."""
         name, fields = split_request(text)
+        if _plain(name.partition("/")[0]) not in map(_plain, (cls.name, *cls.aliases)):
+            raise RequestError(f"'{name}' is not {cls.name}")
         return cls.from_dict(cls._with_slash(name, fields))
 
     def __str__(self) -> str:
         """Return the shortest bracket string that gives this object back."""
-        values = self.model_dump(mode="json")
+        values = {key: getattr(self, key) for key in type(self).model_fields}
         default = {key: field.get_default() for key, field in type(self).model_fields.items()}
         name = self.name
         if self.slash_field and _NAME.fullmatch(values[self.slash_field]):
             name += "/" + values.pop(self.slash_field)
-        changed = [f"{key}={_show(value)}" for key, value in values.items() if getattr(self, key) != default[key]]
+        changed = [f"{key}={_show(value)}" for key, value in values.items() if value != default[key]]
         return f"{name}[{','.join(changed)}]" if changed else name
 
     @classmethod
@@ -110,7 +172,7 @@ class Configuration(BaseModel):
             {
                 "name": key,
                 "type": _type_name(properties[key]),
-                "default": properties[key].get("default"),
+                "default": _request(field.default) if _held(field.default) else properties[key].get("default"),
                 "range": _range(properties[key]),
                 "help": field.description or "",
             }
@@ -127,42 +189,135 @@ class Configuration(BaseModel):
 
 
 C = TypeVar("C", bound=Configuration)
+D = TypeVar("D", bound=Configuration)
 
 
 class Catalogue(Mapping[str, type[C]], Generic[C]):
-    """The listed classes of one kind, by name; aliases are understood, misspellings get a suggestion."""
+    """The listed classes of one kind, by name; aliases are understood, misspellings get a suggestion.
+
+    Other packages list theirs with :meth:`add`, in a module or a function that they declare as an entry point of the
+    group ``gifthorse``; it is loaded when something is first looked up.
+    """
+
+    _packages: ClassVar[list[metadata.EntryPoint] | None] = None
 
     def __init__(self, kind: str, listed: Iterable[type[C]]):
         self.kind = kind
-        self._classes = {cls.name: cls for cls in listed}
-        self._names = {_plain(alias): cls.name for cls in self._classes.values() for alias in (cls.name, *cls.aliases)}
+        self._classes: dict[str, type[C]] = {}
+        self._names: dict[str, str] = {}
+        for cls in listed:
+            self.add(cls)
+        if kind:
+            CATALOGUES.setdefault(kind, self)
+
+    def add(self, cls: type[D]) -> type[D]:
+        """List a class and return it, so that this is a decorator as well.
+
+        :class:`TypeError` where it is not of this kind, is abstract or has no name; :class:`ValueError` where its name
+        or an alias is taken or cannot stand in a bracket string.
+        """
+        if not (isinstance(cls, type) and issubclass(cls, Configuration) and cls.catalogue == self.kind):
+            raise TypeError(f"{cls!r} cannot be listed: it is no {self.kind}")
+        if isabstract(cls) or not hasattr(cls, "name"):
+            missing = ", ".join(sorted(cls.__abstractmethods__)) or "name"
+            raise TypeError(f"{cls.__name__} cannot be listed: it does not define {missing}")
+        names = dict.fromkeys((cls.name, *cls.aliases))
+        for name in names:
+            taken = self._names.get(_plain(name))
+            if taken is not None:
+                raise ValueError(
+                    f"{cls.__name__} cannot be listed: '{name}' is the {self.kind} {self._classes[taken].__qualname__}"
+                )
+        if not _BARE.fullmatch(cls.name) or "/" in cls.name or cls.name.lower() in _RESERVED:
+            raise ValueError(f"{cls.__name__} cannot be listed: its name '{cls.name}' is not a plain word")
+        self._classes[cls.name] = cls  # type: ignore[assignment]
+        self._names |= {_plain(name): cls.name for name in names}
+        return cls
 
     def __getitem__(self, name: str) -> type[C]:
-        return self._classes[name]
+        return self._listed()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter(self._listed())
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._listed())
 
     def find(self, name: str) -> type[C]:
         """Return the class of that name or alias; :class:`RequestError` with the nearest name otherwise.
 
         What follows a slash is left to a class that has a field for it (``torchvision/resnet50``).
         """
+        classes = self._listed()
         family, slash, _ = name.partition("/")
         key = _plain(family)
-        cls = self._classes.get(self._names.get(key, ""))
+        cls = classes.get(self._names.get(key, ""))
         if cls is None or (slash and not cls.slash_field):
-            raise RequestError(f"no {self.kind} is called '{name}'{_suggest(key, self._classes, 'listed')}")
+            raise RequestError(
+                f"no {self.kind or 'configuration'} is called '{name}'{_suggest(key, classes, 'listed')}"
+            )
         return cls
 
-    def build(self, request: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> C:
-        """Build from a bracket string; ``defaults`` gives, by name, values that the string may override."""
-        name, fields = split_request(request)
+    def build(self, request: str | Mapping[str, Any]) -> C:
+        """Build from a bracket string, or a dictionary with a name.
+
+        What it leaves open, outside and in the configurations that it holds, :func:`request_defaults` fill in.
+        """
+        name, said = split_request(request) if isinstance(request, str) else (request["name"], request)
         cls = self.find(name)
-        return cls.from_dict({**(defaults or {}).get(cls.name, {}), **cls._with_slash(name, fields)})
+        held = {key: field.default for key, field in cls.model_fields.items() if _held(field.default)}
+        fields = {key: _request(value) for key, value in held.items()}
+        fields |= _DEFAULTS.get().get(self.kind, {}).get(cls.name, {})
+        return cls.from_dict({**fields, **cls._with_slash(name, said)})
+
+    def _listed(self) -> dict[str, type[C]]:
+        if Catalogue._packages is None:
+            Catalogue._packages = list(metadata.entry_points(group="gifthorse"))
+        while Catalogue._packages:
+            # Taken off first: what is loaded may look something up itself.
+            entry = Catalogue._packages.pop()
+            try:
+                found = entry.load()
+                if callable(found):
+                    found()
+            except Exception as error:
+                Catalogue._packages.append(entry)
+                package = entry.dist.name if entry.dist else entry.value
+                reason = f"{type(error).__name__}: {error}"
+                raise RequestError(f"the package {package} cannot add its methods ({entry.value}): {reason}") from error
+        return self._classes
+
+
+CATALOGUES: dict[str, Catalogue[Any]] = {}
+"""Every catalogue by its kind, from when its package is imported."""
+
+_DEFAULTS: ContextVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = ContextVar(
+    "_DEFAULTS", default=MappingProxyType({})
+)
+
+
+@contextmanager
+def request_defaults(fields: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[None]:
+    """Fill in, inside this block, what requests leave open: fields by kind and by name."""
+    token = _DEFAULTS.set(fields)
+    try:
+        yield
+    finally:
+        _DEFAULTS.reset(token)
+
+
+def _held(value: Any) -> list[Configuration]:
+    """Return the configurations that a field's value is, or holds in tuples."""
+    if isinstance(value, tuple):
+        return [inner for part in value for inner in _held(part)]
+    return [value] if isinstance(value, Configuration) else []
+
+
+def _request(value: Any) -> Any:
+    """Return a field's value as a request says it: with a bracket string for every configuration."""
+    if isinstance(value, tuple):
+        return [_request(part) for part in value]
+    return str(value) if isinstance(value, Configuration) else value
 
 
 def _plain(name: str) -> str:
@@ -217,6 +372,8 @@ def _split_commas(text: str, whole: str) -> list[str]:
             quoted = True
         elif character in "[{":
             depth += 1
+            if depth > _DEEPEST:
+                raise RequestError(f"brackets are nested more than {_DEEPEST} deep in '{whole[:40]}…'")
         elif character in "]}":
             depth -= 1
         elif character == "," and depth == 0:
@@ -238,13 +395,17 @@ def _read_value(text: str) -> Any:
     try:
         number = float(text)
     except ValueError:
-        return text
+        if not (text.startswith("[") and text.endswith("]")):
+            return text
+        return [_read_value(part.strip()) for part in _split_commas(text[1:-1], text)]
     return number if math.isfinite(number) else text
 
 
 def _show(value: Any) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value) and value.lower() not in _RESERVED:
         return value
+    if _held(value):
+        return str(value) if isinstance(value, Configuration) else f"[{','.join(map(_show, value))}]"
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -260,6 +421,9 @@ def _one_line(cls: type[Configuration], error: ValidationError) -> str:
         field = str(issue["loc"][0]) if issue["loc"] else ""
         if issue["type"] == "extra_forbidden":
             problems.append(f"unknown field '{field}'{_suggest(field, cls.model_fields, 'fields')}")
+        elif issue["type"] == "request":
+            path = field + "".join(f"[{place}]" for place in issue["loc"][1:] if isinstance(place, int))
+            problems.append(f"{path}: {issue['msg']}")
         elif field:
             message = issue["msg"].removeprefix("Value error, ")
             problem = f"{field}={json.dumps(issue['input'], default=str)}: {message[0].lower()}{message[1:]}"

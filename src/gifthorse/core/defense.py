@@ -17,6 +17,8 @@ class Defense(Configuration, Generic[V]):
     ``family`` is one of the field's four; the fields are the method's settings with the paper's defaults.
     """
 
+    catalogue = "defense"
+
     family: ClassVar[Family]
     view: ClassVar[type[DataFreeView]]
 

@@ -29,6 +29,8 @@ class Goal(Configuration, ABC):
         """How many conditions there are, at least 1."""
         return 1
 
+    catalogue = "goal"
+
     @abstractmethod
     def targets(self, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return the wanted label ``int64 (N,)`` of each image with these true labels."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from gifthorse.core.configuration import Configuration
+from gifthorse.core.pgd import PgdSteps
 
 
 class Recipe(Configuration):
@@ -13,6 +14,8 @@ class Recipe(Configuration):
     TrojanZoo prints SGD's momentum, Nesterov and weight decay (Table 20) but not how its benign models are trained;
     epochs, learning rate, crop and flip are DHBE's (appendix A).
     """
+
+    catalogue = "training recipe"
 
     epochs: int = Field(200, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=2, description="images per step")
@@ -36,7 +39,7 @@ class StandardRecipe(Recipe):
     name = "standard"
 
 
-class AdversarialRecipe(Recipe):
+class AdversarialRecipe(PgdSteps, Recipe):
     """PGD adversarial training: every batch is replaced by inputs that fool the model most within a small ball.
 
     Defaults are TrojanZoo's adversarial re-training (Table 21: linf, 8/255, steps of 2/255, 7 of them); AEGIS trains
@@ -46,8 +49,4 @@ class AdversarialRecipe(Recipe):
     name = "adversarial"
     aliases = ("pgd",)
     paper = "Madry et al. 2018, arXiv:1706.06083; TrojanZoo Table 21; AEGIS section IV"
-
-    norm: Literal["linf", "l2"] = Field("linf", description="norm of the ball")
-    radius: float = Field(8 / 255, gt=0, description="radius of the ball, in pixel units of [0,1]")
-    step_size: float = Field(2 / 255, gt=0, description="length of a step, in the same units and norm")
-    steps: int = Field(7, ge=1, description="steps per batch")
+    variants = ("adversarial[norm=l2,radius=0.5,step_size=0.1]",)

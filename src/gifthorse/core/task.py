@@ -26,6 +26,8 @@ class Splits:
 class Dataset(Configuration):
     """A named source of images."""
 
+    catalogue = "dataset"
+
     title: ClassVar[str]
 
     @abstractmethod
@@ -35,6 +37,8 @@ class Dataset(Configuration):
 
 class Architecture(Configuration):
     """A named network shape."""
+
+    catalogue = "model"
 
     parameters: ClassVar[int | None] = None
     """Trainable parameters with the default fields for CIFAR-10, so that a listing need not build the network."""

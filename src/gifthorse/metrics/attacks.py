@@ -100,7 +100,7 @@ def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialR
     """Attack the first test images; the search costs many times a plain prediction."""
     images, random = task.test.take(slice(ATTACKED)), generator(0, "judge", "adversary", device=task.test.device)
     found = [
-        perturb(model, pixels, labels, adversary, random, keep_best=True)
+        perturb(model, pixels, labels, adversary.search(returned="best"), random)
         for pixels, labels in images.batches(inference_batch(images.device))
     ]
     return functional.accuracy(predict(model, torch.cat(found)), images.labels)

@@ -52,6 +52,8 @@ def bracket(configuration: Fields) -> str:
 
     >>> bracket({"name": "badnets", "poison_rate": 0.1, "mixing": "batch", "trigger_position": [1, 2]})
     'badnets[poison_rate=0.1,mixing=batch,trigger_position=[1,2]]'
+    >>> bracket({"name": "pipeline", "defenses": [{"name": "strip", "fpr": 0.05}, {"name": "abs"}]})
+    'pipeline[defenses=[strip[fpr=0.05],abs]]'
     """
     name = _own_name(configuration)
     fields = [f"{field}={_show(value)}" for field, value in configuration.items() if field != "name"]
@@ -81,7 +83,11 @@ def _own_name(configuration: Fields) -> str:
 
 
 def _show(value: Any) -> str:
-    """Leave a word unquoted where it reads back as the same word."""
+    """Leave a word unquoted where it reads back as the same word, and write configurations in brackets."""
+    if isinstance(value, Mapping) and "name" in value:
+        return bracket(value)
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        return f"[{','.join(map(_show, value))}]"
     if isinstance(value, str) and value == value.strip():
         try:
             if split_request(f"x[x={value}]") == ("x", {"x": value}):

@@ -25,6 +25,8 @@ PAPER = "TrojanZoo, section 5.2.3 and Table 6"
 class Head(Configuration):
     """Makes a module that maps features ``(N, D)`` to logits ``(N, K)``, and says how it is tuned."""
 
+    catalogue = "head"
+
     tuning: Literal["partial", "full"] = Field(
         "partial", description="partial: the extractor stays as it was delivered; full: it is trained along"
     )

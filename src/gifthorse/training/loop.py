@@ -82,6 +82,7 @@ def fit(
     held = [weight for module in fixed for weight in module.parameters() if weight.requires_grad]
     for weight in held:
         weight.requires_grad_(False)
+    adversary = recipe.search() if isinstance(recipe, AdversarialRecipe) else None
     model.train()
     with isolated(derive(seed, "training")):
         for epoch in track(range(recipe.epochs), label, recipe.epochs):
@@ -93,8 +94,8 @@ def fit(
                 batch = (mix or Batch)(to_floats(pixels), images.labels[index])
                 if stamped is not None:
                     batch = batch._replace(stamped=stamped[index])
-                if isinstance(recipe, AdversarialRecipe):
-                    batch = batch._replace(pixels=perturb(passes, batch.pixels, batch.labels, recipe, random))
+                if adversary is not None:
+                    batch = batch._replace(pixels=perturb(passes, batch.pixels, batch.labels, adversary, random))
                 for module in fixed:
                     module.eval()
                 with fast_arithmetic(device):

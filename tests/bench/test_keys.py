@@ -1,0 +1,167 @@
+"""The keys of a cell: everything that decides a result is in them, and they are computed once."""
+
+import importlib
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.data.badnets import BadNets
+from gifthorse.bench import cell as cell_module
+from gifthorse.bench.cell import Cell, resolve, source_digests
+from gifthorse.bench.profiles import read_profile
+from gifthorse.core.attack import Attack
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import file_digest
+from gifthorse.core.defense import Defense
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Trojan
+from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+
+
+class Wrapping(Attack):
+    """An attack that holds another one, and defenses."""
+
+    name = "wrapping"
+    base: Attack = BadNets()
+    against: Defense[Any] | None = None
+    defenses: tuple[Defense[Any], ...] = ()
+
+    def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
+        return self.base.run(task, benign, seed)
+
+
+@pytest.fixture
+def _wrapping_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ATTACKS, "_classes", {**ATTACKS})
+    monkeypatch.setattr(ATTACKS, "_names", dict(ATTACKS._names))
+    ATTACKS.add(Wrapping)
+
+
+def cell(**request: Any) -> Cell:
+    return resolve(**{"dataset": "digits", "profile": "smoke", "attack": "badnets", **request})
+
+
+@pytest.mark.usefixtures("_wrapping_is_listed")
+def test_an_inner_request_is_filled_in_by_the_profile() -> None:
+    for attack in ("wrapping", "wrapping[base=badnets]", "wrapping[base=bn]"):
+        assert cell(attack=attack).attack == Wrapping(base=cell().attack)
+    assert cell(attack="wrapping[base=badnets[poison_rate=0.3]]").attack == Wrapping(
+        base=cell(attack="badnets[poison_rate=0.3]").attack
+    )
+    found = cell(attack="wrapping[against=strip,defenses=[shrinkpad,strip[fpr=0.1]]]").attack
+    against, *defenses = [
+        DEFENSES.build(str(cell(defense=defense).defense)) for defense in ("strip", "shrinkpad", "strip[fpr=0.1]")
+    ]
+    assert found == Wrapping(base=cell().attack, against=against, defenses=tuple(defenses))
+    assert resolve(dataset="digits", attack="wrapping", profile="paper").attack == Wrapping()
+
+
+@pytest.mark.usefixtures("_wrapping_is_listed")
+def test_every_inner_field_is_in_the_key() -> None:
+    requests = [
+        "wrapping",
+        "wrapping[base=badnets[trigger_size=2]]",
+        "wrapping[base=imc]",
+        "wrapping[against=strip]",
+        "wrapping[against=strip[fpr=0.1]]",
+        "wrapping[defenses=[strip]]",
+        "wrapping[defenses=[strip,shrinkpad]]",
+        "wrapping[defenses=[shrinkpad,strip]]",
+        "wrapping[base=wrapping]",
+    ]
+    assert len({cell(attack=request).trojan_key() for request in requests}) == len(requests)
+    assert len({cell(attack=request).benign_key() for request in requests}) == 1
+
+
+@pytest.mark.usefixtures("_wrapping_is_listed")
+def test_the_content_of_a_file_that_an_inner_request_names_is_in_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    request = f'wrapping[base=wrapping[base=badnets[trigger_image="{path}"]]]'
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        path.write_bytes(content)
+        keys.append(cell(attack=request).trojan_key())
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "weights.pth", []
+    path.write_bytes(b"large")
+
+    def counting(file: Path) -> str | None:
+        seen.append(file)
+        return file_digest(file)
+
+    monkeypatch.setattr(cell_module, "file_digest", counting)
+    request = cell(model=f'torchvision/resnet18[weights="{path}"]', defense="strip")
+    keys = [(request.benign_key(), request.trojan_key(), request.identity()) for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert seen.count(path) == 1
+    assert replace(request, seed=1).benign_key() != request.benign_key()
+
+
+EDITED = """
+from gifthorse.core.attack import Attack
+
+class Edited(Attack):
+    name = "edited"
+
+    def run(self, task, benign, seed):
+        return {answer}
+"""
+
+
+@pytest.mark.usefixtures("_wrapping_is_listed")
+def test_an_edited_method_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    keys = []
+    for answer in (1, 2, 1):
+        (tmp_path / "edited_attack.py").write_text(EDITED.format(answer=answer))
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_attack", None)
+        cell_module._module_digest.cache_clear()
+        edited = importlib.import_module("edited_attack").Edited()
+        for attack in (edited, Wrapping(base=edited)):
+            request = replace(cell(), attack=attack)
+            keys.append((request.benign_key(), request.trojan_key(), request.identity()))
+    assert keys[:2] == keys[4:]
+    assert {key[0] for key in keys} == {cell().benign_key()}
+    for place in (0, 1):
+        assert keys[place][1] != keys[place + 2][1]
+        assert keys[place][2] != keys[place + 2][2]
+
+
+def files(*names: str) -> set[str]:
+    root = Path(cell_module.__file__).parents[1]
+    digests = {file_digest(root / name) for name in names}
+    assert None not in digests
+    return digests  # type: ignore[return-value]
+
+
+def test_the_source_of_a_listed_method_is_that_of_its_class_and_bases() -> None:
+    assert files("attacks/data/badnets.py", "planting/poisoning.py", "core/attack.py") <= source_digests(BadNets)
+    found = source_digests(NeuralCleanse)
+    assert files("defenses/inspection/neural_cleanse.py", "core/defense.py") <= found
+    assert not found & files("core/configuration.py", "defenses/filtering/strip.py")
+
+
+def test_what_was_typed_into_an_interpreter_has_no_source_and_still_a_key() -> None:
+    typed = ModuleType("typed_in")
+    exec(EDITED.format(answer=1), vars(typed))
+    assert source_digests(typed.Edited) == files("core/attack.py")
+    assert replace(cell(), attack=typed.Edited()).trojan_key()
+
+
+def test_a_profile_is_parsed_once_and_cannot_be_spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_profile("smoke")
+    first["all"]["attack"]["badnets"]["poison_rate"] = 0.9
+    monkeypatch.setattr(tomllib, "loads", None)
+    assert read_profile("smoke")["all"]["attack"]["badnets"]["poison_rate"] == 0.1
