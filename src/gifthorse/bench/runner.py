@@ -27,7 +27,7 @@ from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.goal import GOALS
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
-from gifthorse.core.record import Environment, Record, Seconds
+from gifthorse.core.record import Environment, Record
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Splits, Task
 from gifthorse.core.trojan import Backdoor, Trojan
@@ -206,7 +206,7 @@ class Runner:
                 "family": cell.defense.family if cell.defense else None,
                 "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
-                "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
+                "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": _peak_memory_mb(self.device),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
