@@ -118,17 +118,15 @@ def test_a_record_says_what_the_downstream_user_did_and_what_was_left(runner: Ru
     }
     found = {name for name in record.metrics if name.startswith("downstream.")}
     assert found == {f"downstream.{name}" for name in ("acc", "cad", "asr", "tmc", "benign_asr")}
-    assert {name.partition(".")[2] for name in found} <= METRICS.keys()
+    assert found <= METRICS.keys()
     assert record.metrics["downstream.asr"] > record.metrics["downstream.benign_asr"]  # type: ignore[operator]
-    assert record.seconds.downstream is not None
-    assert record.seconds.downstream > 0
+    assert record.seconds["downstream"] > 0
     assert Record.from_json(record.to_json()) == record
 
 
 def test_a_record_from_before_there_were_downstream_users_still_loads(runner: Runner) -> None:
     document = json.loads(runner.run(cell()).to_json())
     assert document.pop("downstream") is None
-    assert document["seconds"].pop("downstream") is None
     assert Record.from_json(json.dumps(document)) == runner.run(cell())
 
 

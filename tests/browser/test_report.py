@@ -23,7 +23,7 @@ FLAGS = {"attack.valid", "defense.flagged", "defense.hit"}
 NUMBERS = {"defense.index", "defense.aiv_log", "defense.aiv_ratio", "defense.mln"}
 
 
-FAMILIES = {
+FAMILY_OF = {
     "shrinkpad": "reformation",
     "strip": "filtering",
     "fine_pruning": "sanitization",
@@ -54,7 +54,7 @@ def make_record(identity: str, attack: dict[str, Any], defense: dict[str, Any] |
         },
         "created": "2026-01-01T00:00:00.000+00:00",
     }
-    return Record.model_validate(values | {"family": defense and FAMILIES[defense["name"]]} | changes)
+    return Record.model_validate(values | {"family": defense and FAMILY_OF[defense["name"]]} | changes)
 
 
 def make_cells() -> list[ReportCell]:
@@ -202,7 +202,7 @@ def test_every_number_shown_is_the_records(opened: webdriver.Chrome, cells: list
 
 def own_value(record: Record, metric: str) -> float:
     scope, _, name = metric.partition(".")
-    value = getattr(record.seconds, name) if scope == "seconds" else record.metrics[metric]
+    value = record.seconds[name] if scope == "seconds" else record.metrics[metric]
     assert isinstance(value, (int, float))
     return float(value)
 

@@ -156,6 +156,7 @@ def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for
         (["population", "--attack", "badnets[trigger_size=40]", "--defense", "nc"], "does not fit an image of 16×16"),
         (["population", "--attack", "bn"], "Missing option '--defense'"),
         (["list", "attacks", "nope"], "no attack is called 'nope'"),
+        (["list", "metrics", "nope"], "nothing under metrics is called 'nope'"),
         (["list", "planets"], "'planets' is not one of"),
         (["report"], "there is no store at"),
         (["fly"], "No such command 'fly'"),
@@ -187,7 +188,9 @@ def test_list_kinds_as_json(tmp_path: Path) -> None:
             assert {"name", "aliases", "paper", "fields"} <= about.keys()
             assert all({"name", "type", "default", "range", "help"} <= field.keys() for field in about["fields"])
         assert kind != "defenses" or all("family" in about for about in listed)
-    assert len(json.loads(gifthorse("list", "metrics", "--json", cwd=tmp_path).stdout)) > 15
+    listed = json.loads(gifthorse("list", "metrics", "asr", "--json", cwd=tmp_path).stdout)
+    assert [about["name"] for about in listed] == ["benign.asr", "attack.asr", "defense.asr", "downstream.asr"]
+    assert all({"summary", "subject", "unit", "higher_is_better"} <= about.keys() for about in listed)
 
 
 def test_list_one_thing_shows_its_fields(tmp_path: Path) -> None:

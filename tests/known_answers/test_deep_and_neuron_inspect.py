@@ -254,7 +254,7 @@ def test_scores_are_finite_where_all_classes_are_alike(weight: Tensor) -> None:
 def test_each_feature_is_read_out_under_a_name_that_records_know() -> None:
     model, images = SmallCnn(width=4).build((1, 8, 8), 4, 0).eval(), noise_images(20, (1, 8, 8), 4)
     verdict = NeuronInspect().defend(ModelView(model, images), 0)
-    assert {f"aiv_{name}" for name in verdict.readouts} <= METRICS.keys()
+    assert {f"defense.aiv_{name}" for name in verdict.readouts} <= METRICS.keys()
     assert list(verdict.readouts) == ["sparseness", "smoothness", "persistence"]
     sparse = NeuronInspect(smoothness=0.0, persistence=0.0).defend(ModelView(model, images), 0)
     assert verdict.readouts["sparseness"] == pytest.approx(float(anomaly_indices(sparse.scores).max()), rel=1e-4)

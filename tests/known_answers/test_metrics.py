@@ -10,7 +10,6 @@ from sklearn import metrics as oracle
 from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, median
-from gifthorse.core.metric import METRICS
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.metrics import functional as F  # noqa: N812
 
@@ -134,10 +133,3 @@ def test_mask_jaccard() -> None:
     recovered[:, 3, 3] = 0.5
     assert F.mask_jaccard(recovered, true) == pytest.approx(2 / 5)
     assert F.mask_jaccard(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)) == 0
-
-
-def test_every_metric_declares_unit_range_and_direction() -> None:
-    for metric in METRICS.values():
-        assert metric.range[0] < metric.range[1]
-        assert metric.title
-        assert metric.help

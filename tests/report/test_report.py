@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from gifthorse.core.configuration import split_request
+from gifthorse.core.family import FAMILIES, Family
+from gifthorse.core.metric import METRICS, NORM, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
@@ -23,7 +25,7 @@ BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
 STRIP = {"name": "strip", "overlays": 8}
 SHRINKPAD = {"name": "shrinkpad", "shrink": 2}
 CLEANSE = {"name": "neural_cleanse", "steps": 30}
-FAMILIES = {
+FAMILY_OF = {
     "shrinkpad": "reformation",
     "strip": "filtering",
     "fine_pruning": "sanitization",
@@ -58,7 +60,7 @@ def record(**changes: Any) -> Record:
     }
     values |= changes
     defense = values["defense"]
-    return Record.model_validate({"family": defense and FAMILIES.get(defense["name"], "sanitization")} | values)
+    return Record.model_validate({"family": defense and FAMILY_OF.get(defense["name"], "sanitization")} | values)
 
 
 def screened(seed: int = 0, **changes: Any) -> Record:
@@ -92,7 +94,7 @@ def only_group(*records: Record) -> Group:
 
 def only_row(*records: Record) -> Row:
     """Return the one row of the one family's table."""
-    (table,) = only_group(*records).families
+    (table,) = only_group(*records).tables
     (block,) = table.blocks
     (row,) = block.rows
     return row
@@ -200,7 +202,7 @@ def test_an_attack_counts_once_per_seed_whatever_the_number_of_defenses() -> Non
 
 
 def test_unlike_cells_are_never_averaged() -> None:
-    rows = only_group(screened(0), screened(0, defense={"name": "strip", "overlays": 9})).families[0].blocks[0].rows
+    rows = only_group(screened(0), screened(0, defense={"name": "strip", "overlays": 9})).tables[0].blocks[0].rows
     assert [(row.label, row.seeds) for row in rows] == [("strip[overlays=8]", 1), ("strip[overlays=9]", 1)]
     assert len(group([record(), record(profile="paper"), record(dataset={"name": "digits", "size": 8})])) == 3
 
@@ -208,8 +210,7 @@ def test_unlike_cells_are_never_averaged() -> None:
 def test_a_downstream_table_has_a_row_for_each_head_and_tuning_of_each_attack() -> None:
     full, svm = FCN1 | {"tuning": "full"}, {"name": "svm", "tuning": "partial", "share": 1.0}
     records = [tuned(FCN1, 0.9), tuned(FCN1, 0.7, seed=1), tuned(full, 0.3), tuned(svm, 0.6, attack={"name": "wanet"})]
-    table = only_group(*records).downstream
-    assert table is not None
+    (table,) = only_group(*records).tables
     rows = {(block.attack, row.label): row for block in table.blocks for row in block.rows}
     labels = ("fcn1[tuning=partial]", "fcn1[tuning=full]", "svm[tuning=partial]")
     assert list(rows) == [(attack, label) for attack in ("badnets", "wanet") for label in labels]
@@ -226,8 +227,7 @@ def test_a_downstream_table_has_a_row_for_each_head_and_tuning_of_each_attack() 
 
 def test_other_images_than_the_networks_own_are_named_and_are_another_row() -> None:
     other = {"head": FCN1, "dataset": {"name": "mnist", "size": 16}}
-    table = only_group(tuned(FCN1, 0.9), tuned(FCN1, 0.2, downstream=other)).downstream
-    assert table is not None
+    (table,) = only_group(tuned(FCN1, 0.9), tuned(FCN1, 0.2, downstream=other)).tables
     assert [row.label for row in table.blocks[0].rows] == ["fcn1[tuning=partial]", "fcn1[tuning=partial,dataset=mnist]"]
 
 
@@ -236,9 +236,11 @@ def test_downstream_cells_are_in_no_other_row_and_without_them_there_is_no_table
     found = only_group(other, plain, defended)
     assert shown(found.attacks[0], "attack.asr").records == (plain.id,)
     assert found.attacks[0].seeds == 1
-    (table,) = found.families
-    assert [row.records for row in table.blocks[0].rows] == [(defended.id,)]
-    assert only_group(plain, defended).downstream is None
+    family, downstream = found.tables
+    assert (family.about.name, downstream.about.name) == ("filtering", "downstream")
+    assert [row.records for row in family.blocks[0].rows] == [(defended.id,)]
+    assert [row.records for row in downstream.blocks[0].rows] == [(other.id,)]
+    assert [table.about.name for table in only_group(plain, defended).tables] == ["filtering"]
     assert "Downstream tuning" not in page(plain, defended)
 
 
@@ -255,13 +257,67 @@ def test_a_network_of_a_librarys_goes_by_its_own_name() -> None:
 
 
 def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
-    (table,) = only_group(record(defense={"name": "fine_pruning"}, status="failed", reason="x", metrics={})).families
-    assert table.family == "sanitization"
+    (table,) = only_group(record(defense={"name": "fine_pruning"}, status="failed", reason="x", metrics={})).tables
+    assert table.about == FAMILIES["sanitization"]
 
 
 def test_a_defense_without_its_family_is_no_record() -> None:
     with pytest.raises(ValueError, match="family"):
         record(family="filtering")
+
+
+def test_a_family_and_a_metric_of_ones_own_are_a_line_each() -> None:
+    metric = Metric("defense.purity", "purity of the cluster", "filter", NORM, True, "how pure it is", short="Purity")
+    family = Family("clustering", "Training set filtering", "Looks for two clusters.", ("attack.asr", metric.name))
+    METRICS.add(metric)
+    FAMILIES.add(family)
+    try:
+        html = page(record(defense=STRIP, family="clustering", metrics=ATTACK | {"defense.purity": 0.123}))
+    finally:
+        del METRICS[metric.name], FAMILIES[family.name]
+    assert "Looks for two clusters." in html
+    headings = re.findall(r'<abbr title="([^"]*)">(Purity|ASR|ASR before)</abbr><small>', html)
+    assert [heading for _, heading in headings] == ["ASR", "ASR before", "Purity"]
+    assert headings[2][0] == "purity of the cluster: how pure it is"
+    assert '<th scope="row">purity of the cluster</th>' in html
+
+
+def test_what_this_program_does_not_know_is_shown_as_it_is() -> None:
+    html = page(
+        record(
+            defense={"name": "later"},
+            family="of_tomorrow",
+            metrics=ATTACK | {"defense.novel": 12.5, "defense.novel_list": [1.0], "defense.aiv_novel": 3.0},
+            seconds={"defense": 1.0, "unheard": 2.0, "attack": None},
+        )
+    )
+    shown = {(cell["metric"], cell["text"]) for cell in cells_of(html)}
+    assert {("defense.novel", "12.50"), ("defense.aiv_novel", "3.00")} <= shown
+    assert '<h3 id="of_tomorrow-1">of_tomorrow</h3>' in html
+    assert "defense 1.0 s · seconds.unheard 2.0 s" in html
+
+
+def test_every_true_target_is_marked_and_none_where_the_record_names_none() -> None:
+    masks = np.arange(1.0, 41).reshape(40, 1, 1, 1)
+    evidence = {"masks": masks, "patterns": np.full((40, 1, 1, 1), 200, np.uint8)}
+
+    def drawn(*targets: float) -> str:
+        metrics = {"defense.suspect_class": 0, **({"attack.targets": list(targets)} if targets else {})}
+        return render([ReportCell(record(defense=CLEANSE, metrics=metrics), evidence)])
+
+    several = drawn(3, 35)
+    assert "▲ true targets: classes 3, 35." in several
+    assert several.count('<path class="target"') == 2
+    assert {">3 ▲<", ">35 ▲<"} <= set(re.findall(r">\d+ ▲<", several))
+    assert "▲ true targets: all classes." in drawn(*range(40))
+    assert "▲" not in drawn()
+
+
+def test_stages_that_did_not_run_may_be_null_in_old_records() -> None:
+    text = record().to_json().replace('"seconds": {}', '"seconds": {"benign": 1.5, "defense": null}')
+    assert Record.from_json(text).seconds == {"benign": 1.5}
+    with pytest.raises(ValueError, match="seconds"):
+        Record.from_json(text.replace("1.5", '"long"'))
 
 
 def test_no_hole_is_silent() -> None:
@@ -327,12 +383,12 @@ def test_missing_or_empty_evidence_is_left_out() -> None:
 
 def test_charts_bear_odd_numbers() -> None:
     for values in ([0.0], [1.0, 1.0], [-3.0, 2.0, float("nan")], [float("inf"), 1.0], list(range(200))):
-        svg = bar_chart(values, "norm", suspect=0, target=len(values) - 1)
+        svg = bar_chart(values, "norm", suspect=0, targets=[len(values) - 1])
         assert "nan" not in svg
         assert svg.count('class="bar') == len(values)
     score = np.array([-0.5, -0.5, np.nan])
     evidence = {"clean_scores": score, "stamped_scores": score[:0], "threshold": np.array([-0.5])}
-    assert "threshold 0.5" in render([ReportCell(screened(0), evidence)])
+    assert "threshold -0.5" in render([ReportCell(screened(0), evidence)])
 
 
 def test_recovered_triggers_are_mask_times_pattern() -> None:
@@ -348,7 +404,7 @@ def test_recovered_triggers_are_mask_times_pattern() -> None:
 def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[float], what: str) -> None:
     masks = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
     evidence = {"masks": masks, "patterns": np.full((2, 1, 1, 1), 200, np.uint8)}
-    metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5]}
+    metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5], "attack.targets": [1.0]}
     html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
     assert f"{what} per class" in html
     assert "0: 98%" in html

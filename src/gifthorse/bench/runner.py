@@ -25,7 +25,7 @@ from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
-from gifthorse.core.record import Environment, Record, Seconds
+from gifthorse.core.record import Environment, Record
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Splits, Task
 from gifthorse.core.trojan import Trojan
@@ -224,7 +224,7 @@ class Runner:
                 "family": cell.defense.family if cell.defense else None,
                 "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
-                "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
+                "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": _peak_memory_mb(self.device),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),

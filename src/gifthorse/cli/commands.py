@@ -22,6 +22,7 @@ from gifthorse.bench.runner import Runner, pick_device
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Interval, Population, Record, Separation
@@ -140,14 +141,15 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
     described = _described(kind)
     if name is not None:
-        key = name if kind == "metrics" else _catalogue(kind).find(name).name
-        if key not in described:
-            raise RequestError(f"no metric is called '{name}'; listed: {', '.join(described)}")
-        described = {key: described[key]}
+        key = name if kind in ("metrics", "families") else _catalogue(kind).find(name).name
+        # A metric goes by its own name too: asr is that of the attack, after a defense, after downstream tuning.
+        described = {known: about for known, about in described.items() if key in (known, known.rpartition(".")[2])}
+        if not described:
+            raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
     if as_json:
         click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
         return
-    if name is None:
+    if name is None or len(described) > 1:
         table = Table("name", "also", "what it is", box=None)
         for about in described.values():
             family = f" ({about['family']})" if "family" in about else ""
@@ -245,8 +247,7 @@ def print_record(record: Record) -> None:
     answers.print(f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
     table = Table("metric", "value", "meaning", box=None)
     for name, value in record.metrics.items():
-        metric = METRICS.get(name.split(".")[1])
-        table.add_row(name, _format(value), metric.title if metric else "")
+        table.add_row(name, _format(value), METRICS.find(name).title)
     answers.print(table)
 
 
@@ -281,10 +282,9 @@ def print_population(population: Population) -> None:
 
 
 def _index_row(name: str, found: Population | Separation) -> list[str]:
-    metric = METRICS.get(name.removeprefix("defense."))
     tprs = [_estimate(tpr, found.tpr_at_fpr_interval.get(fpr)) for fpr, tpr in found.tpr_at_fpr.items()]
     auroc = "" if found.auroc is None else _estimate(found.auroc, found.auroc_interval)
-    return [name, *(escape(text) for text in [auroc, *tprs]), metric.title if metric else ""]
+    return [name, *(escape(text) for text in [auroc, *tprs]), METRICS.find(name).title]
 
 
 def _estimate(value: float, interval: Interval | None) -> str:
@@ -319,7 +319,7 @@ def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, list):
-        return " ".join(f"{item:.1f}" for item in value)
+        return " ".join(f"{item:.4g}" for item in value)
     return str(value)
 
 
@@ -342,15 +342,20 @@ def _catalogue(kind: str) -> Catalogue[Any]:
 
 
 def _described(kind: str) -> dict[str, dict[str, Any]]:
+    if kind == "families":
+        return {
+            each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}
+            for each in FAMILIES.values()
+        }
     if kind == "metrics":
         return {
-            metric.name: {
-                "name": metric.name,
-                "summary": f"{metric.title}: {metric.help}",
-                "of": metric.of,
-                "unit": metric.unit,
-                "higher_is_better": metric.higher_is_better,
+            each.name: {
+                "name": each.name,
+                "summary": f"{each.title}: {each.meaning}",
+                "subject": each.subject,
+                "unit": each.unit.name,
+                "higher_is_better": each.higher_is_better,
             }
-            for metric in METRICS.values()
+            for each in METRICS.values()
         }
     return {name: cls.describe() for name, cls in _catalogue(kind).items()}

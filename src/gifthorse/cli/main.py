@@ -13,7 +13,7 @@ from gifthorse.core.errors import RequestError, StoreError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "metrics")
+KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
 
 EPILOG = """\b
 Examples:
@@ -104,7 +104,7 @@ def quickstart(
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 def list_(kind: str | None, name: str | None, as_json: bool) -> None:
-    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, metrics.
+    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, families, metrics.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     """

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.outcomes import Outcome
-from gifthorse.core.record import Family
 from gifthorse.core.views import DataFreeView
 
 V = TypeVar("V", bound=DataFreeView)
@@ -14,12 +13,13 @@ V = TypeVar("V", bound=DataFreeView)
 class Defense(Configuration, Generic[V]):
     """A defense sees a view, never the task or the trojan; its ``view`` says which.
 
-    ``family`` is one of the field's four; the fields are the method's settings with the paper's defaults.
+    ``family`` is the name of one in :data:`gifthorse.core.family.FAMILIES`; the fields are the method's settings with
+    the paper's defaults.
     """
 
     catalogue = "defense"
 
-    family: ClassVar[Family]
+    family: ClassVar[str]
     view: ClassVar[type[DataFreeView]]
 
     @abstractmethod

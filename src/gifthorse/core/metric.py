@@ -1,243 +1,253 @@
-"""What each metric of a record means; imports no torch."""
+"""What each number of a record means, declared once; lists, tables, reports and the command line derive from it.
+
+A metric of one's own is one line: ``METRICS.add(Metric("defense.purity", ...))``. Imports no torch.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol, TypeVar
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+D = TypeVar("D", bound=_Named)
+
+
+class Declarations(dict[str, D]):
+    """What is declared, by name and in order."""
+
+    def __init__(self, *listed: D):
+        super().__init__()
+        for each in listed:
+            self.add(each)
+
+    def add(self, declared: D) -> None:
+        """Declare one more; ``ValueError`` where its name already means something else."""
+        if self.setdefault(declared.name, declared) != declared:
+            raise ValueError(f"'{declared.name}' is declared already, and otherwise")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The range of a number, and how it is printed: ``scale`` times, with ``decimals`` (about three digits if none)."""
+
+    name: str
+    low: float
+    high: float
+    symbol: str = ""
+    scale: float = 1
+    decimals: int | None = None
+
+    def text(self, value: float) -> str:
+        """Return a number as tables print it, without its symbol.
+
+        >>> PERCENT.text(0.9876), POINTS.text(-0.0001), POINTS.text(-0.02), FLAG.text(1)
+        ('98.8', '0.0', '−2.0', 'yes')
+        """
+        if self == FLAG:
+            return "yes" if value else "no"
+        scaled = value * self.scale
+        decimals = max(0, 3 - len(str(int(scaled)))) if self.decimals is None else self.decimals
+        text = f"{scaled:.{decimals}f}"
+        return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+_INF = float("inf")
+PERCENT = Unit("fraction", 0, 1, "%", 100, 1)
+FRACTION = Unit("fraction", 0, 1, decimals=3)
+POINTS = Unit("points", -1, 1, "points", 100, 1)
+FLAG = Unit("flag", 0, 1)
+CLASS = Unit("class", 0, _INF, decimals=0)
+INDEX = Unit("index", -_INF, _INF, decimals=2)
+RATIO = Unit("ratio", 0, _INF, decimals=2)
+NORM = Unit("norm", 0, _INF, decimals=2)
+SECONDS = Unit("seconds", 0, _INF, "s")
+MILLISECONDS = Unit("seconds", 0, _INF, "ms", 1000)
+UNDECLARED = Unit("undeclared", -_INF, _INF, decimals=2)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's title, unit, range and direction; ``higher_is_better`` is from the user's side named in ``of``."""
+    """A number, or a list of numbers, of a record; ``name`` is its scope and its own name: ``attack.asr``.
+
+    ``higher_is_better`` is from the side of the ``subject``, which is what the number judges. ``short`` heads its
+    column in tables. ``formula`` is the definition with its source: f is the model, f₀ its benign twin, x a clean test
+    image of class y, x′ the same image stamped, t the target of x′. A name that ends in ``*`` stands for all names with
+    that beginning.
+    """
 
     name: str
     title: str
-    of: Literal["attack", "defense", "filter", "detector"]
-    unit: Literal["fraction", "points", "index", "norm", "class", "flag"]
-    range: tuple[float, float]
+    subject: str
+    unit: Unit
     higher_is_better: bool | None
     help: str
+    formula: str = ""
+    short: str = ""
+
+    @property
+    def scope(self) -> str:
+        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, or ``seconds`` for a time."""
+        return self.name.partition(".")[0]
+
+    @property
+    def heading(self) -> str:
+        """Return what heads the metric's column."""
+        return self.short or self.title
+
+    @property
+    def better(self) -> str:
+        """Return ``higher``, ``lower``, or nothing where neither is better or the answer is yes or no."""
+        if self.higher_is_better is None or self.unit == FLAG:
+            return ""
+        return "higher" if self.higher_is_better else "lower"
+
+    @property
+    def meaning(self) -> str:
+        """Return what the metric is, with its definition."""
+        return f"{self.help} ({self.formula})" if self.formula else self.help
 
 
-_INF = float("inf")
+class Metrics(Declarations[Metric]):
+    """The declared metrics."""
 
-_LISTED = (
-    Metric("acc", "accuracy", "attack", "fraction", (0, 1), True, "share of clean test images classified correctly"),
-    Metric(
-        "adversarial_acc",
-        "adversarial accuracy",
-        "attack",
-        "fraction",
-        (0, 1),
-        True,
-        "accuracy on PGD inputs of the adversary that the model was trained against, worst of all steps (AEGIS V-A)",
-    ),
-    Metric(
-        "asr",
-        "attack success rate",
-        "attack",
-        "fraction",
-        (0, 1),
-        True,
-        "share of stamped test images, true class not the target, that get the target (TrojanZoo eq. 3)",
-    ),
-    Metric(
-        "tmc",
-        "trojan misclassification confidence",
-        "attack",
-        "fraction",
-        (0, 1),
-        True,
-        "mean confidence in the target over successful stamped images (TrojanZoo 4.2)",
-    ),
-    Metric(
-        "benign_asr",
-        "attack success rate on the benign twin",
-        "attack",
-        "fraction",
-        (0, 1),
-        None,
-        "the same on the benign twin after the same downstream tuning: what the trigger does without a backdoor",
-    ),
-    Metric(
-        "cad",
-        "clean accuracy drop",
-        "attack",
-        "points",
-        (-1, 1),
-        False,
-        "accuracy of the benign twin minus the trojan's, downstream after the same tuning; for a defense, before minus "
-        "after (TrojanZoo 4.2, 4.4)",
-    ),
-    Metric(
-        "ccc",
-        "clean classification confidence",
-        "attack",
-        "fraction",
-        (0, 1),
-        True,
-        "mean confidence in the true class of clean test images (TrojanZoo 4.2)",
-    ),
-    Metric(
-        "valid",
-        "the attack took",
-        "attack",
-        "flag",
-        (0, 1),
-        True,
-        "ASR at or above 0.8 and clean accuracy drop at or below 0.05; no defense gets credit otherwise",
-    ),
-    Metric(
-        "ard",
-        "attack rate deduction",
-        "defense",
-        "points",
-        (-1, 1),
-        True,
-        "ASR before minus after the defense (TrojanZoo 4.4)",
-    ),
-    Metric(
-        "tpr",
-        "true positive rate",
-        "filter",
-        "fraction",
-        (0, 1),
-        True,
-        "share of stamped images flagged at the threshold set on the defender's clean images (TrojanZoo eq. 5)",
-    ),
-    Metric("fpr", "false positive rate", "filter", "fraction", (0, 1), False, "share of clean test images flagged"),
-    Metric("precision", "precision", "filter", "fraction", (0, 1), True, "share of flagged images that are stamped"),
-    Metric("recall", "recall", "filter", "fraction", (0, 1), True, "the true positive rate by its other name"),
-    Metric("f1", "F1 score", "filter", "fraction", (0, 1), True, "harmonic mean of precision and recall"),
-    Metric("accuracy", "filter accuracy", "filter", "fraction", (0, 1), True, "share of correct decisions on pairs"),
-    Metric(
-        "auroc",
-        "area under the ROC curve",
-        "filter",
-        "fraction",
-        (0, 1),
-        True,
-        "chance that a stamped image scores above a clean one, ties counting half",
-    ),
-    Metric(
-        "index",
-        "the method's own index",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "what the method compares with its threshold: the anomaly index, unless it has an index of its own",
-    ),
-    Metric(
-        "aiv",
-        "anomaly index value",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "largest one-sided deviation from the median in units of 1.4826 MAD (Neural Cleanse IV-C)",
-    ),
-    Metric(
-        "aiv_log",
-        "anomaly index on log norms",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the same index on the logarithms of the trigger norms",
-    ),
-    Metric(
-        "aiv_ratio",
-        "median to smallest norm",
-        "detector",
-        "index",
-        (0, _INF),
-        None,
-        "median of the trigger norms over the smallest",
-    ),
-    Metric(
-        "aiv_quality",
-        "anomaly index of TABOR's trigger quality",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the same index on TABOR's own measure of each recovered trigger (TABOR section 5)",
-    ),
-    Metric(
-        "aiv_stimulation",
-        "largest stimulation margin",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the most that one unit lifts its class above every other (ABS Algorithm 1)",
-    ),
-    Metric(
-        "aiv_sparseness",
-        "anomaly index of heat-map sparseness",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the same index on NeuronInspect's sparseness alone: the L1 norm of a class's heat maps",
-    ),
-    Metric(
-        "aiv_smoothness",
-        "anomaly index of heat-map smoothness",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the same index on NeuronInspect's smoothness alone: the L1 norm of the heat maps' Laplacian",
-    ),
-    Metric(
-        "aiv_persistence",
-        "anomaly index of heat-map persistence",
-        "detector",
-        "index",
-        (-_INF, _INF),
-        None,
-        "the same index on NeuronInspect's persistence alone: the pixels that two images' heat maps disagree on",
-    ),
-    Metric("flagged", "model flagged", "detector", "flag", (0, 1), None, "the method's own index above its threshold"),
-    Metric("suspect_class", "suspect class", "detector", "class", (0, _INF), None, "the flagged class, if any"),
-    Metric(
-        "held_out_asr",
-        "ASR of each recovered trigger on held-out images",
-        "detector",
-        "fraction",
-        (0, 1),
-        None,
-        "per class, on the defender's own clean images of other classes that the search has not seen",
-    ),
-    Metric("hit", "target ranked first", "detector", "flag", (0, 1), True, "the target alone has the highest score"),
-    Metric("scores", "score per class", "detector", "index", (-_INF, _INF), None, "higher is more suspicious"),
-    Metric(
-        "mln",
-        "mask L1 norm",
-        "detector",
-        "norm",
-        (0, _INF),
-        None,
-        "L1 norm of the mask recovered for the target (TrojanZoo 4.4)",
-    ),
-    Metric(
-        "mjs",
-        "mask Jaccard similarity",
-        "detector",
-        "fraction",
-        (0, 1),
-        True,
-        "Jaccard index of recovered and true mask (TrojanZoo eq. 6), recovered pixels above 0.1",
-    ),
-    Metric(
-        "recovered_asr",
-        "ASR of the recovered trigger",
-        "detector",
-        "fraction",
-        (0, 1),
-        True,
-        "success of the trigger recovered for the target, on test images of other classes",
-    ),
+    def find(self, name: str) -> Metric:
+        """Return the metric of that name, a stand-in with the unit ``UNDECLARED`` where it is not declared."""
+        families = (each for each in self.values() if each.name[-1] == "*" and name.startswith(each.name[:-1]))
+        return self.get(name) or next(families, Metric(name, name, "", UNDECLARED, None, ""))
+
+
+_STAMPED = "stamped test images of another class than their target"
+
+# A table to be read down; the formatter would give every word a line.
+# fmt: off
+METRICS = Metrics(
+    Metric("benign.acc", "accuracy of the benign model", "benign model", PERCENT, True,
+           "share of clean test images that the benign model classifies correctly", "#{f(x) = y} / #x"),
+    Metric("benign.adversarial_acc", "adversarial accuracy of the benign model", "benign model", PERCENT, True,
+           "accuracy of the benign model on PGD inputs of the adversary of its training, worst of all steps",
+           "AEGIS V-A"),
+    Metric("benign.asr", "attack success rate on the benign twin", "attack", PERCENT, None,
+           "share of the same images that the benign twin gives the target: what the trigger does without a backdoor",
+           "#{f₀(x′) = t, y ≠ t} / #{y ≠ t}", "Benign ASR"),
+
+    Metric("attack.acc", "accuracy", "attack", PERCENT, True,
+           "share of clean test images that the trojaned model classifies correctly", "#{f(x) = y} / #x", "Accuracy"),
+    Metric("attack.adversarial_acc", "adversarial accuracy", "attack", PERCENT, True,
+           "accuracy on PGD inputs of the adversary that the model was trained against, worst of all steps",
+           "AEGIS V-A"),
+    Metric("attack.asr", "attack success rate", "attack", PERCENT, True,
+           f"share of {_STAMPED} that get the target", "#{f(x′) = t, y ≠ t} / #{y ≠ t}, TrojanZoo eq. 3", "ASR"),
+    Metric("attack.targets", "targets", "attack", CLASS, None, "the classes that stamped images should get"),
+    Metric("attack.asr_by_target", "attack success rate by target", "attack", PERCENT, True,
+           "the same over the images of each target alone, in the order of attack.targets"),
+    Metric("attack.asr_min", "lowest attack success rate of a target", "attack", PERCENT, True,
+           "the smallest attack success rate by target: what the weakest of several backdoors does"),
+    Metric("attack.leakage", "leakage to other source classes", "attack", PERCENT, False,
+           "share of stamped test images whose class is no source of the attack that get the target all the same"),
+    Metric("attack.tmc", "trojan misclassification confidence", "attack", PERCENT, True,
+           "mean confidence in the target over successful stamped images", "TrojanZoo 4.2", "TMC"),
+    Metric("attack.cad", "clean accuracy drop", "attack", POINTS, False,
+           "accuracy of the benign twin minus that of the trojaned model", "acc(f₀) − acc(f), TrojanZoo 4.2", "CAD"),
+    Metric("attack.ccc", "clean classification confidence", "attack", PERCENT, True,
+           "mean confidence in the true class of clean test images", "TrojanZoo 4.2", "CCC"),
+    Metric("attack.valid", "the attack took", "attack", FLAG, True,
+           "ASR at or above 0.8 and clean accuracy drop at or below 0.05; no defense gets credit otherwise",
+           short="Took"),
+
+    Metric("defense.acc", "accuracy after the defense", "defense", PERCENT, True,
+           "share of clean test images classified correctly after the defense", "#{f(x) = y} / #x", "Accuracy"),
+    Metric("defense.asr", "attack success rate after the defense", "defense", PERCENT, False,
+           f"share of {_STAMPED} that get it in spite of the defense", "TrojanZoo eq. 3", "ASR"),
+    Metric("defense.tmc", "trojan misclassification confidence after the defense", "defense", PERCENT, False,
+           "mean confidence in the target over stamped images that succeed after the defense", "TrojanZoo 4.4", "TMC"),
+    Metric("defense.cad", "clean accuracy drop by the defense", "defense", POINTS, False,
+           "accuracy before minus after the defense", "TrojanZoo 4.4", "CAD"),
+    Metric("defense.ccc", "clean classification confidence after the defense", "defense", PERCENT, True,
+           "mean confidence in the true class of clean test images after the defense", "TrojanZoo 4.4", "CCC"),
+    Metric("defense.ard", "attack rate deduction", "defense", POINTS, True,
+           "ASR before minus after the defense", "TrojanZoo 4.4", "ARD"),
+
+    Metric("defense.tpr", "true positive rate", "filter", PERCENT, True,
+           "share of stamped samples flagged: test images, by a threshold set on clean ones, or training images",
+           "TP / (TP + FN), TrojanZoo eq. 5", "TPR"),
+    Metric("defense.fpr", "false positive rate", "filter", PERCENT, False,
+           "share of clean samples flagged", "FP / (FP + TN)", "FPR"),
+    Metric("defense.precision", "precision", "filter", PERCENT, True,
+           "share of flagged samples that are stamped", "TP / (TP + FP)", "Precision"),
+    Metric("defense.recall", "recall", "filter", PERCENT, True,
+           "the true positive rate by its other name", short="Recall"),
+    Metric("defense.f1", "F1 score", "filter", FRACTION, True,
+           "harmonic mean of precision and recall", "2 TP / (2 TP + FP + FN)", "F1"),
+    Metric("defense.accuracy", "filter accuracy", "filter", PERCENT, True,
+           "share of samples, clean and stamped, decided correctly", "(TP + TN) / all, TrojanZoo Table 23"),
+    Metric("defense.auroc", "area under the ROC curve", "filter", FRACTION, True,
+           "chance that a stamped sample scores above a clean one, ties counting half", short="AUROC"),
+    Metric("defense.removed", "share removed", "filter", PERCENT, None,
+           "share of the training set that was removed before training anew", short="Removed"),
+
+    Metric("defense.index", "the method's own index", "detector", INDEX, None,
+           "what the method compares with its threshold: the anomaly index, unless it has an index of its own",
+           short="Index"),
+    Metric("defense.aiv", "anomaly index value", "detector", INDEX, None,
+           "largest one-sided deviation from the median in units of 1.4826 MAD", "Neural Cleanse IV-C"),
+    Metric("defense.aiv_log", "anomaly index on log norms", "detector", INDEX, None,
+           "the same index on the logarithms of the trigger norms", short="Log index"),
+    Metric("defense.aiv_ratio", "median to smallest norm", "detector", RATIO, None,
+           "median of the trigger norms over the smallest", short="Ratio"),
+    Metric("defense.aiv_quality", "anomaly index of TABOR's trigger quality", "detector", INDEX, None,
+           "the same index on TABOR's own measure of each recovered trigger", "TABOR section 5"),
+    Metric("defense.aiv_stimulation", "largest stimulation margin", "detector", INDEX, None,
+           "the most that one unit lifts its class above every other", "ABS Algorithm 1"),
+    Metric("defense.aiv_sparseness", "anomaly index of heat-map sparseness", "detector", INDEX, None,
+           "the same index on NeuronInspect's sparseness alone: the L1 norm of a class's heat maps"),
+    Metric("defense.aiv_smoothness", "anomaly index of heat-map smoothness", "detector", INDEX, None,
+           "the same index on NeuronInspect's smoothness alone: the L1 norm of the heat maps' Laplacian"),
+    Metric("defense.aiv_persistence", "anomaly index of heat-map persistence", "detector", INDEX, None,
+           "the same index on NeuronInspect's persistence alone: the pixels that two images' heat maps disagree on"),
+    Metric("defense.aiv_*", "further index", "detector", INDEX, None,
+           "a model-level index of the method, which names it; higher is more suspicious"),
+    Metric("defense.flagged", "model flagged", "detector", FLAG, None,
+           "the method's own index above its threshold", short="Flagged"),
+    Metric("defense.suspect_class", "suspect class", "detector", CLASS, None,
+           "the flagged class, if any", short="Suspect"),
+    Metric("defense.held_out_asr", "ASR of each recovered trigger on held-out images", "detector", PERCENT, None,
+           "per class, on the defender's own clean images of other classes that the search has not seen"),
+    Metric("defense.hit", "target ranked first", "detector", FLAG, True,
+           "the target alone has the highest score", short="Hit"),
+    Metric("defense.scores", "score per class", "detector", INDEX, None, "higher is more suspicious"),
+    Metric("defense.mln", "mask L1 norm", "detector", NORM, None,
+           "L1 norm of the mask recovered for the target", "TrojanZoo 4.4", "MLN"),
+    Metric("defense.mjs", "mask Jaccard similarity", "detector", FRACTION, True,
+           "Jaccard index of recovered and true mask, recovered pixels above 0.1", "TrojanZoo eq. 6", "MJS"),
+    Metric("defense.recovered_asr", "ASR of the recovered trigger", "detector", PERCENT, True,
+           "success of the trigger recovered for the target, on test images of other classes", short="Trigger ASR"),
+
+    Metric("downstream.acc", "accuracy after downstream tuning", "attack", PERCENT, True,
+           "share of the downstream user's test images classified correctly", "#{f(x) = y} / #x", "Accuracy"),
+    Metric("downstream.cad", "clean accuracy drop after downstream tuning", "attack", POINTS, False,
+           "accuracy of the benign twin minus that of the trojaned model, both tuned alike", "acc(f₀) − acc(f)", "CAD"),
+    Metric("downstream.asr", "attack success rate after downstream tuning", "attack", PERCENT, True,
+           f"share of the downstream user's {_STAMPED} that get it", "TrojanZoo eq. 3", "ASR"),
+    Metric("downstream.tmc", "trojan misclassification confidence after downstream tuning", "attack", PERCENT, True,
+           "mean confidence in the target over stamped images that succeed after the tuning", "TrojanZoo 4.2", "TMC"),
+    Metric("downstream.benign_asr", "attack success rate on the tuned benign twin", "attack", PERCENT, None,
+           "the same on the benign twin after the same tuning: what the trigger does without a backdoor",
+           short="Benign ASR"),
+
+    Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
+    Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),
+    Metric("seconds.attack", "attack", "attack", SECONDS, None, "wall time of the attack"),
+    Metric("seconds.judgement", "judgement", "attack", SECONDS, None, "wall time of measuring the attack"),
+    Metric("seconds.prepared", "preparation", "defense", SECONDS, None,
+           "wall time of what the defense prepares once for all models"),
+    Metric("seconds.defense", "defense", "defense", SECONDS, None,
+           "wall time of the defense for one model", short="Time"),
+    Metric("seconds.defense_per_input", "defense, per input", "defense", MILLISECONDS, None,
+           "wall time for one input, warm, in a batch", short="Per input"),
+    Metric("seconds.downstream", "downstream tuning", "attack", SECONDS, None,
+           "wall time of tuning one model; that of its benign twin takes as long", short="Time"),
 )
-
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _LISTED}
+# fmt: on

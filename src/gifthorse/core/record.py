@@ -1,29 +1,18 @@
 """The records: typed, versioned JSON documents, one per cell of the grid and one per population. Imports no torch."""
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Metric = float | int | bool | list[float]
-
-Family = Literal["reformation", "filtering", "sanitization", "inspection"]
-"""The field's four families of defenses."""
 
 Status = Literal["done", "skipped", "failed"]
 
 
-class Seconds(BaseModel):
-    """Wall time, measured by the runner. A stage answered from the store keeps the time it once took."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    benign: float | None = None
-    twin: float | None = None
-    attack: float | None = None
-    defense: float | None = None
-    defense_per_input: float | None = None
-    downstream: float | None = None
-    """One transfer of the trojan; that of its benign twin takes as long."""
+def _without_null(seconds: Any) -> Any:
+    """Leave out the stages that did not run: records were once written with all of them."""
+    return {k: v for k, v in seconds.items() if v is not None} if isinstance(seconds, Mapping) else seconds
 
 
 class Downstream(BaseModel):
@@ -69,7 +58,9 @@ class Record(Document):
 
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
-    ``downstream`` is there where the delivered network was given a new head and tuned.
+    ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
+    stage, measured by the runner; a stage answered from the store keeps the time it once took. What metrics, stages
+    and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -83,10 +74,10 @@ class Record(Document):
     seed: int
     attack: dict[str, Any]
     defense: dict[str, Any] | None
-    family: Family | None = None
+    family: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     downstream: Downstream | None = None
     metrics: dict[str, Metric] = {}
-    seconds: Seconds = Seconds()
+    seconds: Annotated[dict[str, float], BeforeValidator(_without_null)] = {}
     peak_memory_mb: int | None = None
     environment: Environment
     created: str

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -11,30 +10,12 @@ from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
-from gifthorse.report.naming import command, key, labels, name_of
-from gifthorse.report.tables import (
-    ATTACK_COLUMNS,
-    DOWNSTREAM_COLUMNS,
-    FAMILY_COLUMNS,
-    Form,
-    Value,
-    downstream_labels,
-    format_value,
-    measure,
-)
+from gifthorse.report.naming import command, key, labels
+from gifthorse.report.tables import Value, downstream_labels, measure
 
 GALLERY = 20
 """Most recovered triggers shown of one model."""
 
-_FORMS: dict[str, Form] = {"fraction": "percent", "points": "points", "flag": "flag", "class": "class"}
-_FORMS_IN_TABLES = {
-    column.metric: column.form
-    for columns in (ATTACK_COLUMNS, DOWNSTREAM_COLUMNS, *FAMILY_COLUMNS.values())
-    for column in columns
-}
-_UNITS = {"percent": "%", "points": " points"}
-# Screens whose score has a name of its own; any other is drawn as "score".
-_SCREENS = {"strip": ("entropy in nats (flagged: below the threshold)", -1.0)}
 _PICTURES = {
     "clean": "Clean test images",
     "stamped": "Stamped with the trigger",
@@ -134,7 +115,7 @@ def _cell(cell: ReportCell, title: str) -> CellDetail:
         title=title,
         record=record,
         rows=_picture_rows(evidence, before, "reformed") if "reformed" in evidence else (),
-        charts=tuple(chart for chart in (_class_chart(record, evidence), _score_chart(record, evidence)) if chart),
+        charts=tuple(chart for chart in (_class_chart(record, evidence), _score_chart(evidence)) if chart),
         triggers=triggers,
         triggers_caption=caption,
         measurements=_measurements(record),
@@ -157,39 +138,42 @@ def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | 
         what, values = "score (higher is more suspicious)", scores
     else:
         return None
-    suspect, target = _suspect(record), _target(record)
+    suspect, targets = _suspect(record), _targets(record)
     caption = f"{what[0].upper()}{what[1:]} per class; dashed: the median."
     caption += " No class is suspect." if suspect is None else f" Suspect: class {suspect}, highlighted."
-    caption += "" if target is None else f" ▲ true target: class {target}."
-    return Chart(bar_chart(values, what, suspect, target), caption)
+    if len(targets) == 1:
+        caption += f" ▲ true target: class {targets[0]}."
+    elif targets:
+        which = "all classes" if len(targets) == len(values) else f"classes {', '.join(map(str, targets))}"
+        caption += f" ▲ true targets: {which}."
+    return Chart(bar_chart(values, what, suspect, targets), caption)
 
 
-def _score_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
+def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
     if "clean_scores" not in evidence or "threshold" not in evidence:
         return None
-    name = name_of(record.defense or {})
-    axis, sign = _SCREENS.get(name, ("score (flagged: above the threshold)", 1.0))
     panels = [
-        Histogram(style, style, sign * evidence[f"{style}_scores"].ravel())
+        Histogram(style, style, evidence[f"{style}_scores"].ravel())
         for style in ("clean", "stamped")
         if f"{style}_scores" in evidence
     ]
-    caption = "Scores of clean and stamped test images, each panel on its own vertical scale; dashed: the threshold."
-    return Chart(histograms(panels, sign * float(evidence["threshold"].ravel()[0]), axis), caption)
+    caption = "Scores of clean and stamped images, each panel on its own vertical scale; dashed: the threshold."
+    threshold = float(evidence["threshold"].ravel()[0])
+    return Chart(histograms(panels, threshold, "score (flagged: above the threshold)"), caption)
 
 
 def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple[Shown, ...], str]:
     masks, patterns = evidence.get("masks"), evidence.get("patterns")
     if masks is None or patterns is None or not _drawable(patterns):
         return (), ""
-    suspect, target = _suspect(record), _target(record)
+    suspect, targets = _suspect(record), _targets(record)
     smallest = sorted(range(len(masks)), key=_norms(masks).__getitem__)[:GALLERY]
-    chosen = sorted({*smallest, *(index for index in (target,) if index is not None and index < len(masks))})
+    chosen = sorted({*smallest, *(target for target in targets[:GALLERY] if target < len(masks))})
     pictures = recovered_triggers(masks, patterns)
     rates = record.metrics.get("defense.held_out_asr")
 
     def label(index: int) -> str:
-        name = f"{index} ▲" if index == target else str(index)
+        name = f"{index} ▲" if index in targets else str(index)
         return f"{name}: {rates[index]:.0%}" if isinstance(rates, list) else name
 
     shown = [Shown(picture_row(pictures[[index]]), label(index), index == suspect) for index in chosen]
@@ -207,26 +191,16 @@ def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
     alone = record.defense is None and record.downstream is None
     scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.")
     found = []
-    for metric in record.metrics:
-        value = measure(record, metric)
-        if value is not None and metric.startswith(scopes):
-            meaning = METRICS.get(metric.partition(".")[2])
-            form = _FORMS_IN_TABLES.get(metric) or _FORMS.get(meaning.unit if meaning else "", "number")
-            text = format_value(value, form) + _UNITS.get(form, "")
-            found.append((meaning.title if meaning else metric, Value(metric, text, "", repr(value), (record.id,))))
+    for name in record.metrics:
+        value, metric = measure(record, name), METRICS.find(name)
+        if value is not None and name.startswith(scopes):
+            text = f"{metric.unit.text(value)} {metric.unit.symbol}".strip().replace(" %", "%")
+            found.append((metric.title, Value(name, text, "", repr(value), (record.id,))))
     return tuple(found)
 
 
 def _times(record: Record) -> tuple[tuple[str, str], ...]:
-    seconds = record.seconds
-    listed = {
-        "benign model": seconds.benign,
-        "attack": seconds.attack,
-        "defense": seconds.defense,
-        "defense, per input": seconds.defense_per_input,
-        "downstream tuning": seconds.downstream,
-    }
-    times = [(name, duration(value)) for name, value in listed.items() if value is not None]
+    times = [(METRICS.find(f"seconds.{stage}").title, duration(value)) for stage, value in record.seconds.items()]
     if record.peak_memory_mb is not None:
         times.append(("peak memory", f"{record.peak_memory_mb} MB"))
     return tuple(times)
@@ -245,9 +219,9 @@ def _suspect(record: Record) -> int | None:
     return None if value is None else int(value)
 
 
-def _target(record: Record) -> int | None:
-    value: Any = record.attack.get("target")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _targets(record: Record) -> list[int]:
+    found = record.metrics.get("attack.targets")
+    return [int(target) for target in found] if isinstance(found, list) else []
 
 
 def _drawable(pixels: np.ndarray) -> bool:

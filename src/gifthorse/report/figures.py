@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +57,8 @@ def recovered_triggers(masks: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     return levels
 
 
-def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, target: int | None = None) -> Markup:
-    """Return one bar per class with a line at the median, the suspect highlighted and the target marked."""
+def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, targets: Collection[int] = ()) -> Markup:
+    """Return one bar per class with a line at the median, the suspect highlighted and the targets marked."""
     heights = [value if math.isfinite(value) else 0.0 for value in values]
     median = float(np.median(heights))
     ticks = _ticks(min(0.0, *heights), max(0.0, *heights))
@@ -70,6 +70,8 @@ def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, ta
 
     step = (_RIGHT - _LEFT) / len(heights)
     every = math.ceil(len(heights) / 20)
+    # The numbers of many targets would overlap.
+    numbered = {suspect, *(targets if len(targets) == 1 else ())}
     parts = [_grid(tick, y(tick)) for tick in ticks]
     for index, value in enumerate(heights):
         middle = _LEFT + (index + 0.5) * step
@@ -85,9 +87,9 @@ def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, ta
                 f"class {index}: {value:.2f}",
             )
         )
-        if index % every == 0 or index in (suspect, target):
+        if index % every == 0 or index in numbered:
             parts.append(_text(index, middle, bottom + 14, "middle"))
-        if index == target:
+        if index in targets:
             parts.append(
                 Markup('<path class="target" d="M{:.1f} {} l4 7 h-8 z"/>').format(middle, bottom + 18),
             )

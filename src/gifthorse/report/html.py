@@ -4,28 +4,16 @@ from collections.abc import Iterable, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gifthorse.core.metric import METRICS
+from gifthorse.core.family import ATTACK, FAMILIES
+from gifthorse.core.metric import METRICS, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.details import trojans
 from gifthorse.report.naming import labels
-from gifthorse.report.tables import ATTACK_COLUMNS, DOWNSTREAM_COLUMNS, FAMILY_COLUMNS, group
+from gifthorse.report.tables import columns_of, group
 
 OPEN_TROJANS, OPEN_CELLS = 12, 8
 """Reports of at most so many cells show their trojans, and their cells, unfolded."""
-
-FAMILIES = {
-    "reformation": (
-        "Input reformation",
-        "Changes every input before the model sees it, so that a trigger no longer works.",
-    ),
-    "filtering": ("Input filtering", "Flags suspicious inputs while the model is in use."),
-    "sanitization": ("Model sanitization", "Repairs the model, so that it forgets the backdoor."),
-    "inspection": (
-        "Model inspection",
-        "Examines the model and says whether it has a backdoor, and for which class.",
-    ),
-}
 
 _TEMPLATES = Environment(
     loader=PackageLoader("gifthorse.report"),
@@ -47,8 +35,9 @@ def render(cells: Sequence[ReportCell], title: str = "Backdoor report") -> str:
         reduced=sorted({record.profile for record in records} - {"paper"}),
         groups=[(part, trojans([by_id[record.id] for record in part.records])) for part in groups],
         versions=len({part.version for part in groups}),
-        attack_columns=ATTACK_COLUMNS,
-        families=FAMILIES,
+        attack=ATTACK,
+        attack_columns=columns_of(ATTACK),
+        families=list(FAMILIES.values()),
         glossary=_glossary(records),
         anchors={identity: f"cell-{number}" for number, identity in enumerate(by_id, 1)},
         open_trojans=len(cells) <= OPEN_TROJANS,
@@ -83,9 +72,7 @@ def _listed(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(values)) or "none"
 
 
-def _glossary(records: Iterable[Record]) -> list[tuple[str, str, str]]:
-    """Return abbreviation, title and meaning of every metric that occurs."""
-    occurring = {metric.partition(".")[2] for record in records for metric in record.metrics}
-    columns = [column for listed in (ATTACK_COLUMNS, *FAMILY_COLUMNS.values(), DOWNSTREAM_COLUMNS) for column in listed]
-    shorts = {column.metric.partition(".")[2]: column.short for column in reversed(columns)}
-    return [(shorts.get(name, ""), metric.title, metric.help) for name, metric in METRICS.items() if name in occurring]
+def _glossary(records: Iterable[Record]) -> list[Metric]:
+    """Return every declared metric that occurs."""
+    occurring = {METRICS.find(name).name for record in records for name in record.metrics}
+    return [metric for metric in METRICS.values() if metric.name in occurring]

@@ -1,99 +1,14 @@
 """From records to the data of tables; pure, and the only place where seeds are averaged."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
-from gifthorse.core.metric import METRICS
-from gifthorse.core.record import Family, Record
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
+from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
+from gifthorse.core.record import Record
 from gifthorse.report.naming import key, labels, name_of
-
-Form = Literal["percent", "points", "fraction", "number", "flag", "class", "seconds", "milliseconds"]
-Better = Literal["higher", "lower"]
-
-_UNITS: dict[Form, str] = {"percent": "%", "points": "points", "seconds": "s", "milliseconds": "ms"}
-_FACTORS: dict[Form, float] = {"percent": 100, "points": 100, "milliseconds": 1000}
-_DECIMALS: dict[Form, int] = {"percent": 1, "points": 1, "fraction": 3, "number": 2, "class": 0}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric as a table shows it; ``better`` is from the side of the table's subject."""
-
-    metric: str
-    short: str
-    form: Form
-    better: Better | None = None
-
-    @property
-    def unit(self) -> str:
-        """Return the unit printed below the column's name."""
-        return _UNITS.get(self.form, "")
-
-    @property
-    def explanation(self) -> str:
-        """Return the metric's title and help."""
-        if self.metric in _TIMES:
-            return _TIMES[self.metric]
-        scope, _, name = self.metric.partition(".")
-        meaning = f"{METRICS[name].title}: {METRICS[name].help}"
-        return f"{meaning}, for the benign model" if scope == "benign" else meaning
-
-
-_TIMES = {
-    "seconds.downstream": "wall time of tuning one model",
-    "seconds.defense": "wall time of the defense for one model",
-    "seconds.defense_per_input": "wall time for one input, warm, in a batch",
-}
-
-ATTACK_COLUMNS = (
-    Column("attack.acc", "Accuracy", "percent", "higher"),
-    Column("attack.cad", "CAD", "points", "lower"),
-    Column("attack.asr", "ASR", "percent", "higher"),
-    Column("attack.tmc", "TMC", "percent", "higher"),
-    Column("attack.ccc", "CCC", "percent", "higher"),
-    Column("benign.asr", "Benign ASR", "percent"),
-    Column("attack.valid", "Took", "flag"),
-)
-_REPAIR_COLUMNS = (
-    Column("defense.acc", "Accuracy", "percent", "higher"),
-    Column("defense.cad", "CAD", "points", "lower"),
-    Column("defense.asr", "ASR", "percent", "lower"),
-    Column("defense.ard", "ARD", "points", "higher"),
-)
-FAMILY_COLUMNS: dict[Family, tuple[Column, ...]] = {
-    "reformation": (*_REPAIR_COLUMNS, Column("seconds.defense_per_input", "Per input", "milliseconds")),
-    "filtering": (
-        Column("defense.tpr", "TPR", "percent", "higher"),
-        Column("defense.fpr", "FPR", "percent", "lower"),
-        Column("defense.auroc", "AUROC", "fraction", "higher"),
-        Column("defense.f1", "F1", "fraction", "higher"),
-        Column("seconds.defense_per_input", "Per input", "milliseconds"),
-    ),
-    "sanitization": (*_REPAIR_COLUMNS, Column("seconds.defense", "Time", "seconds")),
-    "inspection": (
-        Column("defense.index", "Index", "number"),
-        Column("defense.aiv_log", "Log index", "number"),
-        Column("defense.aiv_ratio", "Ratio", "number"),
-        Column("defense.flagged", "Flagged", "flag"),
-        Column("defense.suspect_class", "Suspect", "class"),
-        Column("defense.hit", "Hit", "flag"),
-        Column("defense.mln", "MLN", "number"),
-        Column("defense.mjs", "MJS", "fraction", "higher"),
-        Column("defense.recovered_asr", "Trigger ASR", "percent", "higher"),
-        Column("seconds.defense", "Time", "seconds"),
-    ),
-}
-DOWNSTREAM_COLUMNS = (
-    Column("downstream.acc", "Accuracy", "percent", "higher"),
-    Column("downstream.cad", "CAD", "points", "lower"),
-    Column("attack.asr", "ASR before", "percent", "higher"),
-    Column("downstream.asr", "ASR", "percent", "higher"),
-    Column("downstream.tmc", "TMC", "percent", "higher"),
-    Column("downstream.benign_asr", "Benign ASR", "percent"),
-    Column("seconds.downstream", "Time", "seconds"),
-)
 
 
 @dataclass(frozen=True)
@@ -147,19 +62,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class FamilyTable:
-    """Every attack of a group against every defense of one family."""
+class ResultTable:
+    """Every attack of a group against every defense of one family, or under every downstream user's tuning."""
 
-    family: Family
-    columns: tuple[Column, ...]
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class DownstreamTable:
-    """Every attack of a group under every head and tuning that downstream users gave it."""
-
-    columns: tuple[Column, ...]
+    about: Table
+    columns: tuple[Metric, ...]
     blocks: tuple[Block, ...]
 
 
@@ -173,8 +80,7 @@ class Group:
     profile: str
     version: str
     attacks: tuple[Row, ...]
-    families: tuple[FamilyTable, ...]
-    downstream: DownstreamTable | None
+    tables: tuple[ResultTable, ...]
     records: tuple[Record, ...]
 
 
@@ -191,8 +97,7 @@ def group(records: Sequence[Record]) -> list[Group]:
             profile=members[0].profile,
             version=members[0].environment.gifthorse,
             attacks=_attack_rows(members),
-            families=_family_tables(members),
-            downstream=_downstream_table(members),
+            tables=tuple(_tables(members)),
             records=tuple(members),
         )
         for members in _partition(records, _setting).values()
@@ -214,49 +119,40 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
     return {identity: names[key(stage)] for identity, stage in stages.items()}
 
 
+def columns_of(table: Table) -> tuple[Metric, ...]:
+    """Return the metrics of a table; those of the attack, where something followed it, as what was before."""
+    found = (METRICS.find(name) for name in table.columns)
+    return tuple(
+        replace(each, short=f"{each.heading} before") if each.scope == "attack" and table is not ATTACK else each
+        for each in found
+    )
+
+
 def measure(record: Record, metric: str) -> float | None:
     """Return a scalar metric, or a time (``seconds.…``), as a float; ``None`` where it does not apply."""
-    scope, _, name = metric.partition(".")
-    value = getattr(record.seconds, name) if scope == "seconds" else record.metrics.get(metric)
+    scope, _, stage = metric.partition(".")
+    value = record.seconds.get(stage) if scope == "seconds" else record.metrics.get(metric)
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def aggregate(column: Column, records: Iterable[Record]) -> Value | None:
+def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
     """Return the mean over the records that have the metric, with the range where they are several.
 
     A share of flags reads "2 of 3"; distinct classes are listed, since their mean means nothing.
     """
-    found = [(record.id, value) for record in records if (value := measure(record, column.metric)) is not None]
+    found = [(record.id, value) for record in records if (value := measure(record, metric.name)) is not None]
     if not found:
         return None
-    values = [value for _, value in found]
-    several = len(values) > 1
-    text, spread, raw = format_value(fmean(values), column.form), "", repr(fmean(values))
-    if column.form == "flag" and several:
+    values, as_text = [value for _, value in found], metric.unit.text
+    text, spread, raw = as_text(fmean(values)), "", repr(fmean(values))
+    if len(values) > 1 and metric.unit == FLAG:
         text = f"{sum(value != 0 for value in values)} of {len(values)}"
-    elif column.form == "class" and several:
-        text, raw = (
-            ", ".join(dict.fromkeys(f"{value:g}" for value in sorted(values))),
-            " ".join(repr(value) for value in values),
-        )
-    elif several:
-        low, high = (format_value(end(values), column.form) for end in (min, max))
+    elif len(values) > 1 and metric.unit == CLASS:
+        text, raw = ", ".join(map(as_text, sorted(set(values)))), " ".join(map(repr, values))
+    elif len(values) > 1:
+        low, high = as_text(min(values)), as_text(max(values))
         spread = f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
-    return Value(column.metric, text, spread, raw, tuple(identity for identity, _ in found))
-
-
-def format_value(value: float, form: Form) -> str:
-    """Return a number as tables print it, without its unit.
-
-    >>> format_value(0.9876, "percent"), format_value(-0.0001, "points"), format_value(-0.02, "points")
-    ('98.8', '0.0', '−2.0')
-    """
-    if form == "flag":
-        return "yes" if value else "no"
-    scaled = value * _FACTORS.get(form, 1)
-    decimals = _DECIMALS.get(form, max(0, 3 - len(str(int(scaled)))))
-    text = f"{scaled:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+    return Value(metric.name, text, spread, raw, tuple(identity for identity, _ in found))
 
 
 def _setting(record: Record) -> str:
@@ -278,51 +174,43 @@ def _attack_row(label: str, records: Sequence[Record]) -> Row:
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, ATTACK_COLUMNS, once, tuple(notes.values()))
+    return _row(label, columns_of(ATTACK), once, tuple(notes.values()))
 
 
-def _family_tables(members: Sequence[Record]) -> tuple[FamilyTable, ...]:
-    defended = [(record.defense, record.family) for record in members if record.defense is not None]
-    families = {key(defense): family for defense, family in defended}
-    names = labels(defense for defense, _ in defended)
-    attacks = _by_attack(members)
-    attack_names = labels(record.attack for record in members)
-    tables = []
-    for family, columns in FAMILY_COLUMNS.items():
-        listed = [defense for defense, its_family in families.items() if its_family == family]
-        blocks = [
-            Block(
-                attack=attack_names[attack],
-                doubt=_attack_row("", found).doubt,
-                rows=tuple(_defense_row(names[defense], columns, found, defense) for defense in listed),
-            )
-            for attack, found in attacks.items()
-        ]
-        if listed:
-            tables.append(FamilyTable(family, columns, tuple(blocks)))
-    return tuple(tables)
+def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
+    """Yield the tables of the families, in the order of their declaration, and that of downstream users."""
+    defenses = labels(record.defense for record in members if record.defense is not None)
+    rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
+    rows |= downstream_labels(members)
+    attacks, attack_names = _by_attack(members), labels(record.attack for record in members)
+    parts = _partition((record for record in members if record.id in rows), lambda record: record.family)
+    for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
+        shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
+        columns = columns_of(about)
+        if shown:
+            blocks = [
+                Block(
+                    attack=attack_names[attack],
+                    doubt=_attack_row("", found).doubt,
+                    rows=tuple(
+                        _result_row(label, columns, [record for record in found if shown.get(record.id) == label])
+                        for label in dict.fromkeys(shown.values())
+                    ),
+                )
+                for attack, found in attacks.items()
+            ]
+            yield ResultTable(about, columns, tuple(blocks))
 
 
-def _downstream_table(members: Sequence[Record]) -> DownstreamTable | None:
-    names = downstream_labels(members)
-    if not names:
-        return None
-    attack_names = labels(record.attack for record in members)
-    blocks = []
-    for attack, found in _by_attack(members).items():
-        by_label = _partition((record for record in found if record.id in names), lambda record: names[record.id])
-        rows = tuple(
-            _result_row(label, DOWNSTREAM_COLUMNS, by_label.get(label, [])) for label in dict.fromkeys(names.values())
-        )
-        blocks.append(Block(attack=attack_names[attack], doubt=_attack_row("", found).doubt, rows=rows))
-    return DownstreamTable(DOWNSTREAM_COLUMNS, tuple(blocks))
+def _undeclared(parts: Mapping[str | None, Sequence[Record]]) -> Iterator[Family]:
+    """Yield families that this program does not know, with whatever numbers the defenses were judged by."""
+    for name, records in parts.items():
+        if name is not None and name not in FAMILIES:
+            metrics = (metric for record in records for metric in record.metrics if measure(record, metric) is not None)
+            yield Family(name, name, "", tuple(dict.fromkeys(each for each in metrics if each.startswith("defense."))))
 
 
-def _defense_row(label: str, columns: Sequence[Column], records: Sequence[Record], defense: str) -> Row:
-    return _result_row(label, columns, [record for record in records if key(record.defense) == defense])
-
-
-def _result_row(label: str, columns: Sequence[Column], members: Sequence[Record]) -> Row:
+def _result_row(label: str, columns: Sequence[Metric], members: Sequence[Record]) -> Row:
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
     return _row(label, columns, done, notes or (() if members else (Note("not run"),)), members)
@@ -330,7 +218,7 @@ def _result_row(label: str, columns: Sequence[Column], members: Sequence[Record]
 
 def _row(
     label: str,
-    columns: Sequence[Column],
+    columns: Sequence[Metric],
     measured: Sequence[Record],
     notes: tuple[Note, ...],
     members: Sequence[Record] = (),

@@ -1,0 +1,97 @@
+"""The families of defenses and the other tables of results: what they are called and which metrics they show.
+
+A family of one's own is one line: ``FAMILIES.add(Family("unlearning", ...))``. Imports no torch.
+"""
+
+from dataclasses import dataclass
+
+from gifthorse.core.metric import Declarations
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results; ``columns`` are the names of metrics in order, ``rows`` says what stands in a row."""
+
+    name: str
+    title: str
+    sentence: str
+    columns: tuple[str, ...]
+    rows: str = "Defense"
+
+
+@dataclass(frozen=True)
+class Family(Table):
+    """A family of defenses; ``judged`` says how to read its table."""
+
+    judged: str = ""
+
+
+ATTACK = Table(
+    "attack",
+    "Attacks",
+    "How well each backdoor was planted.",
+    ("attack.acc", "attack.cad", "attack.asr", "attack.tmc", "attack.ccc", "benign.asr", "attack.valid"),
+    "Attack",
+)
+DOWNSTREAM = Table(
+    "downstream",
+    "Downstream tuning",
+    "A downstream user puts a new head on the delivered network and tunes it: does the backdoor survive? ASR before is "
+    "that of the network as delivered; the benign twin was tuned alike.",
+    (
+        "downstream.acc",
+        "downstream.cad",
+        "attack.asr",
+        "downstream.asr",
+        "downstream.tmc",
+        "downstream.benign_asr",
+        "seconds.downstream",
+    ),
+    "Head",
+)
+_REPAIRED = ("defense.acc", "defense.cad", "defense.asr", "defense.ard")
+FAMILIES = Declarations(
+    Family(
+        "reformation",
+        "Input reformation",
+        "Changes every input before the model sees it, so that a trigger no longer works.",
+        (*_REPAIRED, "seconds.defense_per_input"),
+        judged="It should bring ASR down and leave accuracy alone.",
+    ),
+    Family(
+        "filtering",
+        "Input filtering",
+        "Flags suspicious inputs while the model is in use.",
+        ("defense.tpr", "defense.fpr", "defense.auroc", "defense.f1", "seconds.defense_per_input"),
+        judged="TPR is the share of stamped images flagged, FPR that of clean ones; AUROC compares the scores whatever "
+        "the threshold: 1 separates perfectly, 0.5 is guessing.",
+    ),
+    Family(
+        "sanitization",
+        "Model sanitization",
+        "Repairs the model, so that it forgets the backdoor.",
+        (*_REPAIRED, "seconds.defense"),
+        judged="It is judged as reformation is.",
+    ),
+    Family(
+        "inspection",
+        "Model inspection",
+        "Examines the model and says whether it has a backdoor, and for which class.",
+        (
+            "defense.index",
+            "defense.aiv_log",
+            "defense.aiv_ratio",
+            "defense.flagged",
+            "defense.suspect_class",
+            "defense.hit",
+            "defense.mln",
+            "defense.mjs",
+            "defense.recovered_asr",
+            "seconds.defense",
+        ),
+        judged="It looks for a class that is abnormally easy to trigger. The anomaly index says how far it stands out; "
+        "above the threshold (2 in the literature) the model is flagged. A method with an index of its own goes by "
+        "that (ABS: how often its best trigger works on images held out, flagged from 80 %). On the benign model, "
+        "none, a flag is a false alarm.",
+    ),
+)
