@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from gifthorse.attacks import ATTACKS as ATTACKS
     from gifthorse.bench.cell import Cell as Cell
     from gifthorse.bench.cell import resolve as resolve
+    from gifthorse.bench.machine import pick_device as pick_device
     from gifthorse.bench.population import run_population as run_population
     from gifthorse.bench.runner import Runner as Runner
-    from gifthorse.bench.runner import pick_device as pick_device
     from gifthorse.bench.store import Store as Store
     from gifthorse.core.attack import Attack as Attack
     from gifthorse.core.classifier import Classifier as Classifier
@@ -68,8 +68,9 @@ _HOMES = {
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
     "bench.cell": ["Cell", "resolve"],
+    "bench.machine": ["pick_device"],
     "bench.population": ["run_population"],
-    "bench.runner": ["Runner", "pick_device"],
+    "bench.runner": ["Runner"],
     "bench.store": ["Store"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,22 +1,17 @@
-"""The runner: the sentence of the design as code. It alone picks devices and measures time."""
+"""The runner: the sentence of the design as code, one small function per stored stage."""
 
 import logging
-import platform
-import resource
-import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
+from gifthorse.bench.machine import environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
@@ -25,11 +20,12 @@ from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
-from gifthorse.core.record import Environment, Record, Seconds
+from gifthorse.core.record import Record, Seconds
 from gifthorse.core.seeds import derive
-from gifthorse.core.task import Dataset, Splits, Task
+from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics.attacks import judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics
@@ -38,7 +34,6 @@ from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
 
 log = logging.getLogger("gifthorse")
-T = TypeVar("T")
 TIMED_INPUTS = 64
 
 
@@ -111,7 +106,7 @@ class Runner:
         return tuned_on
 
     def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
-        _reset_peak_memory(self.device)
+        reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, fresh)
         trojan, attack_seconds = self._trojan(cell, task, benign, fresh)
         metrics, evidence = judge_attack(trojan, task, benign)
@@ -127,7 +122,7 @@ class Runner:
         reason = defense.skip(view)
         if reason is not None:
             return self._record(cell, "skipped", reason, metrics, seconds)
-        outcome, seconds["defense"] = _timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
+        outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
         per_input = _seconds_per_input(outcome, task.test, self.device)
         if per_input is not None:
             seconds["defense_per_input"] = per_input
@@ -140,14 +135,14 @@ class Runner:
         def tune(extractor: Classifier) -> Transferred:
             return transfer(extractor, downstream.head, task.train, task.recipe, derive(seed, "downstream"))
 
-        model, seconds = _timed(lambda: tune(trojan.model), self.device)
+        model, seconds = timed(lambda: tune(trojan.model), self.device)
         twin = model if trojan.backdoor is None else tune(trojan.twin)
         confidences = not isinstance(model.head, FittedHead) or model.head.gives_probabilities
         return judge_downstream(model, twin, task.test, trojan.backdoor, confidences=confidences), seconds
 
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            model, seconds = _timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
+            model, seconds = timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
             return weights(model), {"seconds": seconds}
 
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
@@ -155,9 +150,7 @@ class Runner:
 
     def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            trojan, seconds = _timed(
-                lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device
-            )
+            trojan, seconds = timed(lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device)
             arrays, about = pack_trojan(trojan)
             return arrays, {**about, "seconds": seconds}
 
@@ -206,7 +199,7 @@ class Runner:
                 "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
                 "seconds": Seconds(**{name: round(value, 6) for name, value in (seconds or {}).items()}),
-                "peak_memory_mb": _peak_memory_mb(self.device),
+                "peak_memory_mb": peak_memory_mb(self.device),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
@@ -222,60 +215,6 @@ def make_view(defense: Defense[Any], model: Classifier, task: Task) -> DataFreeV
     return ModelView(model.clone(), clean)
 
 
-@cache
-def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
-    """Read a data set once per process."""
-    return dataset.load(root, download=download)
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """Return the named device, or the GPU where there is one, and make its arithmetic repeatable."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda: this machine has no usable CUDA device; leave --device out for the CPU")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    return device
-
-
-def environment(device: torch.device) -> Environment:
-    """Describe this machine and this checkout."""
-    commit, dirty = _revision()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    return Environment(
-        gifthorse=metadata.version("gifthorse"),
-        commit=commit,
-        dirty=dirty,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        device=name,
-        threads=torch.get_num_threads(),
-    )
-
-
-@cache
-def _revision() -> tuple[str | None, bool | None]:
-    """Return the commit of the checkout that this code runs from, and whether it was edited; none when installed."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None, None
-    git = ["git", "-C", str(root)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
-
-
-def _timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
-
-
 def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> float | None:
     """ART of an online defense: seconds per input, warm; absent for one that works offline."""
     if isinstance(outcome, InputScreen):
@@ -287,17 +226,5 @@ def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> 
         return None
     pixels = test.take(torch.arange(min(TIMED_INPUTS, len(test)), device=test.device)).floats()
     respond(pixels)
-    _, seconds = _timed(lambda: respond(pixels), device)
+    _, seconds = timed(lambda: respond(pixels), device)
     return seconds / len(pixels)
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_memory_mb(device: torch.device) -> int:
-    """Return the peak of the GPU's memory, or of this process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
