@@ -7,12 +7,13 @@ from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
-from gifthorse.core.task import Architecture, Dataset
+from gifthorse.core.task import Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES

@@ -15,8 +15,8 @@ from gifthorse.bench.machine import environment, peak_memory_mb, reset_peak_memo
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
+from gifthorse.bench.views import builder_of
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
@@ -24,7 +24,6 @@ from gifthorse.core.record import Record, Seconds
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.core.views import DataFreeView, ModelView
 from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics.attacks import judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
@@ -81,6 +80,8 @@ class Runner:
         """Return the cell's task and its downstream user's, checked."""
         task = self._task(cell)
         cell.attack.check(task)
+        if cell.defense is not None:
+            builder_of(cell.defense.view)
         return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
 
     def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
@@ -118,8 +119,8 @@ class Runner:
         if defense is None:
             return self._finish(cell, metrics, evidence, seconds)
 
-        view = make_view(defense, trojan.model, task)
-        reason = defense.skip(view)
+        view = builder_of(defense.view)(trojan, task)
+        reason = view if isinstance(view, str) else defense.skip(view)
         if reason is not None:
             return self._record(cell, "skipped", reason, metrics, seconds)
         outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
@@ -204,15 +205,6 @@ class Runner:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
-
-
-def make_view(defense: Defense[Any], model: Classifier, task: Task) -> DataFreeView:
-    """Return what this defense may see: an independent copy of the model, and clean images if its type says so."""
-    if defense.view is DataFreeView:
-        return DataFreeView(model.clone())
-    holdout = task.holdout
-    clean = Images(holdout.pixels.clone(), holdout.labels.clone(), holdout.classes)
-    return ModelView(model.clone(), clean)
 
 
 def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> float | None:
