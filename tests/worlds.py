@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images, to_levels
+from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import DeliveredSet, Trojan
@@ -64,6 +65,11 @@ def with_delivered_set(trojan: Trojan, task: Task, copies: int = 40) -> Trojan:
         pixels=pixels,
     )
     return replace(trojan, delivered=delivered)
+
+
+def scores_of(verdict: ModelVerdict) -> Tensor:
+    assert verdict.scores is not None
+    return verdict.scores
 
 
 def linear_classifier(weight: Tensor, bias: Tensor) -> Classifier:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from gifthorse.core.errors import RequestError
 from gifthorse.core.record import Environment
@@ -59,12 +60,42 @@ def _revision() -> tuple[str | None, bool | None]:
 
 
 def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Do the work; return its result and the wall time in seconds until the device had finished."""
+    """Do the work; return its result and the wall time in seconds until the device had finished it, and it alone."""
+    _finish(device)
     start = time.perf_counter()
     result = work()
+    _finish(device)
+    return result, time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
+
+
+class Stopwatch:
+    """Times a function of batches ``(N, ...)`` while others call it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._calls: list[tuple[int, float]] = []
+
+    def watch(self, respond: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the function, timed."""
+
+        def watched(batch: Tensor) -> Tensor:
+            answer, seconds = timed(lambda: respond(batch), self.device)
+            self._calls.append((len(batch), seconds))
+            return answer
+
+        return watched
+
+    @property
+    def seconds_per_input(self) -> float | None:
+        """Wall time per input, warm: the first call does not count where others followed; ``None`` without any."""
+        warm = self._calls[1:] or self._calls
+        inputs = sum(count for count, _ in warm)
+        return sum(seconds for _, seconds in warm) / inputs if inputs else None
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
-from gifthorse.bench.machine import environment, peak_memory_mb, reset_peak_memory, timed
+from gifthorse.bench.machine import Stopwatch, environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store
 from gifthorse.bench.views import builder_of
-from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError, StoreError
-from gifthorse.core.images import Images
-from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
 from gifthorse.core.record import Record, Seconds
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Task
@@ -33,7 +30,6 @@ from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
 
 log = logging.getLogger("gifthorse")
-TIMED_INPUTS = 64
 
 
 @dataclass(frozen=True)
@@ -124,10 +120,10 @@ class Runner:
         if reason is not None:
             return self._record(cell, "skipped", reason, metrics, seconds)
         outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
-        per_input = _seconds_per_input(outcome, task.test, self.device)
-        if per_input is not None:
-            seconds["defense_per_input"] = per_input
-        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed)
+        stopwatch = Stopwatch(self.device)
+        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch)
+        if stopwatch.seconds_per_input is not None:
+            seconds["defense_per_input"] = stopwatch.seconds_per_input
         return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
 
     def _transfer(self, downstream: Downstream, trojan: Trojan, task: Task, seed: int) -> tuple[Metrics, float]:
@@ -205,18 +201,3 @@ class Runner:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
-
-
-def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> float | None:
-    """ART of an online defense: seconds per input, warm; absent for one that works offline."""
-    if isinstance(outcome, InputScreen):
-        respond: Callable[[Tensor], Tensor] = outcome.score
-    elif isinstance(outcome, CleanModel) and outcome.reform is not None:
-        model = outcome.model
-        respond = lambda pixels: predict(model, pixels)  # noqa: E731
-    else:
-        return None
-    pixels = test.take(torch.arange(min(TIMED_INPUTS, len(test)), device=test.device)).floats()
-    respond(pixels)
-    _, seconds = timed(lambda: respond(pixels), device)
-    return seconds / len(pixels)
