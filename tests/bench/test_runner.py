@@ -15,6 +15,7 @@ from gifthorse.bench.store import Store
 from gifthorse.core.record import Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.metrics.attacks import judge_attack
 from gifthorse.planting import poisoning
 from gifthorse.training import scratch
 
@@ -91,8 +92,9 @@ def test_a_fresh_store_gives_the_same_numbers(runner: Runner, tmp_path: Path) ->
     assert first.id == again.id
 
 
+@pytest.mark.parametrize("stage", ["judge_attack", "judge_defense"])
 def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = runner.run(cell(defense="strip"))
     other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
@@ -101,11 +103,60 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, "judge_attack", interrupt)
+        patch.setattr(runner_module, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             other.run(cell(defense="strip"))
     assert list(other.store.records()) == []
-    assert other.run(cell(defense="strip")).metrics == whole.metrics
+    again = other.run(cell(defense="strip"))
+    assert again.metrics == whole.metrics
+    evidence = [each.store.load_artifact("evidence", whole.id) for each in (runner, other)]
+    assert evidence[0] is not None
+    assert evidence[1] is not None
+    assert evidence[0][0].keys() == evidence[1][0].keys()
+    assert all((evidence[0][0][name] == evidence[1][0][name]).all() for name in evidence[0][0])
+
+
+@pytest.fixture
+def judgements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every trojan that is really judged."""
+    seen: list[str] = []
+
+    def counting(*args: Any) -> Any:
+        seen.append("judged")
+        return judge_attack(*args)
+
+    monkeypatch.setattr(runner_module, "judge_attack", counting)
+    return seen
+
+
+def test_a_trojan_is_judged_once_whatever_follows_it(runner: Runner, judgements: list[str]) -> None:
+    alone = runner.run(cell())
+    defended = runner.run(cell(defense="shrinkpad"))
+    runner.run(cell(downstream="fcn1[epochs=1]"))
+    assert len(judgements) == 1
+    assert alone.metrics.items() <= defended.metrics.items()
+    assert alone.seconds.judgement == defended.seconds.judgement
+    evidence = runner.store.load_artifact("evidence", defended.id)
+    assert evidence is not None
+    assert {"clean", "stamped", "true_mask", "reformed"} <= evidence[0].keys()
+    runner.run(cell(seed=1))
+    assert len(judgements) == 2
+
+
+def test_another_judge_or_another_trojan_under_the_same_key_is_judged_anew(
+    runner: Runner, judgements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.run(cell())
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "source_digests", lambda *_: ["edited"])
+        runner.run(cell(defense="shrinkpad"))
+    assert len(judgements) == 2
+    key = cell().trojan_key()
+    arrays, about = runner.store.load_artifact("trojan", key) or ({}, {})
+    arrays["model/network.head.bias"] = arrays["model/network.head.bias"] + 1
+    runner.store.save_artifact("trojan", key, arrays, about)
+    runner.run(cell(defense="shrinkpad[shrink=1]"))
+    assert len(judgements) == 3
 
 
 def test_a_damaged_model_is_computed_anew(
@@ -138,10 +189,12 @@ def test_a_defense_that_does_not_apply_is_skipped_with_its_sentence(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NeuralCleanse, "skip", lambda *_: "needs three classes")
-    record = runner.run(cell(defense="neural_cleanse"))
+    record = runner.run(cell(defense="neural_cleanse[steps=1]"))
     assert (record.status, record.reason) == ("skipped", "needs three classes")
     assert "attack.asr" in record.metrics
     assert not [name for name in record.metrics if name.startswith("defense.")]
+    monkeypatch.undo()
+    assert runner.run(cell(defense="neural_cleanse[steps=1]")).status == "done"
 
 
 def test_a_record_is_complete(runner: Runner) -> None:

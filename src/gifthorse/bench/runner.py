@@ -1,10 +1,12 @@
 """The runner: the sentence of the design as code, one small function per stored stage."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,15 +15,17 @@ from gifthorse.bench.cell import Cell, Downstream
 from gifthorse.bench.machine import Stopwatch, environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
-from gifthorse.bench.store import Arrays, Store
+from gifthorse.bench.store import Arrays, Store, digest
 from gifthorse.bench.views import builder_of
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import file_digest, fingerprint
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record, Seconds
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.datasets.splits import load_splits
+from gifthorse.metrics import attacks, functional, stamped
 from gifthorse.metrics.attacks import judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics
@@ -42,13 +46,13 @@ class Runner:
     download: bool = False
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
-        """Return the cell's record, from the store where it is there; a failed cell is tried again.
+        """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
 
         :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
         ends in a record with status ``failed`` and a reason.
         """
         known = None if fresh else self.store.load_record(cell.identity())
-        if known is not None and known.status != "failed":
+        if known is not None and known.status == "done":
             return known
         task, tuned_on = self._tasks(cell)
         try:
@@ -105,9 +109,9 @@ class Runner:
     def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
         reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, fresh)
-        trojan, attack_seconds = self._trojan(cell, task, benign, fresh)
-        metrics, evidence = judge_attack(trojan, task, benign)
-        seconds = {"benign": benign_seconds, "attack": attack_seconds}
+        trojan, attack_seconds, contents = self._trojan(cell, task, benign, fresh)
+        metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, fresh)
+        seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
             return self._finish(cell, {**metrics, **judged}, evidence, seconds)
@@ -145,14 +149,28 @@ class Runner:
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
         return restore(task.build(0), arrays), about["seconds"]
 
-    def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float]:
+    def _trojan(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Trojan, float, str]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             trojan, seconds = timed(lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier")), self.device)
             arrays, about = pack_trojan(trojan)
             return arrays, {**about, "seconds": seconds}
 
         arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
-        return unpack_trojan(task, cell.attack, arrays, about), about["seconds"]
+        return unpack_trojan(task, cell.attack, arrays, about), about["seconds"], digest(arrays)
+
+    def _judgement(
+        self, cell: Cell, task: Task, benign: Classifier, trojan: Trojan, contents: str, fresh: bool
+    ) -> tuple[Metrics, Evidence, float]:
+        """Judge a trojan once, whatever follows it; ``contents`` says that it is the very same one."""
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            (metrics, evidence), seconds = timed(lambda: judge_attack(trojan, task, benign), self.device)
+            return evidence, {"metrics": metrics, "seconds": seconds}
+
+        judge = source_digests(attacks, stamped, functional)
+        key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
+        evidence, about = self._stored("judgement", key, compute, fresh)
+        return about["metrics"], evidence, about["seconds"]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool
@@ -201,3 +219,14 @@ class Runner:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
+
+
+def source_digests(*parts: ModuleType | type) -> list[str | None]:
+    """Return the digest of the file that each module or class is written in; ``None`` where it is in none."""
+    digests: list[str | None] = []
+    for part in parts:
+        try:
+            digests.append(file_digest(Path(inspect.getfile(part))))
+        except (TypeError, OSError):
+            digests.append(None)
+    return digests

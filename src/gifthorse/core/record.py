@@ -18,7 +18,12 @@ class Seconds(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     benign: float | None = None
+    twin: float | None = None
     attack: float | None = None
+    judgement: float | None = None
+    """Judging the trojan before any defense."""
+    prepared: float | None = None
+    """What a defense prepares once, before it looks at any model."""
     defense: float | None = None
     defense_per_input: float | None = None
     downstream: float | None = None
