@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
+from gifthorse.core.defense import Defense
+from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.record import Record
+from gifthorse.core.views import DataFreeView, Materials
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.metrics.attacks import judge_attack
@@ -114,6 +118,62 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
     assert evidence[1] is not None
     assert evidence[0][0].keys() == evidence[1][0].keys()
     assert all((evidence[0][0][name] == evidence[1][0][name]).all() for name in evidence[0][0])
+
+
+def prepared_in(runner: Runner) -> list[Path]:
+    return sorted((runner.store.root / "artifacts" / "prepared").glob("*"))
+
+
+def test_what_a_defender_prepares_is_shared_by_all_models_seeds_and_thresholds(runner: Runner) -> None:
+    quick = "steps=2,batches=1,reference=2"
+    first = runner.run(cell(defense=f"neural_cleanse[{quick}]"))
+    assert first.status == "done"
+    others = [
+        runner.run(cell(attack="none", defense=f"neural_cleanse[{quick}]")),
+        runner.run(cell(seed=1, defense=f"neural_cleanse[{quick}]")),
+        runner.run(cell(defense=f"neural_cleanse[{quick},reference_threshold=5.0]")),
+    ]
+    assert len(prepared_in(runner)) == 1
+    assert first.seconds.prepared is not None
+    assert {record.seconds.prepared for record in others} == {first.seconds.prepared}
+    assert others[2].metrics["defense.scores"] == first.metrics["defense.scores"]
+    runner.run(cell(defense="neural_cleanse[steps=1,batches=1,reference=2]"))
+    runner.run(cell(defense=f"neural_cleanse[{quick}]", dataset="digits[holdout=60]"))
+    assert len(prepared_in(runner)) == 3
+    assert runner.run(cell(defense="neural_cleanse[steps=2,batches=1]")).seconds.prepared is None
+    assert len(prepared_in(runner)) == 3
+
+
+class Tired(Defense[DataFreeView]):
+    """Trains a model on what it has before any is delivered, and says what it saw."""
+
+    name = "tired"
+    family = "sanitization"
+    view = DataFreeView
+    width: int = 4
+
+    def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
+        shape, classes = materials.clean.shape, materials.clean.classes
+        structure = materials.trainer.architecture.build(shape, classes, seed)
+        return {"seen": torch.tensor(len(materials.clean)), "weight": structure.head.weight.detach()}
+
+    def defend(self, view: DataFreeView, seed: int) -> CleanModel:
+        assert view.prepared["seen"] == 0, "a defender without images has prepared with some"
+        model = view.model.clone()
+        model.head.weight.data = view.prepared["weight"].clone()
+        return CleanModel(model)
+
+
+def test_a_data_free_defender_prepares_without_images_and_resumes_to_the_same_numbers(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(replace(cell(), defense=Tired()))
+    assert (whole.status, whole.reason) == ("done", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tired, "prepare", None)
+        assert runner.run(replace(cell(), defense=Tired(), profile="laptop")).metrics == whole.metrics
+    runner.run(replace(cell(), defense=Tired(width=5)))
+    assert len(prepared_in(runner)) == 2
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.views import VIEWS, builder_of
+from gifthorse.bench.views import VIEWS, builder_of, materials_for
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
@@ -19,7 +19,7 @@ from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outco
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
-from gifthorse.core.views import DataFreeView, ModelView, SuspectDataView
+from gifthorse.core.views import DataFreeView, Materials, ModelView, Split, SuspectDataView
 from gifthorse.defenses import DEFENSES
 from gifthorse.metrics.judge import answers, kind_of
 from gifthorse.training.scratch import train
@@ -41,6 +41,10 @@ def handing_back(outcome: type[Outcome]) -> pytest.MarkDecorator:
 
 
 data_free = [name for name, cls in DEFENSES.items() if cls.view is DataFreeView]
+
+
+PREPARING = ["neural_cleanse[reference=2,steps=2]"]
+"""Settings with which a defense makes something before it looks at a model."""
 
 
 def defense_at_smoke_scale(name: str, fields: str = "") -> Defense[Any]:
@@ -145,9 +149,12 @@ def reachable(root: object) -> list[object]:
     return list(seen.values())
 
 
-def leaks(view: DataFreeView, trojan: Trojan, task: Task) -> list[object]:
+def leaks(
+    view: DataFreeView | Materials, trojan: Trojan, task: Task, holds: frozenset[Split] | None = None
+) -> list[object]:
     """What of the truth can be reached from a view beyond what its type declares."""
     assert trojan.delivered is not None
+    declared: frozenset[str] = view.holds if isinstance(view, DataFreeView) else holds or frozenset()
     found = reachable(view)
     leaked: list[object] = [
         item for item in found if isinstance(item, (Task, Trojan, Backdoor, Trigger, Goal, DeliveredSet))
@@ -157,7 +164,7 @@ def leaks(view: DataFreeView, trojan: Trojan, task: Task) -> list[object]:
     own = {tensor.data_ptr() for tensor in truth}
     leaked += [item for item in found if isinstance(item, Tensor) and item.numel() and item.data_ptr() in own]
     splits = {"train": task.train, "holdout": task.holdout, "test": task.test}
-    hidden = {pixel.numpy().tobytes() for name in splits.keys() - view.holds for pixel in splits[name].pixels}
+    hidden = {pixel.numpy().tobytes() for name in splits.keys() - declared for pixel in splits[name].pixels}
     shown = [item for item in found if isinstance(item, Images)]
     return leaked + [images for images in shown if hidden & {pixel.numpy().tobytes() for pixel in images.pixels}]
 
@@ -175,6 +182,7 @@ def test_a_view_has_no_path_to_the_truth_but_what_it_declares(
     assert isinstance(built, view)
     assert leaks(built, trojan, task) == []
     assert view.holds == frozenset() or images_in(built)
+    assert leaks(materials_for(view, task), trojan, task, view.holds) == []
 
 
 @every_view
@@ -269,6 +277,25 @@ def test_same_seed_same_outcome_whatever_the_global_random_state(name: str, task
     first, second = results
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("request_", PREPARING)
+def test_the_same_is_prepared_whatever_the_global_random_state_and_materials_are_left_alone(
+    request_: str, task: Task
+) -> None:
+    defense = defense_at_smoke_scale(request_)
+    assert defense.preparation() is not None
+    materials = materials_for(type(defense).view, task)
+    pixels = materials.clean.pixels.clone()
+    made = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        made.append(defense.prepare(materials, 0))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert made[0].keys() == made[1].keys() != set()
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert torch.equal(materials.clean.pixels, pixels)
 
 
 @every_defense

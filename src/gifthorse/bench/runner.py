@@ -3,22 +3,24 @@
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
 from gifthorse.bench.machine import Stopwatch, environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned, exportable
 from gifthorse.bench.store import Arrays, Store, digest
-from gifthorse.bench.views import builder_of
+from gifthorse.bench.views import builder_of, materials_for
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import file_digest, fingerprint
+from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record, Seconds
 from gifthorse.core.seeds import derive
@@ -32,6 +34,9 @@ from gifthorse.metrics.stamped import Evidence, Metrics
 from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
+
+DEFENDER = 0
+"""The seed of what a defender prepares: that is done once, and then models of all seeds are looked at."""
 
 log = logging.getLogger("gifthorse")
 
@@ -121,8 +126,11 @@ class Runner:
 
         view = builder_of(defense.view)(trojan, task)
         reason = view if isinstance(view, str) else defense.skip(view)
-        if reason is not None:
+        if isinstance(view, str) or reason is not None:
             return self._record(cell, "skipped", reason, metrics, seconds)
+        prepared, preparation_seconds = self._prepared(cell, defense, task, fresh)
+        if prepared:
+            view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
         outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
         stopwatch = Stopwatch(self.device)
         judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch)
@@ -171,6 +179,31 @@ class Runner:
         key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
         evidence, about = self._stored("judgement", key, compute, fresh)
         return about["metrics"], evidence, about["seconds"]
+
+    def _prepared(self, cell: Cell, defense: Defense[Any], task: Task, fresh: bool) -> tuple[dict[str, Tensor], float]:
+        """Return what the defender made before it was given a model: the same for every model, and of whatever seed."""
+        settings = defense.preparation()
+        if settings is None:
+            return {}, 0.0
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            materials = materials_for(defense.view, task)
+            made, seconds = timed(lambda: defense.prepare(materials, DEFENDER), self.device)
+            return {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {"seconds": seconds}
+
+        key = fingerprint(
+            {
+                "materials": replace(cell, seed=DEFENDER).benign_key(),
+                "view": defense.view.__name__,
+                "defense": [defense.name, *source_digests(type(defense))],
+                "settings": settings,
+                "files": [file_digest(path) for path in defense.files()],
+            }
+        )
+        arrays, about = self._stored("prepared", key, compute, fresh)
+        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}, about[
+            "seconds"
+        ]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool

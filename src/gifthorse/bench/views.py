@@ -6,7 +6,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.core.views import DataFreeView, ModelView, SuspectDataView
+from gifthorse.core.views import DataFreeView, Materials, ModelView, SuspectDataView
 from gifthorse.training.scratch import FromScratch
 
 Builder = Callable[[Trojan, Task], DataFreeView | str]
@@ -19,6 +19,12 @@ def builder_of(view: type[DataFreeView]) -> Builder:
         known = ", ".join(each.__name__ for each in VIEWS)
         raise RequestError(f"gifthorse.bench.views.VIEWS does not say how a {view.__name__} is built; it has {known}")
     return VIEWS[view]
+
+
+def materials_for(view: type[DataFreeView], task: Task) -> Materials:
+    """Return what a defender of this kind has before it is given a model."""
+    clean = task.holdout if "holdout" in view.holds else task.holdout.take(slice(0))
+    return Materials(copied(clean), trainer(task))
 
 
 def data_free(trojan: Trojan, task: Task) -> DataFreeView:

@@ -3,10 +3,12 @@
 Another threat model is another subclass, and a line in :data:`gifthorse.bench.views.VIEWS` that says how it is built.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
@@ -32,12 +34,30 @@ class Trainer(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Materials:
+    """What a defender has before there is a model to look at: clean images, and how such models are made.
+
+    ``clean`` is empty where its view shows no clean images.
+    """
+
+    clean: Images
+    trainer: Trainer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are, and models should be."""
+        return self.clean.device
+
+
+@dataclass(frozen=True, eq=False)
 class DataFreeView:
     """The model alone: an independent copy, in evaluation mode, whatever was handed in.
 
     ``shape`` is that of the images it takes, ``(C, H, W)``; ``trainer`` says how it was made, ``None`` where nobody
-    knows. ``holds`` declares of which of the task's sets a view may show images: ``holdout`` are the defender's clean
-    ones, ``train`` those that the model was trained on, as delivered. Contracts look for images of all others.
+    knows; ``prepared`` is what :meth:`gifthorse.Defense.prepare` made for the defense that looks at it.
+
+    ``holds`` declares of which of the task's sets a view may show images: ``holdout`` are the defender's clean ones,
+    ``train`` those that the model was trained on, as delivered. Contracts look for images of all others.
     """
 
     holds: ClassVar[frozenset[Split]] = frozenset()
@@ -45,6 +65,7 @@ class DataFreeView:
     model: Classifier
     shape: tuple[int, int, int] = field(kw_only=True)
     trainer: Trainer | None = field(default=None, kw_only=True)
+    prepared: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.clone())
