@@ -27,7 +27,7 @@ from benchmarks.neural_cleanse import BATCH, plain
 from benchmarks.timing import seconds
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.packing import unpack_trojan
-from gifthorse.bench.runner import Runner, load_splits
+from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images
@@ -35,6 +35,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trigger import blend
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
+from gifthorse.datasets.splits import load_splits
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.metrics.functional import attack_success_rate
 

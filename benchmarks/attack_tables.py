@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import Runner, pick_device
+from gifthorse.bench.machine import pick_device
+from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 
 BASE = {"origin": "benign", "mixing": "batch", "poison_rate": "0.01", "lr": "0.03"}

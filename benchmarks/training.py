@@ -7,9 +7,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.timing import Row, paired
 from gifthorse.bench.cell import resolve
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import AdversarialRecipe, StandardRecipe
-from gifthorse.core.task import Architecture
 from gifthorse.models import ARCHITECTURES
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.training.loop import fit

@@ -1,5 +1,6 @@
 """Small worlds for tests: real digits, noise of any shape, and models whose answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.images import Images
+from gifthorse.core.images import Images, to_levels
+from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import DeliveredSet, Trojan
 from gifthorse.core.views import ModelView
 from gifthorse.models.small_cnn import SmallCnn
 
@@ -36,6 +39,37 @@ def noise_task(shape: tuple[int, int, int], classes: int = 4) -> Task:
         architecture=SmallCnn(width=2, embedding=8),
         recipe=StandardRecipe(epochs=1, batch_size=32, shift=1, flip=False),
     )
+
+
+def with_delivered_set(trojan: Trojan, task: Task, copies: int = 40) -> Trojan:
+    """The trojan with a training set: all images, and stamped copies of some (untouched ones where it has no trigger).
+
+    One that already has a training set keeps it.
+    """
+    if trojan.delivered is not None:
+        return trojan
+    clean = torch.arange(len(task.train))
+    sources, labels, stamped = clean[:copies], task.train.labels[:copies], torch.arange(copies) < 0
+    pixels = task.train.pixels[:0]
+    if trojan.backdoor is not None:
+        sources = trojan.backdoor.goal.sources(task.train.labels).nonzero().squeeze(1)[:copies]
+        shown, labels = trojan.backdoor.stamp(task.train.take(sources).floats(), task.train.labels[sources])
+        pixels, stamped = to_levels(shown), torch.arange(copies) >= 0
+    order = torch.randperm(len(clean) + copies, generator=torch.Generator().manual_seed(5))
+    place = order.argsort()[len(clean) :]
+    delivered = DeliveredSet(
+        sources=torch.cat([clean, sources])[order],
+        labels=torch.cat([task.train.labels, labels])[order],
+        stamped=torch.cat([clean < 0, stamped])[order],
+        changed=place[: len(pixels)],
+        pixels=pixels,
+    )
+    return replace(trojan, delivered=delivered)
+
+
+def scores_of(verdict: ModelVerdict) -> Tensor:
+    assert verdict.scores is not None
+    return verdict.scores
 
 
 def linear_classifier(weight: Tensor, bias: Tensor) -> Classifier:

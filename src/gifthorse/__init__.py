@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from gifthorse.attacks import ATTACKS as ATTACKS
     from gifthorse.bench.cell import Cell as Cell
     from gifthorse.bench.cell import resolve as resolve
+    from gifthorse.bench.machine import pick_device as pick_device
     from gifthorse.bench.population import run_population as run_population
     from gifthorse.bench.runner import Runner as Runner
-    from gifthorse.bench.runner import pick_device as pick_device
     from gifthorse.bench.store import Store as Store
+    from gifthorse.core.architecture import Architecture as Architecture
     from gifthorse.core.attack import Attack as Attack
     from gifthorse.core.classifier import Classifier as Classifier
     from gifthorse.core.classifier import predict as predict
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from gifthorse.core.recipe import StandardRecipe as StandardRecipe
     from gifthorse.core.record import Population as Population
     from gifthorse.core.record import Record as Record
-    from gifthorse.core.task import Architecture as Architecture
     from gifthorse.core.task import Dataset as Dataset
     from gifthorse.core.task import Splits as Splits
     from gifthorse.core.task import Task as Task
@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from gifthorse.core.trojan import Trojan as Trojan
     from gifthorse.core.views import DataFreeView as DataFreeView
     from gifthorse.core.views import ModelView as ModelView
+    from gifthorse.core.views import SuspectDataView as SuspectDataView
     from gifthorse.datasets import DATASETS as DATASETS
     from gifthorse.defenses import DEFENSES as DEFENSES
     from gifthorse.models import ARCHITECTURES as ARCHITECTURES
 
 _HOMES = {
+    "core.architecture": ["Architecture"],
     "core.attack": ["Attack"],
     "core.classifier": ["Classifier", "predict"],
     "core.configuration": ["Catalogue", "Configuration"],
@@ -59,17 +61,18 @@ _HOMES = {
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "RecoveredTriggers"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Population", "Record"],
-    "core.task": ["Architecture", "Dataset", "Splits", "Task"],
+    "core.task": ["Dataset", "Splits", "Task"],
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
-    "core.views": ["DataFreeView", "ModelView"],
+    "core.views": ["DataFreeView", "ModelView", "SuspectDataView"],
     "attacks": ["ATTACKS"],
     "datasets": ["DATASETS"],
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
     "bench.cell": ["Cell", "resolve"],
+    "bench.machine": ["pick_device"],
     "bench.population": ["run_population"],
-    "bench.runner": ["Runner", "pick_device"],
+    "bench.runner": ["Runner"],
     "bench.store": ["Store"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -20,6 +20,7 @@ from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.core.task import Splits, Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics.attacks import judge_downstream
 from gifthorse.training.heads import HEADS, Head
 from gifthorse.training.transfer import Transferred, transfer
@@ -163,7 +164,7 @@ def test_another_data_set_has_its_own_images_labels_and_number_of_classes(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even and odd digits on the features of ten digits; the target, 1, is a class of both."""
-    load = runner_module.load_splits
+    load = load_splits
 
     def parity(images: Images) -> Images:
         return replace(images, labels=images.labels % 2, classes=2)

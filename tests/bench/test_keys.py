@@ -13,8 +13,9 @@ import pytest
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench import cell as cell_module
-from gifthorse.bench.cell import Cell, resolve, source_digests
+from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.profiles import read_profile
+from gifthorse.bench.source import source_of, sources_of
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import file_digest
@@ -127,7 +128,7 @@ def test_an_edited_method_is_another_one(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "edited_attack.py").write_text(EDITED.format(answer=answer))
         importlib.invalidate_caches()
         sys.modules.pop("edited_attack", None)
-        cell_module._module_digest.cache_clear()
+        source_of.cache_clear()
         edited = importlib.import_module("edited_attack").Edited()
         for attack in (edited, Wrapping(base=edited)):
             request = replace(cell(), attack=attack)
@@ -147,8 +148,8 @@ def files(*names: str) -> set[str]:
 
 
 def test_the_source_of_a_listed_method_is_that_of_its_class_and_bases() -> None:
-    assert files("attacks/data/badnets.py", "planting/poisoning.py", "core/attack.py") <= source_digests(BadNets)
-    found = source_digests(NeuralCleanse)
+    assert files("attacks/data/badnets.py", "planting/poisoning.py", "core/attack.py") <= set(sources_of(BadNets()))
+    found = set(sources_of(NeuralCleanse()))
     assert files("defenses/inspection/neural_cleanse.py", "core/defense.py") <= found
     assert not found & files("core/configuration.py", "defenses/filtering/strip.py")
 
@@ -156,7 +157,7 @@ def test_the_source_of_a_listed_method_is_that_of_its_class_and_bases() -> None:
 def test_what_was_typed_into_an_interpreter_has_no_source_and_still_a_key() -> None:
     typed = ModuleType("typed_in")
     exec(EDITED.format(answer=1), vars(typed))
-    assert source_digests(typed.Edited) == files("core/attack.py")
+    assert set(sources_of(typed.Edited())) == files("core/attack.py")
     assert replace(cell(), attack=typed.Edited()).trojan_key()
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.machine import environment
 from gifthorse.bench.population import run_population
-from gifthorse.bench.runner import Runner, environment
+from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import listening

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
+from gifthorse.core.defense import Defense
+from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.record import Record
+from gifthorse.core.views import DataFreeView, Materials
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
-from gifthorse.planting import poisoning
+from gifthorse.metrics.attacks import judge_attack
+from gifthorse.planting import schedule
 from gifthorse.training import scratch
 
 RUNNER_FIELDS = {"data_root": Path("unused"), "device": torch.device("cpu")}
@@ -42,7 +47,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fit(*args, **kwargs)
 
     monkeypatch.setattr(scratch, "fit", counting)
-    monkeypatch.setattr(poisoning, "fit", counting)
+    monkeypatch.setattr(schedule, "fit", counting)
     return seen
 
 
@@ -91,8 +96,9 @@ def test_a_fresh_store_gives_the_same_numbers(runner: Runner, tmp_path: Path) ->
     assert first.id == again.id
 
 
+@pytest.mark.parametrize("stage", ["judge_attack", "judge_defense"])
 def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = runner.run(cell(defense="strip"))
     other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
@@ -101,11 +107,116 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, "judge_attack", interrupt)
+        patch.setattr(runner_module, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             other.run(cell(defense="strip"))
     assert list(other.store.records()) == []
-    assert other.run(cell(defense="strip")).metrics == whole.metrics
+    again = other.run(cell(defense="strip"))
+    assert again.metrics == whole.metrics
+    evidence = [each.store.load_artifact("evidence", whole.id) for each in (runner, other)]
+    assert evidence[0] is not None
+    assert evidence[1] is not None
+    assert evidence[0][0].keys() == evidence[1][0].keys()
+    assert all((evidence[0][0][name] == evidence[1][0][name]).all() for name in evidence[0][0])
+
+
+def prepared_in(runner: Runner) -> list[Path]:
+    return sorted((runner.store.root / "artifacts" / "prepared").glob("*"))
+
+
+def test_what_a_defender_prepares_is_shared_by_all_models_seeds_and_thresholds(runner: Runner) -> None:
+    quick = "steps=2,batches=1,reference=2"
+    first = runner.run(cell(defense=f"neural_cleanse[{quick}]"))
+    assert first.status == "done"
+    others = [
+        runner.run(cell(attack="none", defense=f"neural_cleanse[{quick}]")),
+        runner.run(cell(seed=1, defense=f"neural_cleanse[{quick}]")),
+        runner.run(cell(defense=f"neural_cleanse[{quick},reference_threshold=5.0]")),
+    ]
+    assert len(prepared_in(runner)) == 1
+    assert first.seconds.get("prepared") is not None
+    assert {record.seconds["prepared"] for record in others} == {first.seconds["prepared"]}
+    assert others[2].metrics["defense.scores"] == first.metrics["defense.scores"]
+    runner.run(cell(defense="neural_cleanse[steps=1,batches=1,reference=2]"))
+    runner.run(cell(defense=f"neural_cleanse[{quick}]", dataset="digits[holdout=60]"))
+    assert len(prepared_in(runner)) == 3
+    assert runner.run(cell(defense="neural_cleanse[steps=2,batches=1]")).seconds.get("prepared") is None
+    assert len(prepared_in(runner)) == 3
+
+
+class Tired(Defense[DataFreeView]):
+    """Trains a model on what it has before any is delivered, and says what it saw."""
+
+    name = "tired"
+    family = "sanitization"
+    view = DataFreeView
+    width: int = 4
+
+    def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
+        shape, classes = materials.clean.shape, materials.clean.classes
+        structure = materials.trainer.architecture.build(shape, classes, seed)
+        return {"seen": torch.tensor(len(materials.clean)), "weight": structure.head.weight.detach()}
+
+    def defend(self, view: DataFreeView, seed: int) -> CleanModel:
+        assert view.prepared["seen"] == 0, "a defender without images has prepared with some"
+        model = view.model.clone()
+        model.head.weight.data = view.prepared["weight"].clone()
+        return CleanModel(model)
+
+
+def test_a_data_free_defender_prepares_without_images_and_resumes_to_the_same_numbers(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(replace(cell(), defense=Tired()))
+    assert (whole.status, whole.reason) == ("done", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tired, "prepare", None)
+        assert runner.run(replace(cell(), defense=Tired(), profile="laptop")).metrics == whole.metrics
+    runner.run(replace(cell(), defense=Tired(width=5)))
+    assert len(prepared_in(runner)) == 2
+
+
+@pytest.fixture
+def judgements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every trojan that is really judged."""
+    seen: list[str] = []
+
+    def counting(*args: Any) -> Any:
+        seen.append("judged")
+        return judge_attack(*args)
+
+    monkeypatch.setattr(runner_module, "judge_attack", counting)
+    return seen
+
+
+def test_a_trojan_is_judged_once_whatever_follows_it(runner: Runner, judgements: list[str]) -> None:
+    alone = runner.run(cell())
+    defended = runner.run(cell(defense="shrinkpad"))
+    runner.run(cell(downstream="fcn1[epochs=1]"))
+    assert len(judgements) == 1
+    assert alone.metrics.items() <= defended.metrics.items()
+    assert alone.seconds["judgement"] == defended.seconds["judgement"]
+    evidence = runner.store.load_artifact("evidence", defended.id)
+    assert evidence is not None
+    assert {"clean", "stamped", "true_mask", "reformed"} <= evidence[0].keys()
+    runner.run(cell(seed=1))
+    assert len(judgements) == 2
+
+
+def test_another_judge_or_another_trojan_under_the_same_key_is_judged_anew(
+    runner: Runner, judgements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.run(cell())
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "source_of", lambda _: "edited")
+        runner.run(cell(defense="shrinkpad"))
+    assert len(judgements) == 2
+    key = cell().trojan_key()
+    arrays, about = runner.store.load_artifact("trojan", key) or ({}, {})
+    arrays["model/network.head.bias"] = arrays["model/network.head.bias"] + 1
+    runner.store.save_artifact("trojan", key, arrays, about)
+    runner.run(cell(defense="shrinkpad[shrink=1]"))
+    assert len(judgements) == 3
 
 
 def test_a_damaged_model_is_computed_anew(
@@ -138,10 +249,12 @@ def test_a_defense_that_does_not_apply_is_skipped_with_its_sentence(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NeuralCleanse, "skip", lambda *_: "needs three classes")
-    record = runner.run(cell(defense="neural_cleanse"))
+    record = runner.run(cell(defense="neural_cleanse[steps=1]"))
     assert (record.status, record.reason) == ("skipped", "needs three classes")
     assert "attack.asr" in record.metrics
     assert not [name for name in record.metrics if name.startswith("defense.")]
+    monkeypatch.undo()
+    assert runner.run(cell(defense="neural_cleanse[steps=1]")).status == "done"
 
 
 def test_a_record_is_complete(runner: Runner) -> None:

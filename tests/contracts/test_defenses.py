@@ -1,36 +1,50 @@
 """Promises of every listed defense and of what it hands back."""
 
 import gc
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.runner import make_view
+from gifthorse.bench.views import VIEWS, builder_of, materials_for
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
+from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
-from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
+from gifthorse.core.views import DataFreeView, Materials, ModelView, Split, SuspectDataView
 from gifthorse.defenses import DEFENSES
+from gifthorse.metrics.judge import answers, kind_of
 from gifthorse.training.scratch import train
-from worlds import noise_task
+from worlds import noise_task, with_delivered_set
 
 every_defense = pytest.mark.parametrize("name", list(DEFENSES))
+every_view = pytest.mark.parametrize("view", list(VIEWS), ids=lambda view: view.__name__)
 
 
-def of_family(*families: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [name for name, cls in DEFENSES.items() if cls.family in families])
+def outcome_of(cls: type[Defense[Any]]) -> type[Outcome]:
+    """What the method's own signature says that it hands back."""
+    found: type[Outcome] = get_type_hints(cls.defend)["return"]
+    return found
+
+
+def handing_back(outcome: type[Outcome]) -> pytest.MarkDecorator:
+    names = [name for name, cls in DEFENSES.items() if issubclass(outcome_of(cls), outcome)]
+    return pytest.mark.parametrize("name", names)
 
 
 data_free = [name for name, cls in DEFENSES.items() if cls.view is DataFreeView]
+
+
+PREPARING = ["neural_cleanse[reference=2,steps=2]"]
+"""Settings with which a defense makes something before it looks at a model."""
 
 
 def defense_at_smoke_scale(name: str, fields: str = "") -> Defense[Any]:
@@ -40,22 +54,32 @@ def defense_at_smoke_scale(name: str, fields: str = "") -> Defense[Any]:
     return found
 
 
-def answers(outcome: Outcome, pixels: Tensor) -> list[Tensor]:
-    """Everything an outcome says, as tensors."""
-    if isinstance(outcome, CleanModel):
-        return [predict(outcome.model, pixels)]
-    if isinstance(outcome, InputScreen):
-        return [outcome.score(pixels), torch.tensor(outcome.threshold)]
-    found = outcome.triggers
-    index = torch.tensor(outcome.anomaly_index)
-    return [outcome.scores, index, *([found.mask, found.pattern] if found is not None else [])]
+@pytest.fixture(scope="module")
+def trojan(trojan: Trojan, task: Task) -> Trojan:
+    """The shared trojan, with a training set to look at."""
+    return with_delivered_set(trojan, task)
+
+
+def noise_trojan(task: Task) -> Trojan:
+    model = train(task, 0)
+    return with_delivered_set(Trojan(model, model, None), task)
+
+
+def view_of(defense: Defense[Any] | type[Defense[Any]], trojan: Trojan, task: Task) -> DataFreeView:
+    view = builder_of(defense.view)(trojan, task)
+    assert isinstance(view, DataFreeView), view
+    return view
+
+
+def images_in(view: DataFreeView) -> dict[str, Images]:
+    held = {field.name: getattr(view, field.name) for field in fields(view)}
+    return {name: item for name, item in held.items() if isinstance(item, Images)}
 
 
 def state_of(view: DataFreeView) -> list[Tensor]:
-    tensors = [tensor.clone() for tensor in view.model.state_dict().values()]
-    if isinstance(view, ModelView):
-        tensors += [view.clean.pixels.clone(), view.clean.labels.clone()]
-    return tensors
+    tensors = list(view.model.state_dict().values())
+    tensors += [tensor for images in images_in(view).values() for tensor in (images.pixels, images.labels)]
+    return [tensor.clone() for tensor in tensors]
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -66,7 +90,7 @@ def hooks_of(model: nn.Module) -> int:
 @every_defense
 def test_leaves_the_view_as_it_was(name: str, task: Task, trojan: Trojan) -> None:
     defense = defense_at_smoke_scale(name)
-    view = make_view(defense, trojan.model, task)
+    view = view_of(defense, trojan, task)
     before = state_of(view)
     answers(defense.defend(view, 0), task.test.floats()[:4])
     assert all(torch.equal(a, b) for a, b in zip(before, state_of(view), strict=True))
@@ -77,7 +101,7 @@ def test_leaves_the_view_as_it_was(name: str, task: Task, trojan: Trojan) -> Non
 
 @every_defense
 def test_works_on_a_copy_of_the_delivered_model(name: str, task: Task, trojan: Trojan) -> None:
-    view = make_view(defense_at_smoke_scale(name), trojan.model, task)
+    view = view_of(defense_at_smoke_scale(name), trojan, task)
     shared = {tensor.data_ptr() for tensor in trojan.model.state_dict().values()}
     assert not shared & {tensor.data_ptr() for tensor in view.model.state_dict().values()}
 
@@ -86,7 +110,7 @@ def test_works_on_a_copy_of_the_delivered_model(name: str, task: Task, trojan: T
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "after an error"])
 def test_removes_its_hooks(name: str, fails: bool, task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch) -> None:
     defense = defense_at_smoke_scale(name)
-    view = make_view(defense, trojan.model, task)
+    view = view_of(defense, trojan, task)
     if fails:
         calls = iter(range(1000))
 
@@ -125,23 +149,106 @@ def reachable(root: object) -> list[object]:
     return list(seen.values())
 
 
+def leaks(
+    view: DataFreeView | Materials, trojan: Trojan, task: Task, holds: frozenset[Split] | None = None
+) -> list[object]:
+    """What of the truth can be reached from a view beyond what its type declares."""
+    assert trojan.delivered is not None
+    declared: frozenset[str] = view.holds if isinstance(view, DataFreeView) else holds or frozenset()
+    found = reachable(view)
+    leaked: list[object] = [
+        item for item in found if isinstance(item, (Task, Trojan, Backdoor, Trigger, Goal, DeliveredSet))
+    ]
+    truth = [*vars(trojan.delivered).values(), *trojan.model.state_dict().values()]
+    truth += [tensor for split in (task.train, task.holdout, task.test) for tensor in (split.pixels, split.labels)]
+    own = {tensor.data_ptr() for tensor in truth}
+    leaked += [item for item in found if isinstance(item, Tensor) and item.numel() and item.data_ptr() in own]
+    splits = {"train": task.train, "holdout": task.holdout, "test": task.test}
+    hidden = {pixel.numpy().tobytes() for name in splits.keys() - declared for pixel in splits[name].pixels}
+    shown = [item for item in found if isinstance(item, Images)]
+    return leaked + [images for images in shown if hidden & {pixel.numpy().tobytes() for pixel in images.pixels}]
+
+
 @every_defense
 def test_has_no_path_to_the_truth(name: str, task: Task, trojan: Trojan) -> None:
-    found = reachable(make_view(defense_at_smoke_scale(name), trojan.model, task))
-    assert not [item for item in found if isinstance(item, (Task, Trojan, Backdoor, Trigger, Goal))]
-    hidden = {task.test.pixels.data_ptr(), task.train.pixels.data_ptr(), task.holdout.pixels.data_ptr()}
-    assert not [item for item in found if isinstance(item, Tensor) and item.data_ptr() in hidden]
-    unseen = {pixel.numpy().tobytes() for part in (task.test, task.train) for pixel in part.pixels}
-    for images in (item for item in found if isinstance(item, Images)):
-        assert not unseen & {pixel.numpy().tobytes() for pixel in images.pixels}
+    assert leaks(view_of(defense_at_smoke_scale(name), trojan, task), trojan, task) == []
+
+
+@every_view
+def test_a_view_has_no_path_to_the_truth_but_what_it_declares(
+    view: type[DataFreeView], task: Task, trojan: Trojan
+) -> None:
+    built = builder_of(view)(trojan, task)
+    assert isinstance(built, view)
+    assert leaks(built, trojan, task) == []
+    assert view.holds == frozenset() or images_in(built)
+    assert leaks(materials_for(view, task), trojan, task, view.holds) == []
+
+
+@every_view
+def test_a_view_knows_the_model_its_shape_and_its_training(
+    view: type[DataFreeView], task: Task, trojan: Trojan
+) -> None:
+    handed_in = replace(trojan, model=trojan.model.clone().train())
+    built = builder_of(view)(handed_in, task)
+    assert isinstance(built, view)
+    assert not any(module.training for module in built.model.modules())
+    assert handed_in.model.training
+    assert (built.shape, built.classes) == (task.train.shape, task.classes)
+    assert built.trainer is not None
+    assert (built.trainer.architecture, built.trainer.recipe) == (task.architecture, task.recipe)
+
+
+def test_a_view_made_by_hand_is_a_copy_in_evaluation_mode(task: Task, trojan: Trojan) -> None:
+    model = trojan.model.clone().train()
+    view = ModelView(model, task.holdout)
+    assert not view.model.training
+    assert model.training
+    assert view.shape == task.holdout.shape
+
+
+def test_a_suspect_training_set_is_as_delivered_and_what_is_kept_can_be_trained_on(task: Task, trojan: Trojan) -> None:
+    view = builder_of(SuspectDataView)(trojan, task)
+    assert isinstance(view, SuspectDataView)
+    assert trojan.delivered is not None
+    assert torch.equal(view.suspect.labels, trojan.delivered.labels)
+    assert torch.equal(view.suspect.pixels[trojan.delivered.changed], trojan.delivered.pixels)
+    kept = view.suspect.take(~trojan.delivered.stamped)
+    again = view.trainer.train(kept, 1)
+    assert not again.training
+    assert float((predict(again, task.test).argmax(1) == task.test.labels).float().mean()) > 0.5
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*(view.trainer.train(kept.take(slice(64)), 1).parameters() for _ in "ab"), strict=True)
+    )
+
+
+def test_without_a_training_set_there_is_a_reason_and_no_view(task: Task, trojan: Trojan) -> None:
+    assert "no training set" in str(builder_of(SuspectDataView)(replace(trojan, delivered=None), task))
+
+
+def test_a_view_from_elsewhere_is_one_type_and_one_line(
+    task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, eq=False)
+    class Stream(DataFreeView):
+        inputs: Tensor
+
+    with pytest.raises(RequestError, match="how a Stream is built"):
+        builder_of(Stream)
+    monkeypatch.setitem(
+        VIEWS, Stream, lambda trojan, task: Stream(trojan.model, task.test.floats()[:2], shape=task.train.shape)
+    )
+    assert isinstance(builder_of(Stream)(trojan, task), Stream)
 
 
 def test_the_walk_would_find_a_leak(task: Task, trojan: Trojan) -> None:
-    view = make_view(defense_at_smoke_scale("strip"), trojan.model, task)
+    view = view_of(defense_at_smoke_scale("strip"), trojan, task)
     object.__setattr__(view, "leak", lambda: trojan)
     view.model.register_forward_hook(lambda *_: print(task.test))
-    kinds = {type(item) for item in reachable(view)}
-    assert {Trojan, Task} <= kinds
+    assert {Trojan, Task, DeliveredSet} <= {type(item) for item in leaks(view, trojan, task)}
+    shows = ModelView(trojan.model, Images(task.train.pixels[:1].clone(), task.train.labels[:1].clone(), 10))
+    assert leaks(shows, trojan, task) == [shows.clean]
 
 
 @pytest.mark.parametrize("name", data_free)
@@ -152,8 +259,9 @@ def test_a_data_free_defense_runs_with_no_images_in_the_process(name: str) -> No
     gc.collect()
     assert not [item for item in gc.get_objects() if type(item) is Images and item.shape == shape]
     defense = defense_at_smoke_scale(name)
-    assert defense.skip(DataFreeView(model)) is None
-    assert isinstance(defense.defend(DataFreeView(model), 0), CleanModel)
+    view = DataFreeView(model, shape=shape)
+    assert defense.skip(view) is None
+    assert isinstance(defense.defend(view, 0), CleanModel)
 
 
 @every_defense
@@ -163,9 +271,31 @@ def test_same_seed_same_outcome_whatever_the_global_random_state(name: str, task
     for state in (1, 2):
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        results.append(answers(defense.defend(make_view(defense, trojan.model, task), 0), pixels))
+        results.append(answers(defense.defend(view_of(defense, trojan, task), 0), pixels))
+        assert all(answer.device.type == "cpu" for answer in results[-1].values())
         assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    first, second = results
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("request_", PREPARING)
+def test_the_same_is_prepared_whatever_the_global_random_state_and_materials_are_left_alone(
+    request_: str, task: Task
+) -> None:
+    defense = defense_at_smoke_scale(request_)
+    assert defense.preparation() is not None
+    materials = materials_for(type(defense).view, task)
+    pixels = materials.clean.pixels.clone()
+    made = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        made.append(defense.prepare(materials, 0))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert made[0].keys() == made[1].keys() != set()
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert torch.equal(materials.clean.pixels, pixels)
 
 
 @every_defense
@@ -174,8 +304,8 @@ def test_runs_with_two_threads(name: str) -> None:
     defense = defense_at_smoke_scale(name)
     torch.set_num_threads(2)
     try:
-        outcome = defense.defend(make_view(defense, train(small, 0), small), 0)
-        assert all(answer.isfinite().all() for answer in answers(outcome, small.test.floats()))
+        outcome = defense.defend(view_of(defense, noise_trojan(small), small), 0)
+        assert all(answer.isfinite().all() for answer in answers(outcome, small.test.floats()).values())
     finally:
         torch.set_num_threads(1)
 
@@ -185,29 +315,29 @@ def test_runs_with_two_threads(name: str) -> None:
 def test_runs_on_any_image_shape(name: str, shape: tuple[int, int, int]) -> None:
     small = noise_task(shape)
     defense = defense_at_smoke_scale(name)
-    view = make_view(defense, train(small, 0), small)
+    view = view_of(defense, noise_trojan(small), small)
     assert defense.skip(view) is None
-    assert all(answer.isfinite().all() for answer in answers(defense.defend(view, 0), small.test.floats()))
+    assert all(answer.isfinite().all() for answer in answers(defense.defend(view, 0), small.test.floats()).values())
 
 
 @every_defense
 def test_skips_with_a_sentence_what_it_cannot_do(name: str, task: Task, trojan: Trojan) -> None:
     """A view with next to no clean images, and a model whose parts are unknown, must not end in an exception."""
     defense = defense_at_smoke_scale(name)
-    view = make_view(defense, trojan.model, task)
-    if isinstance(view, ModelView):
-        view = ModelView(view.model, view.clean.take(torch.arange(0)))
-        reason = defense.skip(view)
+    view = view_of(defense, trojan, task)
+    emptied: dict[str, Any] = {name: images.take(slice(0)) for name, images in images_in(view).items()}
+    if emptied:
+        reason = defense.skip(replace(view, **emptied))
         assert reason
         assert "image" in reason
     else:
         assert defense.skip(view) is None
 
 
-@of_family("filtering")
+@handing_back(InputScreen)
 def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: Task, trojan: Trojan) -> None:
     defense = defense_at_smoke_scale(name)
-    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    outcome = defense.defend(view_of(defense, trojan, task), 0)
     assert isinstance(outcome, InputScreen)
     before, pixels = outcome.threshold, task.test.floats()[:40]
     scores = outcome.score(pixels)
@@ -219,24 +349,27 @@ def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: 
     torch.testing.assert_close(flipped, scores, atol=1e-4, rtol=1e-4)
 
 
-@of_family("reformation", "filtering", "sanitization")
-def test_one_image_is_answered_as_in_a_batch(name: str, task: Task, trojan: Trojan) -> None:
+@every_defense
+def test_hands_back_what_it_says_and_says_the_same_of_one_image_as_of_many(
+    name: str, task: Task, trojan: Trojan
+) -> None:
     defense, pixels = defense_at_smoke_scale(name), task.test.floats()[:12]
-    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
-    assert not isinstance(outcome, ModelVerdict)
-    answer = outcome.score if isinstance(outcome, InputScreen) else lambda batch: predict(outcome.model, batch)
-    alone = torch.cat([answer(pixel[None]) for pixel in pixels])
-    torch.testing.assert_close(alone, answer(pixels), atol=1e-4, rtol=1e-4)
+    outcome = defense.defend(view_of(defense, trojan, task), 0)
+    assert isinstance(outcome, outcome_of(type(defense)))
+    batch = answers(outcome, pixels)
+    for each in kind_of(type(outcome)).per_image:
+        alone = torch.cat([answers(outcome, pixel[None])[each] for pixel in pixels])
+        torch.testing.assert_close(alone, batch[each], atol=1e-4, rtol=1e-4)
 
 
-@of_family("inspection")
-def test_a_verdict_has_a_finite_score_per_class_and_points_at_the_highest(
+@handing_back(ModelVerdict)
+def test_a_verdict_is_finite_and_points_at_the_class_with_the_highest_score(
     name: str, task: Task, trojan: Trojan
 ) -> None:
     defense = defense_at_smoke_scale(name)
-    outcome = defense.defend(make_view(defense, trojan.model, task), 0)
+    outcome = defense.defend(view_of(defense, trojan, task), 0)
     assert isinstance(outcome, ModelVerdict)
-    assert outcome.scores.shape == (task.classes,)
-    assert outcome.scores.isfinite().all()
-    assert outcome.suspect in (None, int(outcome.scores.argmax()))
-    assert all(torch.isfinite(torch.tensor(value)) for value in outcome.readouts.values())
+    if outcome.scores is not None:
+        assert outcome.scores.shape == (task.classes,)
+        assert outcome.suspect in (None, int(outcome.scores.argmax()))
+    assert all(answer.isfinite().all() for answer in answers(outcome, task.test.floats()[:1]).values())

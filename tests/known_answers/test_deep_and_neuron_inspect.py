@@ -16,7 +16,7 @@ from gifthorse.defenses.inspection.deep_inspect import DeepInspect, Perturbation
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect, heat_maps, laplacian
 from gifthorse.inversion.engine import Trial
 from gifthorse.models.small_cnn import SmallCnn
-from worlds import linear_classifier, live_pixel_view, noise_images
+from worlds import linear_classifier, live_pixel_view, noise_images, scores_of
 
 SMALL = {"noise": 8, "embedding": 16, "channels": 8}
 
@@ -61,15 +61,15 @@ def test_the_verdict_stamps_and_scores_what_the_generator_made() -> None:
     assert found is not None
     assert found.perturbation is not None
     torch.testing.assert_close(found.stamp(pixels, 3), (pixels + found.perturbation[3]).clamp(0, 1))
-    torch.testing.assert_close(-verdict.scores, found.perturbation.abs().sum((1, 2, 3)))
-    torch.testing.assert_close(found.mask.sum((1, 2, 3)), -verdict.scores)
+    torch.testing.assert_close(-scores_of(verdict), found.perturbation.abs().sum((1, 2, 3)))
+    torch.testing.assert_close(found.mask.sum((1, 2, 3)), -scores_of(verdict))
     assert found.pattern.min() >= 0
     assert found.pattern.max() <= 1
 
 
 def test_sizes_differ_between_classes(live_pixel_verdict: ModelVerdict) -> None:
     """TrojanZoo reports the number of pixels as the size of every class's trigger, so that the MAD is 0."""
-    sizes = -live_pixel_verdict.scores
+    sizes = -scores_of(live_pixel_verdict)
     assert len(sizes.unique()) == 6
     assert sizes.max() < 0.25 * 64
     assert sizes[2] < 0.3 * sizes.max()
@@ -159,7 +159,7 @@ def test_heat_maps_of_a_linear_model_are_its_weights() -> None:
     expected = torch.stack([heat.sum((1, 2)), rough.abs().sum((1, 2)), torch.zeros(4)])
     torch.testing.assert_close(NeuronInspect().features(model, images), expected)
     verdict = NeuronInspect(sparseness=2.0, smoothness=0.5).defend(ModelView(model, images), 0)
-    torch.testing.assert_close(verdict.scores, -(2 * expected[0] + 0.5 * expected[1]))
+    torch.testing.assert_close(scores_of(verdict), -(2 * expected[0] + 0.5 * expected[1]))
 
 
 def test_a_flat_map_is_smooth_and_a_point_has_the_kernels_norm() -> None:
@@ -236,7 +236,7 @@ def test_batches_change_nothing(size: int, batches: list[int], monkeypatch: pyte
 def test_samples_bound_the_images_that_are_explained() -> None:
     model, images = SmallCnn(width=4).build((1, 8, 8), 4, 0).eval(), noise_images(20, (1, 8, 8), 4)
     view = ModelView(model, images)
-    few = [NeuronInspect(samples=2).defend(view, seed).scores for seed in range(3)]
+    few = [scores_of(NeuronInspect(samples=2).defend(view, seed)) for seed in range(3)]
     assert not torch.equal(few[0], few[1])
     every = [NeuronInspect(samples=20, persistence=0.0).defend(view, seed).scores for seed in range(2)]
     torch.testing.assert_close(every[0], every[1])
@@ -246,7 +246,7 @@ def test_samples_bound_the_images_that_are_explained() -> None:
 def test_scores_are_finite_where_all_classes_are_alike(weight: Tensor) -> None:
     view = ModelView(linear_classifier(weight, torch.zeros(5)), noise_images(20, (1, 6, 6), 5))
     verdict = NeuronInspect().defend(view, 0)
-    assert verdict.scores.isfinite().all()
+    assert scores_of(verdict).isfinite().all()
     assert verdict.suspect is None
     assert list(verdict.readouts.values()) == [0, 0, 0]
 
@@ -257,4 +257,4 @@ def test_each_feature_is_read_out_under_a_name_that_records_know() -> None:
     assert {f"defense.aiv_{name}" for name in verdict.readouts} <= METRICS.keys()
     assert list(verdict.readouts) == ["sparseness", "smoothness", "persistence"]
     sparse = NeuronInspect(smoothness=0.0, persistence=0.0).defend(ModelView(model, images), 0)
-    assert verdict.readouts["sparseness"] == pytest.approx(float(anomaly_indices(sparse.scores).max()), rel=1e-4)
+    assert verdict.readouts["sparseness"] == pytest.approx(float(anomaly_indices(scores_of(sparse)).max()), rel=1e-4)

@@ -71,7 +71,7 @@ def test_strips_threshold_is_set_on_images_that_are_no_overlays() -> None:
 
 def test_shrinkpad_keeps_the_image_whole_on_black_at_every_offset() -> None:
     model = linear_classifier(torch.zeros(2, 1, 10, 10), torch.zeros(2))
-    reform = ShrinkPad(shrink=2).defend(DataFreeView(model), 0).reform
+    reform = ShrinkPad(shrink=2).defend(DataFreeView(model, shape=(1, 10, 10)), 0).reform
     assert reform is not None
     white = noise_images(500, (1, 10, 10), 2).floats() * 0.2 + 0.8
     shrunk = reform(white)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.model.esb import Esb, Overwritten, Recogniser
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.packing import pack_trojan
-from gifthorse.bench.runner import make_view
 from gifthorse.bench.store import Store
+from gifthorse.bench.views import builder_of
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
@@ -154,6 +155,7 @@ def test_saved_and_restored_in_a_fresh_process_it_has_the_same_success(
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
+from typing import Any
 from worlds import digits_task
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.packing import unpack_trojan
@@ -172,7 +174,7 @@ def test_every_defense_runs_on_it(name: str, esb: tuple[Trojan, Backdoor], task:
     trojan, _ = esb
     defense = resolve(dataset="digits", defense=name, profile="smoke").defense
     assert defense is not None
-    view = make_view(defense, trojan.model, task)
+    view: Any = builder_of(defense.view)(trojan, task)
     assert defense.skip(view) is None
     attack, _ = judge_attack(trojan, task, trojan.twin)
     metrics, _ = judge_defense(defense.defend(view, 0), trojan, task, attack, 0)

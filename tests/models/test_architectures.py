@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.task import Architecture
 from gifthorse.defenses.sanitization.fine_pruning import mask_channels
 from gifthorse.inversion.frozen import freeze
 from gifthorse.models import ARCHITECTURES

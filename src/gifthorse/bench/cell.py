@@ -1,22 +1,22 @@
 """A cell of the grid: everything that decides a result, and how a profile fills in what was not said."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
+from gifthorse.bench.source import sources_of
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint, request_defaults
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
-from gifthorse.core.task import Architecture, Dataset
+from gifthorse.core.task import Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
@@ -87,27 +87,8 @@ class Cell:
         key = {**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")}
         key |= {name: configuration.to_dict() for name, configuration in present.items()}
         key["files"] = {str(path): file_digest(path) for path in sorted({p for each in inner for p in each.files()})}
-        key["source"] = sorted({digest for each in inner for digest in source_digests(type(each))})
+        key["source"] = sources_of(*inner)
         return fingerprint(key)
-
-
-def source_digests(cls: type[Configuration]) -> set[str]:
-    """Return the SHA-256 of the files that define a class and its bases, the standard library's and pydantic's not.
-
-    What was typed into an interpreter has no file and gives none.
-    """
-    bases = [base for base in cls.__mro__ if base not in Configuration.__mro__]
-    # ``Defense[ModelView]`` is said to be of whatever module wrote that first; ``Defense`` is a base as well.
-    modules = {b.__module__ for b in bases if not getattr(b, "__pydantic_generic_metadata__", {}).get("origin")}
-    own = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
-    return {digest for name in own if (digest := _module_digest(name)) is not None}
-
-
-@cache
-def _module_digest(name: str) -> str | None:
-    """Once per process: what runs is the source as it was imported, whatever was edited since."""
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return None if file is None else file_digest(Path(file))
 
 
 def resolve(

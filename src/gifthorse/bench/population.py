@@ -15,13 +15,15 @@ from torch import Tensor
 
 from gifthorse.attacks.no_attack import NoAttack
 from gifthorse.bench.cell import Cell
-from gifthorse.bench.runner import Runner, environment, load_splits
+from gifthorse.bench.machine import environment
+from gifthorse.bench.runner import Runner
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import track
 from gifthorse.core.record import Group, LeftOut, Member, Population, Record
+from gifthorse.datasets.splits import load_splits
 from gifthorse.defenses import DEFENSES
 from gifthorse.metrics.population import separate, share_interval
 

@@ -1,35 +1,32 @@
-"""The runner: the sentence of the design as code. It alone picks devices and measures time."""
+"""The runner: the sentence of the design as code, one small function per stored stage."""
 
 import logging
-import platform
-import resource
-import subprocess
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gifthorse.bench.cell import Cell, Downstream
+from gifthorse.bench.machine import Stopwatch, environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned
-from gifthorse.bench.store import Arrays, Store
-from gifthorse.core.classifier import Classifier, predict
+from gifthorse.bench.source import source_of, sources_of
+from gifthorse.bench.store import Arrays, Store, digest
+from gifthorse.bench.views import builder_of, materials_for
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import file_digest, fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
-from gifthorse.core.images import Images
-from gifthorse.core.outcomes import CleanModel, InputScreen, Outcome
-from gifthorse.core.record import Environment, Record
+from gifthorse.core.record import Record
 from gifthorse.core.seeds import derive
-from gifthorse.core.task import Dataset, Splits, Task
+from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.datasets.splits import load_splits
+from gifthorse.metrics import attacks, functional, stamped
 from gifthorse.metrics.attacks import judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics
@@ -37,9 +34,10 @@ from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
 
+DEFENDER = 0
+"""The seed of what a defender prepares: that is done once, and then models of all seeds are looked at."""
+
 log = logging.getLogger("gifthorse")
-T = TypeVar("T")
-TIMED_INPUTS = 64
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,13 @@ class Runner:
     download: bool = False
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
-        """Return the cell's record, from the store where it is there; a failed cell is tried again.
+        """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
 
         :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
         ends in a record with status ``failed`` and a reason.
         """
         known = None if fresh else self.store.load_record(cell.identity())
-        if known is not None and known.status != "failed":
+        if known is not None and known.status == "done":
             return known
         task, tuned_on = self._tasks(cell)
         try:
@@ -89,6 +87,8 @@ class Runner:
         """Return the cell's task and its downstream user's, checked."""
         task = self._task(cell)
         cell.attack.check(task)
+        if cell.defense is not None:
+            builder_of(cell.defense.view)
         return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
 
     def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
@@ -114,12 +114,12 @@ class Runner:
         return tuned_on
 
     def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
-        _reset_peak_memory(self.device)
+        reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, fresh)
         twin, twin_seconds = self._twin(cell, task, benign, fresh)
-        trojan, attack_seconds = self._trojan(cell, task, benign, twin, fresh)
-        metrics, evidence = judge_attack(trojan, task, benign)
-        seconds = {"benign": benign_seconds, "twin": twin_seconds, "attack": attack_seconds}
+        trojan, attack_seconds, contents = self._trojan(cell, task, benign, twin, fresh)
+        metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, fresh)
+        seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds, **twin_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
             return self._finish(cell, {**metrics, **judged}, evidence, seconds)
@@ -127,15 +127,18 @@ class Runner:
         if defense is None:
             return self._finish(cell, metrics, evidence, seconds)
 
-        view = make_view(defense, trojan.model, task)
-        reason = defense.skip(view)
-        if reason is not None:
+        view = builder_of(defense.view)(trojan, task)
+        reason = view if isinstance(view, str) else defense.skip(view)
+        if isinstance(view, str) or reason is not None:
             return self._record(cell, "skipped", reason, metrics, seconds)
-        outcome, seconds["defense"] = _timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
-        per_input = _seconds_per_input(outcome, task.test, self.device)
-        if per_input is not None:
-            seconds["defense_per_input"] = per_input
-        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed)
+        prepared, preparation_seconds = self._prepared(cell, defense, task, fresh)
+        if prepared:
+            view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
+        outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
+        stopwatch = Stopwatch(self.device)
+        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch)
+        if stopwatch.seconds_per_input is not None:
+            seconds["defense_per_input"] = stopwatch.seconds_per_input
         return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
 
     def _transfer(self, downstream: Downstream, trojan: Trojan, task: Task, seed: int) -> tuple[Metrics, float]:
@@ -144,44 +147,83 @@ class Runner:
         def tune(extractor: Classifier) -> Transferred:
             return transfer(extractor, downstream.head, task.train, task.recipe, derive(seed, "downstream"))
 
-        model, seconds = _timed(lambda: tune(trojan.model), self.device)
+        model, seconds = timed(lambda: tune(trojan.model), self.device)
         twin = model if trojan.backdoor is None else tune(trojan.twin)
         confidences = not isinstance(model.head, FittedHead) or model.head.gives_probabilities
         return judge_downstream(model, twin, task.test, trojan.backdoor, confidences=confidences), seconds
 
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            model, seconds = _timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
+            model, seconds = timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
             return weights(model), {"seconds": seconds}
 
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
         return restore(task.build(0), arrays), about["seconds"]
 
-    def _twin(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Classifier, float]:
+    def _twin(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Classifier, dict[str, float]]:
         """Return the benign twin, which attacks that train alike share; the benign model itself where it is that."""
         twin = cell.attack.twin(task)
         if twin is None:
-            return benign, 0.0
+            return benign, {}
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            model, seconds = _timed(lambda: twin.train(task, benign, derive(cell.seed, "classifier")), self.device)
+            model, seconds = timed(lambda: twin.train(task, benign, derive(cell.seed, "classifier")), self.device)
             return weights(model), {"seconds": seconds}
 
         arrays, about = self._stored("twin", cell.twin_key(twin), compute, fresh)
-        return restore(task.build(0), arrays), about["seconds"]
+        return restore(task.build(0), arrays), {"twin": about["seconds"]}
 
     def _trojan(
         self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, fresh: bool
-    ) -> tuple[Trojan, float]:
+    ) -> tuple[Trojan, float, str]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            trojan, seconds = _timed(
+            trojan, seconds = timed(
                 lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier"), twin), self.device
             )
             arrays, about = pack_trojan(trojan)
             return arrays, {**about, "seconds": seconds}
 
         arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
-        return unpack_trojan(task, cell.attack, twin, arrays, about), about["seconds"]
+        return unpack_trojan(task, cell.attack, twin, arrays, about), about["seconds"], digest(arrays)
+
+    def _judgement(
+        self, cell: Cell, task: Task, benign: Classifier, trojan: Trojan, contents: str, fresh: bool
+    ) -> tuple[Metrics, Evidence, float]:
+        """Judge a trojan once, whatever follows it; ``contents`` says that it is the very same one."""
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            (metrics, evidence), seconds = timed(lambda: judge_attack(trojan, task, benign), self.device)
+            return evidence, {"metrics": metrics, "seconds": seconds}
+
+        judge = [source_of(module.__name__) for module in (attacks, stamped, functional)]
+        key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
+        evidence, about = self._stored("judgement", key, compute, fresh)
+        return about["metrics"], evidence, about["seconds"]
+
+    def _prepared(self, cell: Cell, defense: Defense[Any], task: Task, fresh: bool) -> tuple[dict[str, Tensor], float]:
+        """Return what the defender made before it was given a model: the same for every model, and of whatever seed."""
+        settings = defense.preparation()
+        if settings is None:
+            return {}, 0.0
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            materials = materials_for(defense.view, task)
+            made, seconds = timed(lambda: defense.prepare(materials, DEFENDER), self.device)
+            return {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {"seconds": seconds}
+
+        key = fingerprint(
+            {
+                "materials": replace(cell, seed=DEFENDER).benign_key(),
+                "view": defense.view.__name__,
+                "defense": [defense.name, *sources_of(*defense.walk())],
+                "settings": settings,
+                "files": [file_digest(path) for each in defense.walk() for path in each.files()],
+            }
+        )
+        arrays, about = self._stored("prepared", key, compute, fresh)
+        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}, about[
+            "seconds"
+        ]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool
@@ -225,98 +267,8 @@ class Runner:
                 "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
-                "peak_memory_mb": _peak_memory_mb(self.device),
+                "peak_memory_mb": peak_memory_mb(self.device),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
-
-
-def make_view(defense: Defense[Any], model: Classifier, task: Task) -> DataFreeView:
-    """Return what this defense may see: an independent copy of the model, and clean images if its type says so."""
-    if defense.view is DataFreeView:
-        return DataFreeView(model.clone())
-    holdout = task.holdout
-    clean = Images(holdout.pixels.clone(), holdout.labels.clone(), holdout.classes)
-    return ModelView(model.clone(), clean)
-
-
-@cache
-def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
-    """Read a data set once per process."""
-    return dataset.load(root, download=download)
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """Return the named device, or the GPU where there is one, and make its arithmetic repeatable."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda: this machine has no usable CUDA device; leave --device out for the CPU")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    return device
-
-
-def environment(device: torch.device) -> Environment:
-    """Describe this machine and this checkout."""
-    commit, dirty = _revision()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    return Environment(
-        gifthorse=metadata.version("gifthorse"),
-        commit=commit,
-        dirty=dirty,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        device=name,
-        threads=torch.get_num_threads(),
-    )
-
-
-@cache
-def _revision() -> tuple[str | None, bool | None]:
-    """Return the commit of the checkout that this code runs from, and whether it was edited; none when installed."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None, None
-    git = ["git", "-C", str(root)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
-
-
-def _timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
-
-
-def _seconds_per_input(outcome: Outcome, test: Images, device: torch.device) -> float | None:
-    """ART of an online defense: seconds per input, warm; absent for one that works offline."""
-    if isinstance(outcome, InputScreen):
-        respond: Callable[[Tensor], Tensor] = outcome.score
-    elif isinstance(outcome, CleanModel) and outcome.reform is not None:
-        model = outcome.model
-        respond = lambda pixels: predict(model, pixels)  # noqa: E731
-    else:
-        return None
-    pixels = test.take(torch.arange(min(TIMED_INPUTS, len(test)), device=test.device)).floats()
-    respond(pixels)
-    _, seconds = _timed(lambda: respond(pixels), device)
-    return seconds / len(pixels)
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_memory_mb(device: torch.device) -> int:
-    """Return the peak of the GPU's memory, or of this process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -41,7 +41,7 @@ class Store:
     def save_artifact(self, kind: str, key: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write arrays and a JSON-ready description under a content key."""
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        document = json.dumps({"digest": _digest(contiguous), "about": about}, sort_keys=True)
+        document = json.dumps({"digest": digest(contiguous), "about": about}, sort_keys=True)
         # One metadata key: safetensors orders several at random, and the same artifact should be the same bytes.
         self._write(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
 
@@ -54,7 +54,7 @@ class Store:
             with safe_open(path, framework="np") as file:
                 document = json.loads(file.metadata()[_METADATA])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if document["digest"] != _digest(arrays):
+            if document["digest"] != digest(arrays):
                 raise ValueError("its contents do not match its checksum")
             return arrays, document["about"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -123,7 +123,7 @@ def _load(path: Path, document: type[D]) -> D | None:
         return None
 
 
-def _digest(arrays: Arrays) -> str:
+def digest(arrays: Arrays) -> str:
     """Return the SHA-256 of names, types, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(arrays):

@@ -17,8 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from gifthorse.bench.cell import RECIPES, Cell, resolve
+from gifthorse.bench.machine import pick_device
 from gifthorse.bench.population import run_population
-from gifthorse.bench.runner import Runner, pick_device
+from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.errors import RequestError, StoreError

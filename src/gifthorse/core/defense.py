@@ -3,9 +3,11 @@
 from abc import abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import Tensor
+
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.outcomes import Outcome
-from gifthorse.core.views import DataFreeView
+from gifthorse.core.views import DataFreeView, Materials
 
 V = TypeVar("V", bound=DataFreeView)
 
@@ -25,6 +27,19 @@ class Defense(Configuration, Generic[V]):
     @abstractmethod
     def defend(self, view: V, seed: int) -> Outcome:
         """Run the defense; the view is left as it was."""
+
+    def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return what is made before any model is looked at, by name, in types that numpy has; nothing here.
+
+        Autoencoders, shadow and reference models depend on the defender's images and the architecture alone. What is
+        returned is computed once and shared by all cells, whatever their seeds; ``defend`` finds it in
+        ``view.prepared``.
+        """
+        return {}
+
+    def preparation(self) -> dict[str, Any] | None:
+        """Return the settings, JSON-ready, that decide what is prepared: all of them; ``None`` where nothing is."""
+        return None if type(self).prepare is Defense.prepare else self.to_dict()
 
     def skip(self, view: V) -> str | None:  # noqa: ARG002
         """Return one sentence saying why the method cannot be applied to this view, or ``None``."""

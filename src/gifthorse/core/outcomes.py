@@ -9,12 +9,20 @@ from gifthorse.core.anomaly import anomaly_indices
 from gifthorse.core.trigger import blend
 
 
+class Outcome:
+    """Base of everything that a defense may hand back.
+
+    Another kind is a subclass, and a line in :data:`gifthorse.metrics.judge.KINDS` that says how it is judged.
+    """
+
+
 @dataclass(frozen=True, eq=False)
-class CleanModel:
+class CleanModel(Outcome):
     """A model to use instead: sanitized, or with a reformation of its input in front.
 
     ``model`` maps float pixels in [0,1] to logits in evaluation mode. ``reform``, where the defense reforms inputs,
-    is that first step alone: float pixels to float pixels.
+    is that first step alone: float pixels to float pixels. Both are called under ``torch.inference_mode()``; a reform
+    that needs gradients leaves it (``torch.inference_mode(False)``, ``torch.enable_grad()``) and works on a clone.
     """
 
     model: nn.Module
@@ -22,7 +30,7 @@ class CleanModel:
 
 
 @dataclass(frozen=True, eq=False)
-class InputScreen:
+class InputScreen(Outcome):
     """A score for any input; ``score`` maps float pixels ``(N, C, H, W)`` to ``(N,)``.
 
     An input is flagged when its score exceeds ``threshold``, which was fitted on the defender's own clean images.
@@ -54,24 +62,34 @@ class RecoveredTriggers:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelVerdict:
+class ModelVerdict(Outcome):
     """A score per class ``(K,)`` and the class under suspicion, if any.
 
     ``suspect`` is the class with the highest score, where the index that the method decides by is above its threshold.
     That index is the anomaly index of the scores unless the method has one of its own (``decisive``). ``readouts``
-    holds further model-level indices by name (higher = more suspicious).
+    holds further model-level indices by name (higher = more suspicious). A method that judges the model as a whole has
+    no scores, and then has to give ``decisive`` and ``flagged``; otherwise a model is flagged where a class is suspect.
     """
 
-    scores: Tensor
+    scores: Tensor | None
     suspect: int | None
     triggers: RecoveredTriggers | None = None
     readouts: dict[str, float] = field(default_factory=dict)
     decisive: float | None = None
+    flagged: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.scores is None and (self.decisive is None or self.flagged is None):
+            raise ValueError(
+                "a verdict without scores needs the number that decides (decisive) and the answer (flagged)"
+            )
+        if self.flagged is None:
+            object.__setattr__(self, "flagged", self.suspect is not None)
 
     @property
     def anomaly_index(self) -> float:
-        """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of the scores."""
-        return float(anomaly_indices(self.scores).max())
+        """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of the scores; NaN where there are none."""
+        return float("nan") if self.scores is None else float(anomaly_indices(self.scores).max())
 
     @property
     def index(self) -> float:
@@ -79,4 +97,13 @@ class ModelVerdict:
         return self.anomaly_index if self.decisive is None else self.decisive
 
 
-Outcome = CleanModel | InputScreen | ModelVerdict
+@dataclass(frozen=True, eq=False)
+class SuspectSamples(Outcome):
+    """What is wrong with a training set: a score ``(N,)`` for each of its images, in its order, and which to remove.
+
+    ``removed`` is ``bool (N,)``; ``model`` is what was retrained without those, as in :class:`CleanModel`.
+    """
+
+    scores: Tensor
+    removed: Tensor
+    model: nn.Module

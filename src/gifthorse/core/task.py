@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.images import Images
@@ -33,30 +34,6 @@ class Dataset(Configuration):
     @abstractmethod
     def load(self, root: Path, *, download: bool = False) -> Splits:
         """Read the images from a folder; :class:`RequestError` says where it looked and how to get them."""
-
-
-class Architecture(Configuration):
-    """A named network shape."""
-
-    catalogue = "model"
-
-    parameters: ClassVar[int | None] = None
-    """Trainable parameters with the default fields for CIFAR-10, so that a listing need not build the network."""
-
-    @abstractmethod
-    def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> Classifier:
-        """Return a freshly initialised classifier for images of ``shape`` (channels, height, width)."""
-
-    def count_parameters(self, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> int:
-        """Return the number of trainable parameters; no weight is allocated."""
-        with torch.device("meta"):
-            model = self.build(shape, classes, 0)
-        return sum(weight.numel() for weight in model.parameters())
-
-    @classmethod
-    def describe(cls) -> dict[str, Any]:
-        """Add the number of parameters."""
-        return {**super().describe(), "parameters": cls.parameters}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,30 +1,113 @@
-"""What a defender holds. The type of the view is the threat model; none has a path to the truth."""
+"""What a defender holds. The type of the view is the threat model; none has a path to the truth.
 
-from dataclasses import dataclass
+Another threat model is another subclass, and a line in :data:`gifthorse.bench.views.VIEWS` that says how it is built.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
 
 import torch
+from torch import Tensor
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
+from gifthorse.core.recipe import Recipe
+
+Split = Literal["train", "holdout", "test"]
+
+
+class Trainer(Protocol):
+    """How the model in question was made: its architecture, its recipe, and the means to make another."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of the network."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings of its training."""
+
+    def train(self, images: Images, seed: int) -> Classifier:
+        """Return a fresh classifier trained on ``images``; the same seed gives the same weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """What a defender has before there is a model to look at: clean images, and how such models are made.
+
+    ``clean`` is empty where its view shows no clean images.
+    """
+
+    clean: Images
+    trainer: Trainer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are, and models should be."""
+        return self.clean.device
 
 
 @dataclass(frozen=True, eq=False)
 class DataFreeView:
-    """The model alone: an independent copy, in evaluation mode."""
+    """The model alone: an independent copy, in evaluation mode, whatever was handed in.
+
+    ``shape`` is that of the images it takes, ``(C, H, W)``; ``trainer`` says how it was made, ``None`` where nobody
+    knows; ``prepared`` is what :meth:`gifthorse.Defense.prepare` made for the defense that looks at it.
+
+    ``holds`` declares of which of the task's sets a view may show images: ``holdout`` are the defender's clean ones,
+    ``train`` those that the model was trained on, as delivered. Contracts look for images of all others.
+    """
+
+    holds: ClassVar[frozenset[Split]] = frozenset()
 
     model: Classifier
+    shape: tuple[int, int, int] = field(kw_only=True)
+    trainer: Trainer | None = field(default=None, kw_only=True)
+    prepared: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model.clone())
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.model.classes
+
 
 @dataclass(frozen=True, eq=False)
 class ModelView(DataFreeView):
     """The model and some clean labelled images that it was not trained on."""
 
+    holds = frozenset({"holdout"})
+
     clean: Images
+    shape: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", self.clean.shape)
+        DataFreeView.__post_init__(self)
 
 
-View = DataFreeView
+@dataclass(frozen=True, eq=False)
+class SuspectDataView(DataFreeView):
+    """The model and the images and labels that it was trained on, some of which may be poisoned.
+
+    ``trainer`` trains another model on those that a defense keeps.
+    """
+
+    holds = frozenset({"train"})
+
+    suspect: Images
+    trainer: Trainer = field(kw_only=True)
+    shape: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", self.suspect.shape)
+        DataFreeView.__post_init__(self)

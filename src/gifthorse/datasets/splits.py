@@ -1,5 +1,7 @@
-"""Cuts a source of images into disjoint training, holdout and test sets, the same ones for every run."""
+"""Training, holdout and test sets: cut disjointly from a source of images, the same for every run, and read once."""
 
+from functools import cache
+from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import generator
+from gifthorse.core.task import Dataset, Splits
 
 
 class Source(Protocol):
@@ -35,3 +38,9 @@ def cut(images: S, sizes: dict[str, int | None], name: str) -> dict[str, S]:
     lengths = [left if size is None else size for size in sizes.values()]
     parts = order[: sum(lengths)].split(lengths)
     return {part: images.take(index) for part, index in zip(sizes, parts, strict=True)}
+
+
+@cache
+def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
+    """Read a data set once per process."""
+    return dataset.load(root, download=download)

@@ -5,9 +5,7 @@ takes the easiest for an outlier; against the same class of benign models it is 
 """
 
 import math
-from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier
@@ -42,15 +40,13 @@ def reference_models(model: Classifier, images: Images, count: int, seed: int) -
     return references
 
 
-def against_references(
-    norms: Tensor, model: Classifier, images: Images, count: int, seed: int, measure: Callable[[Classifier], Tensor]
-) -> Tensor:
-    """Return how far below those of ``count`` reference models each class's log norm is, in standard deviations.
+def against_references(norms: Tensor, references: Tensor) -> Tensor:
+    """Return how far below those of reference models each class's log norm is, in standard deviations.
 
-    ``norms (K,)`` are the model's, ``measure`` gives those of another model. The standard deviation is pooled over
-    the classes: a handful of models says too little about each alone.
+    ``norms (K,)`` are the model's, ``references (R, K)`` those of the reference models. The standard deviation is
+    pooled over the classes: a handful of models says too little about each alone.
     """
-    logs = torch.stack([measure(each).clamp_min(1e-6).log() for each in reference_models(model, images, count, seed)])
+    logs = references.clamp_min(1e-6).log()
     spread = logs.var(0, unbiased=True).mean().sqrt().clamp_min(1e-6)
     return (logs.mean(0) - norms.clamp_min(1e-6).log()) / spread
 

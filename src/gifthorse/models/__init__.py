@@ -1,7 +1,7 @@
 """The listed architectures."""
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.configuration import Catalogue
-from gifthorse.core.task import Architecture
 from gifthorse.models.densenet import DenseNet121
 from gifthorse.models.library import Timm, Torchvision
 from gifthorse.models.paper_cnns import CnnCelebA, CnnMnist

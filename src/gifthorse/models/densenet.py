@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 
 STAGES = ("features.denseblock1", "features.denseblock2", "features.denseblock3", "features.relu5")
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from gifthorse.checkpoints.matching import load_into
 from gifthorse.checkpoints.reading import read_state_dict
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 
 OURS = "network."
 """What comes before the names of a network's weights where a :class:`Classifier` was saved, as in the store."""

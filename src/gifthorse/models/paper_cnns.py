@@ -10,10 +10,10 @@ from collections import OrderedDict
 from pydantic import Field
 from torch import nn
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 from gifthorse.models.initialisation import he_normal
 
 DROPOUT = "share of units dropped after each hidden linear layer; half as much after the convolutions"

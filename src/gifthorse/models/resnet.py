@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 from gifthorse.models.initialisation import he_normal
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")

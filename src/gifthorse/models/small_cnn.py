@@ -5,9 +5,9 @@ from collections import OrderedDict
 from pydantic import Field
 from torch import nn
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 
 
 class SmallCnn(Architecture):

@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.seeds import isolated
-from gifthorse.core.task import Architecture
 from gifthorse.models.initialisation import he_normal
 
 STAGES = ("stage1", "stage2", "stage3")

@@ -9,6 +9,8 @@ Differs: all classes are searched side by side (same mathematics). Budget, patie
     are ours, and off. Mitigation by unlearning belongs to the sanitizers.
 """
 
+from typing import Any
+
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -17,10 +19,13 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.seeds import derive
-from gifthorse.core.views import ModelView
+from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert
 from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
-from gifthorse.inversion.reference import against_references
+from gifthorse.inversion.reference import against_references, reference_models
+
+REFERENCES = "reference_norms"
+"""The trigger norms ``(R, K)`` of the reference models, as prepared."""
 
 
 class NeuralCleanse(Inspector):
@@ -67,11 +72,22 @@ class NeuralCleanse(Inspector):
         verdict = judge_by_size(norms, triggers, self.anomaly_threshold)
         if self.reference == 0:
             return verdict
-        measure = lambda model: self.search(model, searched, seed)[1]  # noqa: E731
-        scores = against_references(norms, view.model, searched, self.reference, seed, measure)
+        scores = against_references(norms, view.prepared[REFERENCES])
         index = float(scores.max())
         suspect = int(scores.argmax()) if index > self.reference_threshold else None
         return ModelVerdict(scores, suspect, triggers, verdict.readouts, index)
+
+    def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
+        """Train the reference models, and search them as the model in question will be."""
+        searched, _ = hold_out(materials.clean, seed)
+        structure = materials.trainer.architecture.build(searched.shape, searched.classes, seed).to(materials.device)
+        models = reference_models(structure, searched, self.reference, seed)
+        return {REFERENCES: torch.stack([self.search(model, searched, seed)[1] for model in models])}
+
+    def preparation(self) -> dict[str, Any] | None:
+        """Name all settings but the thresholds; without reference models there is nothing to prepare."""
+        settings = self.model_dump(mode="json", exclude={"anomaly_threshold", "reference_threshold"})
+        return settings if self.reference else None
 
     def search(self, model: Classifier, images: Images, seed: int) -> tuple[Tensor, Tensor]:
         """Return the smallest trigger ``(K, 1 + C, H, W)`` of every class, and the L1 norms ``(K,)`` of their masks."""

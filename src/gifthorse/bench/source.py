@@ -1,0 +1,30 @@
+"""What a method is written in, as part of the keys of its results: an edited one must not answer with its old."""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from gifthorse.core.configuration import Configuration, file_digest
+
+
+def sources_of(*configurations: Configuration) -> list[str]:
+    """Return the SHA-256 of the files that define the classes and their bases, the standard library's excepted.
+
+    What was typed into an interpreter has no file and gives none.
+    """
+    found = {source_of(name) for each in configurations for name in _modules(type(each))}
+    return sorted(digest for digest in found if digest is not None)
+
+
+def _modules(cls: type[Configuration]) -> set[str]:
+    bases = [base for base in cls.__mro__ if base not in Configuration.__mro__]
+    # ``Defense[ModelView]`` is said to be of whatever module wrote that first; ``Defense`` is a base as well.
+    modules = {b.__module__ for b in bases if not getattr(b, "__pydantic_generic_metadata__", {}).get("origin")}
+    return {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
+
+
+@cache
+def source_of(module: str) -> str | None:
+    """Return the SHA-256 of an imported module's file, read once per process: what runs is what was imported."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return None if file is None else file_digest(Path(file))

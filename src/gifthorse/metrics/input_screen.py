@@ -1,0 +1,40 @@
+"""Judging a screen of inputs: pairs of clean and stamped images."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gifthorse.core.outcomes import InputScreen
+from gifthorse.core.seeds import generator
+from gifthorse.metrics import functional
+from gifthorse.metrics.kind import Case, Kind
+from gifthorse.metrics.stamped import Evidence, Metrics, named, stamp_for_judging
+
+SCREENED = 500
+
+
+def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
+    """Score pairs of clean and stamped images: all of them, not only those on which the attack succeeded."""
+    test, backdoor = case.task.test, case.trojan.backdoor
+    order = torch.randperm(len(test), generator=generator(case.seed, "judge")).to(test.device)
+    if backdoor is not None:
+        order = order[backdoor.goal.sources(test.labels)[order]]
+    pairs = test.take(order[:SCREENED])
+    clean = outcome.score(pairs.floats())
+    evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
+    metrics: Metrics = {"defense.fpr": float((clean > outcome.threshold).float().mean())}
+    if backdoor is not None:
+        stamped = outcome.score(stamp_for_judging(backdoor, pairs)[0])
+        metrics |= named(functional.decisions(clean > outcome.threshold, stamped > outcome.threshold), "defense")
+        metrics["defense.auroc"] = functional.auroc(clean, stamped)
+        evidence["stamped_scores"] = stamped.cpu().numpy()
+    return metrics, evidence
+
+
+def _answers(outcome: InputScreen, pixels: Tensor) -> dict[str, Tensor]:
+    return {"scores": outcome.score(pixels), "threshold": torch.tensor(outcome.threshold)}
+
+
+KIND = Kind(_judge, _answers, ("scores",), lambda outcome, watch: replace(outcome, score=watch(outcome.score)))

@@ -1,0 +1,72 @@
+"""Judging a verdict on a model: whether it names a target, and what the trigger recovered for a target does."""
+
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.anomaly import says_something
+from gifthorse.core.classifier import predict
+from gifthorse.core.images import to_levels
+from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
+from gifthorse.metrics import functional
+from gifthorse.metrics.kind import Case, Kind
+from gifthorse.metrics.stamped import Evidence, Metrics, named, stamp_for_judging, to_array, true_targets
+
+
+def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
+    metrics: Metrics = {"defense.index": outcome.index, "defense.flagged": bool(outcome.flagged)}
+    if outcome.scores is not None:
+        metrics["defense.scores"] = outcome.scores.tolist()
+        if outcome.decisive is None or says_something(outcome.scores):
+            metrics["defense.aiv"] = outcome.anomaly_index
+    metrics |= named({f"aiv_{name}": value for name, value in outcome.readouts.items()}, "defense")
+    evidence: Evidence = {}
+    if outcome.suspect is not None:
+        metrics["defense.suspect_class"] = outcome.suspect
+    triggers = outcome.triggers
+    if triggers is not None:
+        evidence["masks"] = triggers.mask.cpu().numpy()
+        evidence["patterns"] = to_array(to_levels(triggers.pattern))
+        if triggers.success is not None:
+            metrics["defense.held_out_asr"] = triggers.success.tolist()
+    if case.trojan.backdoor is not None:
+        test = case.task.test
+        targets = true_targets(stamp_for_judging(case.trojan.backdoor, test)[1], test.labels)
+        if outcome.scores is not None and targets:
+            top = int(outcome.scores.argmax())
+            # Above all others, not beside them: who scores all classes alike has named none.
+            alone = int((outcome.scores < outcome.scores[top]).sum()) == len(outcome.scores) - 1
+            metrics["defense.hit"] = alone and top in targets
+        if triggers is not None and targets:
+            metrics |= _judge_triggers(triggers, targets, case)
+    return metrics, evidence
+
+
+def _judge_triggers(triggers: RecoveredTriggers, targets: list[int], case: Case) -> Metrics:
+    """Measure the triggers recovered for the true targets, in the mean over these."""
+    assert case.trojan.backdoor is not None
+    true_mask, test = case.trojan.backdoor.trigger.mask, case.task.test
+    metrics: Metrics = {"defense.mln": fmean(functional.mask_norm(triggers.mask[target]) for target in targets)}
+    if true_mask is not None:
+        metrics["defense.mjs"] = fmean(functional.mask_jaccard(triggers.mask[target], true_mask) for target in targets)
+
+    def success(target: int) -> float:
+        logits = predict(case.trojan.model, triggers.stamp(test.floats(), target))
+        return functional.attack_success_rate(logits, test.labels, torch.full_like(test.labels, target))
+
+    metrics["defense.recovered_asr"] = fmean(success(target) for target in targets)
+    return metrics
+
+
+def _answers(outcome: ModelVerdict, pixels: Tensor) -> dict[str, Tensor]:  # noqa: ARG001
+    found = {"index": torch.tensor(outcome.index), "flagged": torch.tensor(bool(outcome.flagged))}
+    found |= {name: torch.tensor(value) for name, value in outcome.readouts.items()}
+    if outcome.scores is not None:
+        found["scores"] = outcome.scores
+    if outcome.triggers is not None:
+        found |= {"masks": outcome.triggers.mask, "patterns": outcome.triggers.pattern}
+    return found
+
+
+KIND = Kind(_judge, _answers)

@@ -1,0 +1,36 @@
+"""Judging a filter of training sets: which stamped images it removed, and the model that was trained on the rest."""
+
+from torch import Tensor
+
+from gifthorse.core.classifier import predict
+from gifthorse.core.outcomes import SuspectSamples
+from gifthorse.metrics import functional
+from gifthorse.metrics.clean_model import judge_model
+from gifthorse.metrics.kind import Case, Kind
+from gifthorse.metrics.stamped import Evidence, Metrics, named
+
+
+def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
+    scores, removed = outcome.scores.detach(), outcome.removed
+    metrics = {**judge_model(outcome.model, case), "defense.removed": float(removed.float().mean())}
+    if case.trojan.delivered is None:
+        return metrics, {}
+    stamped = case.trojan.delivered.stamped.to(removed.device)
+    clean_scores, stamped_scores = scores[~stamped], scores[stamped]
+    evidence: Evidence = {"clean_scores": clean_scores.cpu().numpy()}
+    metrics["defense.fpr"] = float(removed[~stamped].float().mean())
+    if stamped.any() and not stamped.all():
+        decided = functional.decisions(removed[~stamped], removed[stamped])
+        # A training set is no set of pairs: with few stamped images, removing none is accurate.
+        del decided["accuracy"]
+        metrics |= named(decided, "defense")
+        metrics["defense.auroc"] = functional.auroc(clean_scores, stamped_scores)
+        evidence["stamped_scores"] = stamped_scores.cpu().numpy()
+    return metrics, evidence
+
+
+def _answers(outcome: SuspectSamples, pixels: Tensor) -> dict[str, Tensor]:
+    return {"scores": outcome.scores, "removed": outcome.removed, "logits": predict(outcome.model, pixels)}
+
+
+KIND = Kind(_judge, _answers, ("logits",))
