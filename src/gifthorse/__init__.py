@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gifthorse.bench.population import run_population as run_population
     from gifthorse.bench.runner import Runner as Runner
     from gifthorse.bench.store import Store as Store
+    from gifthorse.bench.views import VIEWS as VIEWS
     from gifthorse.core.architecture import Architecture as Architecture
     from gifthorse.core.attack import Attack as Attack
     from gifthorse.core.classifier import Classifier as Classifier
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gifthorse.core.configuration import Catalogue as Catalogue
     from gifthorse.core.configuration import Configuration as Configuration
     from gifthorse.core.defense import Defense as Defense
+    from gifthorse.core.defense import Evadable as Evadable
     from gifthorse.core.errors import RequestError as RequestError
     from gifthorse.core.errors import StoreError as StoreError
     from gifthorse.core.goal import AllToOne as AllToOne
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from gifthorse.core.outcomes import CleanModel as CleanModel
     from gifthorse.core.outcomes import InputScreen as InputScreen
     from gifthorse.core.outcomes import ModelVerdict as ModelVerdict
+    from gifthorse.core.outcomes import Outcome as Outcome
     from gifthorse.core.outcomes import RecoveredTriggers as RecoveredTriggers
+    from gifthorse.core.outcomes import SuspectSamples as SuspectSamples
     from gifthorse.core.recipe import AdversarialRecipe as AdversarialRecipe
     from gifthorse.core.recipe import Recipe as Recipe
     from gifthorse.core.recipe import StandardRecipe as StandardRecipe
@@ -43,10 +47,14 @@ if TYPE_CHECKING:
     from gifthorse.core.trojan import Backdoor as Backdoor
     from gifthorse.core.trojan import Trojan as Trojan
     from gifthorse.core.views import DataFreeView as DataFreeView
+    from gifthorse.core.views import Materials as Materials
     from gifthorse.core.views import ModelView as ModelView
     from gifthorse.core.views import SuspectDataView as SuspectDataView
     from gifthorse.datasets import DATASETS as DATASETS
     from gifthorse.defenses import DEFENSES as DEFENSES
+    from gifthorse.metrics.judge import KINDS as KINDS
+    from gifthorse.metrics.kind import Case as Case
+    from gifthorse.metrics.kind import Kind as Kind
     from gifthorse.models import ARCHITECTURES as ARCHITECTURES
 
 _HOMES = {
@@ -54,17 +62,17 @@ _HOMES = {
     "core.attack": ["Attack"],
     "core.classifier": ["Classifier", "predict"],
     "core.configuration": ["Catalogue", "Configuration"],
-    "core.defense": ["Defense"],
+    "core.defense": ["Defense", "Evadable"],
     "core.errors": ["RequestError", "StoreError"],
     "core.goal": ["AllToOne", "Goal"],
     "core.images": ["Images"],
-    "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "RecoveredTriggers"],
+    "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "Outcome", "RecoveredTriggers", "SuspectSamples"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Population", "Record"],
     "core.task": ["Dataset", "Splits", "Task"],
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
-    "core.views": ["DataFreeView", "ModelView", "SuspectDataView"],
+    "core.views": ["DataFreeView", "Materials", "ModelView", "SuspectDataView"],
     "attacks": ["ATTACKS"],
     "datasets": ["DATASETS"],
     "defenses": ["DEFENSES"],
@@ -74,6 +82,9 @@ _HOMES = {
     "bench.population": ["run_population"],
     "bench.runner": ["Runner"],
     "bench.store": ["Store"],
+    "bench.views": ["VIEWS"],
+    "metrics.judge": ["KINDS"],
+    "metrics.kind": ["Case", "Kind"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

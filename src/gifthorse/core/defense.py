@@ -1,15 +1,32 @@
 """The interface of every defense."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gifthorse.core.configuration import Configuration
+from gifthorse.core.images import Images
 from gifthorse.core.outcomes import Outcome
 from gifthorse.core.views import DataFreeView, Materials
 
 V = TypeVar("V", bound=DataFreeView)
+
+
+@runtime_checkable
+class Evadable(Protocol):
+    """A defense that an attacker can train against: it tells how suspicious a given model would look.
+
+    An attacker has data and a model of its own and knows the method and its settings; a defender's images, model and
+    random draws it has not.
+    """
+
+    def penalty(self, model: nn.Module, stamped: Tensor, targets: Tensor, clean: Images, seed: int) -> Tensor:
+        """Return a scalar, differentiable in the model's weights and in the pixels; lower is less suspicious.
+
+        ``stamped (N, C, H, W)`` in [0,1] should get ``targets (N,)``; ``clean`` are images of the attacker's own.
+        Another ``seed`` is another draw of what the method draws.
+        """
 
 
 class Defense(Configuration, Generic[V]):

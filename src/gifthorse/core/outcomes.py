@@ -1,12 +1,17 @@
 """What a defense hands back. Higher scores are more suspicious, always."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from gifthorse.core.anomaly import anomaly_indices
+from gifthorse.core.classifier import Classifier
 from gifthorse.core.trigger import blend
+from gifthorse.core.views import DataFreeView, SuspectDataView
+
+V = TypeVar("V", bound=DataFreeView)
 
 
 class Outcome:
@@ -14,6 +19,10 @@ class Outcome:
 
     Another kind is a subclass, and a line in :data:`gifthorse.metrics.judge.KINDS` that says how it is judged.
     """
+
+    def after(self, view: V) -> V | str:  # noqa: ARG002
+        """Return what the next defense of a pipeline holds, if this one held ``view``; or one sentence why none can."""
+        return f"no defense can follow an answer of the kind {type(self).__name__}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +36,10 @@ class CleanModel(Outcome):
 
     model: nn.Module
     reform: Callable[[Tensor], Tensor] | None = None
+
+    def after(self, view: V) -> V | str:
+        """Put the model in the place of the one that was looked at."""
+        return _with_model(view, self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +99,10 @@ class ModelVerdict(Outcome):
         if self.flagged is None:
             object.__setattr__(self, "flagged", self.suspect is not None)
 
+    def after(self, view: V) -> V | str:
+        """Tell the next defense this verdict: which class is suspect, if any, and what triggers were recovered."""
+        return replace(view, verdict=self)
+
     @property
     def anomaly_index(self) -> float:
         """AIV, TrojanZoo section 4.4: the largest one-sided anomaly index of the scores; NaN where there are none."""
@@ -107,3 +124,16 @@ class SuspectSamples(Outcome):
     scores: Tensor
     removed: Tensor
     model: nn.Module
+
+    def after(self, view: V) -> V | str:
+        """Put the retrained model in the place of the one that was looked at, beside the images that were kept."""
+        given = _with_model(view, self.model)
+        if isinstance(given, SuspectDataView):
+            return replace(given, suspect=given.suspect.take(~self.removed))
+        return given
+
+
+def _with_model(view: V, model: nn.Module) -> V | str:
+    if not isinstance(model, Classifier):
+        return "the defense before it hands back a network whose parts are unknown, not a classifier"
+    return replace(view, model=model)

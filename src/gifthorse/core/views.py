@@ -5,7 +5,7 @@ Another threat model is another subclass, and a line in :data:`gifthorse.bench.v
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from gifthorse.core.outcomes import ModelVerdict
 
 Split = Literal["train", "holdout", "test"]
 
@@ -54,7 +57,8 @@ class DataFreeView:
     """The model alone: an independent copy, in evaluation mode, whatever was handed in.
 
     ``shape`` is that of the images it takes, ``(C, H, W)``; ``trainer`` says how it was made, ``None`` where nobody
-    knows; ``prepared`` is what :meth:`gifthorse.Defense.prepare` made for the defense that looks at it.
+    knows; ``prepared`` is what :meth:`gifthorse.Defense.prepare` made for the defense that looks at it;
+    ``verdict`` is what a detector said before it in a pipeline.
 
     ``holds`` declares of which of the task's sets a view may show images: ``holdout`` are the defender's clean ones,
     ``train`` those that the model was trained on, as delivered. Contracts look for images of all others.
@@ -66,6 +70,7 @@ class DataFreeView:
     shape: tuple[int, int, int] = field(kw_only=True)
     trainer: Trainer | None = field(default=None, kw_only=True)
     prepared: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    verdict: "ModelVerdict | None" = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.clone())

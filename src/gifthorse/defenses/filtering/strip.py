@@ -9,11 +9,11 @@ Differs: mixtures are clipped to [0,1] unless clip=false; every input meets the 
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from gifthorse.core.classifier import inference_batch
 from gifthorse.core.defense import Defense
-from gifthorse.core.images import to_floats
+from gifthorse.core.images import Images, to_floats
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
@@ -54,7 +54,12 @@ class Strip(Defense[ModelView]):
 
         return InputScreen(score, threshold=float(score(unseen).quantile(1 - self.fpr, interpolation="higher")))
 
-    def _certainty(self, model: torch.nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
+    def penalty(self, model: nn.Module, stamped: Tensor, targets: Tensor, clean: Images, seed: int) -> Tensor:  # noqa: ARG002
+        """Return the mean certainty of stamped images in mixtures, which is what gives them away."""
+        order = torch.randperm(len(clean), generator=generator(seed, self.name)).to(clean.device)
+        return self._certainty(model, stamped, to_floats(clean.pixels[order[: self.overlays]])).mean()
+
+    def _certainty(self, model: nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
         mixed = self.input_weight * pixels.unsqueeze(1) + self.overlay_weight * overlays
         mixed = mixed.clamp(0, 1) if self.clip else mixed
         logits = model(mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
