@@ -28,7 +28,8 @@ class CountsWaits(TorchDispatchMode):
 
 
 def waits(work: Callable[[], object]) -> int:
-    with CountsWaits() as counter:
+    counter = CountsWaits()  # type: ignore[no-untyped-call]
+    with counter:
         work()
     return counter.waits
 

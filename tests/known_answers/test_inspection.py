@@ -1,8 +1,11 @@
 """Trigger inversion and the detectors built on it, in worlds whose answer is known; published bugs stay out."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, spectral_norm
 
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
@@ -106,6 +109,11 @@ def test_side_by_side_gives_what_one_after_another_gives() -> None:
     torch.testing.assert_close(search(16 * 6), search(16), atol=2e-2, rtol=0)
 
 
+def watched(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda *seen: 2 * seen[2])
+    return layer
+
+
 @pytest.mark.parametrize("architecture", [SmallCnn(width=4), ResNet18(width=4, blocks=(1, 1, 1, 1))])
 def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     model = architecture.build((3, 16, 16), 5, 0)
@@ -122,6 +130,20 @@ def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     assert not [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert not [parameter for parameter in frozen.parameters() if parameter.requires_grad]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("alter", [spectral_norm, parametrizations.spectral_norm, watched])
+def test_freezing_leaves_layers_alone_that_do_more_than_they_say(alter: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(alter(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            if part.ndim == 1:
+                part.uniform_(1, 3)
+    pixels = noise_images(8, (3, 16, 16), 5).floats()
+    frozen = freeze(model)
+    torch.testing.assert_close(frozen(pixels), model(pixels), atol=1e-4, rtol=1e-3)
+    assert isinstance(frozen[1], nn.BatchNorm2d)
+    assert isinstance(frozen[3], nn.Identity)
 
 
 def test_of_successful_triggers_the_smallest_is_kept_not_the_latest() -> None:
