@@ -323,6 +323,23 @@ def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:
     assert int(trigger_quality(view.model, verdict.triggers, view.clean).argmin()) == 2
 
 
+def test_tabors_quality_is_the_same_in_passes_of_any_size_and_honours_the_largest() -> None:
+    random = torch.Generator().manual_seed(0)
+    model, images = SmallCnn(width=4).build((1, 16, 16), 3, 0).eval(), noise_images(30, (1, 16, 16), 3)
+    sizes: list[int] = []
+
+    def quality(max_batch: int | None) -> Tensor:
+        mask, pattern = torch.rand(2, 3, 1, 16, 16, generator=random.manual_seed(0)) ** 4
+        triggers = RecoveredTriggers(mask, pattern, success=torch.tensor([0.9, 0.2, 1.0]))
+        return trigger_quality(model, triggers, images, max_batch)
+
+    whole = quality(None)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    torch.testing.assert_close(quality(7), whole)
+    assert max(sizes) == 7
+    assert sum(sizes) == 3 * (20 + 1)
+
+
 def test_a_reference_model_is_another_one_trained_on_the_clean_images(task: Task, benign: Classifier) -> None:
     first, second = reference_models(benign, task.holdout, 2, 0)
     assert not torch.equal(first.head.weight, second.head.weight)
