@@ -34,7 +34,7 @@ def main() -> None:
             table.add_row(*map(escape, row))
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     Console(width=150).print(table)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}; processor time, one thread; median (range) of paired rounds")
 
 
 if __name__ == "__main__":

@@ -28,17 +28,17 @@ def _rows(label: str, model: Classifier, shape: tuple[int, int, int]) -> list[Ro
     settings, stage = Abs(steps=2 * STEPS, batch_size=16), model.stage_names[-1]
     stimulation = Stimulation(1, settings.samples, settings.strength, settings.levels, settings.agreement)
     units = [Unit(stage, number, number % CLASSES, 1.0) for number in range(CANDIDATES)]
-    ours, theirs, first = paired(
+    first = paired(
         lambda: stimulation.units(model, stage, images), lambda: _stimulate(settings, model, stage, images), 3
     )
-    how = f"last stage, {settings.levels + 1} values, 50 images: {ours:.2f} s and {theirs:.2f} s"
-    mine, other, second = paired(
+    how = f"last stage, {settings.levels + 1} values, 50 images: {first.ours:.2f} s and {first.plain:.2f} s"
+    second = paired(
         lambda: settings.invert(model, images, units, 0), lambda: _invert(settings, model, images, units), 3
     )
-    then = f"{CANDIDATES} units × {2 * STEPS} steps × 16 images: {mine:.2f} s and {other:.2f} s"
+    then = f"{CANDIDATES} units × {2 * STEPS} steps × 16 images: {second.ours:.2f} s and {second.plain:.2f} s"
     return [
-        (f"ABS stimulation, {label}", f"{first:.1f}× one unit at a time", "≥ 5", how),
-        (f"ABS inversion, {label}", f"{second:.1f}× one unit at a time", "", then),
+        (f"ABS stimulation, {label}", f"{first.faster('.1f')}× one unit at a time", "≥ 5", how),
+        (f"ABS inversion, {label}", f"{second.faster('.1f')}× one unit at a time", "", then),
     ]
 
 

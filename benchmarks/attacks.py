@@ -53,11 +53,11 @@ def _epoch(label: str, task: Task) -> list[Row]:
     def poisoned() -> None:
         train_with(BatchMixing(backdoor, rate, torch.Generator().manual_seed(0)))
 
-    added = 1 / paired(poisoned, lambda: train_with(None))[2] - 1
-    stamped = 1 / paired(poisoned, lambda: train_with(_longer(rate)))[2] - 1
+    whole = paired(poisoned, lambda: train_with(None))
+    stamped = paired(poisoned, lambda: train_with(_longer(rate)))
     return [
-        (f"poisoning 1 % of every batch, {label}", f"{added:+.1%} of an epoch", "< 5 %", "a static patch"),
-        ("the same against batches as long, not stamped", f"{stamped:+.1%} of an epoch", "", "the stamping alone"),
+        (f"poisoning 1 % of every batch, {label}", f"{whole.added()} of an epoch", "< 5 %", "a static patch"),
+        ("the same against batches as long, not stamped", f"{stamped.added()} of an epoch", "", "the stamping alone"),
     ]
 
 
@@ -86,10 +86,10 @@ def _attack(name: str, label: str, task: Task) -> Row:
         for _ in range(max(trainings, 1)):
             fit(task.build(0), task.train, task.recipe, 0)
 
-    mine, _, ratio = paired(lambda: attack.run(task, benign, 0), floor, rounds=3)
+    pairs = paired(lambda: attack.run(task, benign, 0), floor, rounds=3)
     of = (
         f"{trainings} × {EPOCHS} epochs of training"
         if trainings
         else f"one training of {EPOCHS} epochs; it trains none"
     )
-    return f"{name}, {label}", f"{1 / ratio:.2f}× its floor", "", f"{mine:.1f} s; the floor is {of}"
+    return f"{name}, {label}", f"{pairs.slower()}× its floor", "", f"{pairs.ours:.1f} s; the floor is {of}"

@@ -1,4 +1,4 @@
-"""What a person waits for: the help text, and the quickstart."""
+"""What a person waits for, in processor time: the help text, and the quickstart."""
 
 import statistics
 import subprocess

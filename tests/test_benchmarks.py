@@ -1,7 +1,15 @@
-"""The tables that a benchmark prints ask for what can be carried out."""
+"""Benchmarks ask for what can be carried out, and time what they say."""
+
+import subprocess
+import sys
+import time
+from functools import partial
 
 import pytest
+import torch
+from benchmarks.against_trojanzoo import Quality, Reached, Triggers, fastest
 from benchmarks.attack_tables import TABLES, request
+from benchmarks.timing import Pairs, seconds, spread
 
 from gifthorse.bench.cell import resolve
 
@@ -16,3 +24,45 @@ def test_every_attack_of_a_table_is_understood(table: int) -> None:
             assert attack.name == name
             assert {key: str(attack.to_dict()[key]) for key in condition.fields} == condition.fields
             assert attack.to_dict()["target"] == 2
+
+
+def test_waiting_costs_nothing_and_a_process_waited_for_does() -> None:
+    assert seconds(lambda: time.sleep(0.3)) < 0.1
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    assert 0.3 <= seconds(lambda: subprocess.run([sys.executable, "-c", busy], check=True)) < 1
+
+
+def test_work_is_timed_on_one_thread() -> None:
+    before, during = torch.get_num_threads(), []
+    seconds(lambda: during.append(torch.get_num_threads()))
+    assert (during, torch.get_num_threads()) == ([1], before)
+
+
+def test_pairs_are_compared_round_by_round() -> None:
+    pairs = Pairs([(1.0, 2.0), (2.0, 3.0), (1.0, 8.0)])
+    assert (pairs.ours, pairs.plain) == (1.0, 3.0)
+    assert pairs.faster() == "2.00 (1.50 to 8.00)"
+    assert pairs.slower("g") == "0.5 (0.125 to 0.666667)"
+    assert pairs.added(".0%") == "-50% (-88% to -33%)"
+    assert spread([3, 1, 2], "d") == "2 (1 to 3)"
+
+
+def test_the_fastest_search_that_is_good_enough_counts_at_the_least_budget_that_suffices() -> None:
+    def burn(cost: float, strength: float, budget: int) -> Triggers:
+        end = time.process_time() + cost * budget
+        while time.process_time() < end:
+            pass
+        return torch.full((1, 1, 1, 1), 100 / (strength * budget)), torch.zeros(1, 1, 1, 1)
+
+    def compare(*names: str) -> Reached | None:
+        chosen = {name: partial(burn, *searches[name]) for name in names}
+        judge = lambda found: Quality(float(found[0]), 0.0, 1.0)  # noqa: E731
+        return fastest(chosen, lambda quality: quality.l1 <= 2, judge, (10, 50, 100))
+
+    searches = {"slow": (1e-2, 5.0), "quick": (1e-3, 1.0), "never": (1e-6, 0.1)}
+    for names in (("slow", "quick", "never"), ("never", "quick", "slow")):
+        found = compare(*names)
+        assert found is not None
+        assert (found.schedule, found.budget, found.quality.l1) == ("quick", 50, 2.0)
+        assert 0.05 <= found.seconds < 0.1
+    assert compare("never") is None

@@ -1,10 +1,12 @@
 """Trigger inversion and the detectors built on it, in worlds whose answer is known; published bugs stay out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, spectral_norm
 
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
@@ -111,6 +113,11 @@ def test_side_by_side_gives_what_one_after_another_gives() -> None:
     torch.testing.assert_close(search(16 * 6), search(16), atol=2e-2, rtol=0)
 
 
+def watched(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda *seen: 2 * seen[2])
+    return layer
+
+
 @pytest.mark.parametrize("architecture", [SmallCnn(width=4), ResNet18(width=4, blocks=(1, 1, 1, 1))])
 def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     model = architecture.build((3, 16, 16), 5, 0)
@@ -127,6 +134,20 @@ def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     assert not [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert not [parameter for parameter in frozen.parameters() if parameter.requires_grad]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("alter", [spectral_norm, parametrizations.spectral_norm, watched])
+def test_freezing_leaves_layers_alone_that_do_more_than_they_say(alter: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(alter(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            if part.ndim == 1:
+                part.uniform_(1, 3)
+    pixels = noise_images(8, (3, 16, 16), 5).floats()
+    frozen = freeze(model)
+    torch.testing.assert_close(frozen(pixels), model(pixels), atol=1e-4, rtol=1e-3)
+    assert isinstance(frozen[1], nn.BatchNorm2d)
+    assert isinstance(frozen[3], nn.Identity)
 
 
 def test_of_successful_triggers_the_smallest_is_kept_not_the_latest() -> None:
@@ -304,6 +325,23 @@ def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:
     assert verdict.triggers is not None
     assert int(verdict.triggers.mask[2, 0].argmax()) == 7 * 8 + 5
     assert int(trigger_quality(view.model, verdict.triggers, view.clean).argmin()) == 2
+
+
+def test_tabors_quality_is_the_same_in_passes_of_any_size_and_honours_the_largest() -> None:
+    random = torch.Generator().manual_seed(0)
+    model, images = SmallCnn(width=4).build((1, 16, 16), 3, 0).eval(), noise_images(30, (1, 16, 16), 3)
+    sizes: list[int] = []
+
+    def quality(max_batch: int | None) -> Tensor:
+        mask, pattern = torch.rand(2, 3, 1, 16, 16, generator=random.manual_seed(0)) ** 4
+        triggers = RecoveredTriggers(mask, pattern, success=torch.tensor([0.9, 0.2, 1.0]))
+        return trigger_quality(model, triggers, images, max_batch)
+
+    whole = quality(None)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    torch.testing.assert_close(quality(7), whole)
+    assert max(sizes) == 7
+    assert sum(sizes) == 3 * (20 + 1)
 
 
 def test_a_reference_model_is_another_one_trained_on_the_clean_images(task: Task, benign: Classifier) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.core.architecture import Architecture
-from gifthorse.core.classifier import Classifier
-from gifthorse.defenses.sanitization.fine_pruning import mask_channels
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.images import Images
+from gifthorse.defenses.sanitization.fine_pruning import mask_channels, pruned_accuracies
 from gifthorse.inversion.frozen import freeze
 from gifthorse.models import ARCHITECTURES
 from worlds import noise_images
@@ -139,6 +140,21 @@ def test_masking_a_channel_of_the_last_stage_takes_it_out_and_changes_the_logits
     keep[busiest] = 0
     assert model.stage(last, pixels)[:, busiest].abs().max() == 0
     assert not torch.allclose(model(pixels), logits)
+
+
+@every_architecture
+def test_pruning_steps_tried_in_one_pass_are_as_accurate_as_one_at_a_time(name: str) -> None:
+    model, pixels = trained_a_little(name)
+    last, answers = model.stage_names[-1], predict(model, pixels).argmax(1)
+    images = Images((pixels * 255).round().to(torch.uint8), answers, 7)
+    ranking = model.stage(last, pixels).mean((0, 2, 3)).argsort()
+    keep, accuracies, counts = mask_channels(model, last, len(ranking)), [], range(len(ranking) + 1)
+    for count in counts:
+        keep[ranking[:count]] = 0
+        accuracies.append(float((predict(model, images).argmax(1) == answers).float().mean()))
+    keep.fill_(1)
+    assert pruned_accuracies(model, last, ranking, counts, images) == accuracies
+    assert accuracies[0] == 1
 
 
 @every_architecture

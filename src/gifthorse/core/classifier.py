@@ -138,8 +138,8 @@ class Classifier(nn.Module):
 
 
 def inference_batch(device: torch.device) -> int:
-    """Return a batch size that keeps the device busy without thrashing its memory."""
-    return 2048 if device.type == "cuda" else 256
+    """Return a batch size that keeps the device busy; on a CPU one whose maps stay in the cache."""
+    return 2048 if device.type == "cuda" else 64
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """Images in memory: 8-bit pixels and labels; floats in [0,1] only when asked for."""
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -14,7 +15,8 @@ from gifthorse.core.errors import RequestError
 class Images:
     """A labelled set of images.
 
-    ``pixels`` is ``uint8 (N, C, H, W)``, ``labels`` is ``int64 (N,)`` in ``[0, classes)``.
+    ``pixels`` is ``uint8 (N, C, H, W)``, ``labels`` is ``int64 (N,)`` in ``[0, classes)``; :class:`RequestError` where
+    they are not. That is looked at once: what is made of checked images makes no device wait.
     """
 
     pixels: Tensor
@@ -47,16 +49,17 @@ class Images:
 
     def take(self, index: Tensor | slice) -> Self:
         """Return the images of an index, a boolean mask or a slice, in that order."""
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+        return self._of(self.pixels[index], self.labels[index])
 
     def join(self, other: "Images") -> Self:
-        """Return these images followed by the others."""
-        pixels = torch.cat([self.pixels, other.pixels])
-        return replace(self, pixels=pixels, labels=torch.cat([self.labels, other.labels]))
+        """Return these images followed by the others; :class:`RequestError` where they know other classes."""
+        if other.classes != self.classes:
+            raise RequestError(f"images of {other.classes} classes cannot follow images of {self.classes}")
+        return self._of(torch.cat([self.pixels, other.pixels]), torch.cat([self.labels, other.labels]))
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same images on a device."""
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+        return self._of(self.pixels.to(device), self.labels.to(device))
 
     def floats(self) -> Tensor:
         """Return all pixels as ``float32 (N, C, H, W)`` in [0,1]."""
@@ -66,6 +69,11 @@ class Images:
         """Yield float pixels and labels in order, ``size`` at a time."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield to_floats(pixels), labels
+
+    def _of(self, pixels: Tensor, labels: Tensor) -> Self:
+        made = copy.copy(self)  # does not construct, so does not check
+        vars(made).update(pixels=pixels, labels=labels)
+        return made
 
 
 def to_floats(pixels: Tensor) -> Tensor:

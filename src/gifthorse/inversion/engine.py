@@ -22,6 +22,7 @@ from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
 from gifthorse.core.trigger import blend
 from gifthorse.inversion.frozen import freeze
+from gifthorse.training.optimisers import adam
 from gifthorse.training.precision import fast_arithmetic
 
 SQUASH = 2 - 1e-7
@@ -180,7 +181,7 @@ def invert(
     device = images.device
     random = generator(seed, "inversion", device=device)
     source = source.to(device).train()
-    optimizer = torch.optim.Adam(source.parameters(), lr=budget.lr, betas=budget.betas)
+    optimizer = adam(source.parameters(), budget.lr, budget.betas)
     together = budget.candidates_at_once(device)
     active = torch.arange(len(targets), device=device)
 

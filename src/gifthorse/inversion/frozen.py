@@ -1,22 +1,23 @@
-"""A copy of a model made for input gradients: no parameter gradients, batch normalisation folded away."""
+"""A copy of a model made to be run often: no parameter gradients, batch normalisation folded away."""
 
 import copy
 from collections import Counter
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 M = TypeVar("M", bound=nn.Module)
+L = TypeVar("L", bound=nn.Module)
 
 
 def freeze(model: M) -> M:
     """Return a frozen copy in evaluation mode that computes the same function with less work.
 
-    Every batch normalisation that directly follows a convolution is folded into it, where the module can be traced and
-    both run once; the parts keep their names. A module that cannot be traced is only frozen. Memory format is channels
-    last.
+    Every batch normalisation that directly follows a convolution is folded into it, where the module can be traced,
+    both run once, and neither has hooks or weights that are computed (spectral normalisation); the parts keep their
+    names. A module that cannot be traced is only frozen. Memory format is channels last.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     try:
@@ -33,10 +34,14 @@ def freeze(model: M) -> M:
         if runs[first] > 1 or runs[second] > 1:
             continue  # each fold would change the layer for its other runs
         convolution, norm = frozen.get_submodule(first), frozen.get_submodule(second)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+        if _is_plain(convolution, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and norm.track_running_stats:
             _replace(frozen, first, fuse_conv_bn_eval(convolution, norm))
             _replace(frozen, second, nn.Identity())
     return frozen.to(memory_format=torch.channels_last)
+
+
+def _is_plain(layer: nn.Module, kind: type[L]) -> TypeGuard[L]:
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -6,7 +6,6 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.progress import track
@@ -14,6 +13,7 @@ from gifthorse.core.recipe import AdversarialRecipe, Recipe
 from gifthorse.core.seeds import derive, generator, isolated
 from gifthorse.training.adversarial import perturb
 from gifthorse.training.augment import shift_and_flip
+from gifthorse.training.optimisers import optimise
 from gifthorse.training.precision import fast_arithmetic
 
 
@@ -134,20 +134,3 @@ def weighed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     if batch.weights is None:
         return cross_entropy(logits, batch.labels)
     return (batch.weights * cross_entropy(logits, batch.labels, reduction="none")).sum()
-
-
-def optimise(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Return the recipe's optimiser, and its schedule over so many steps."""
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        foreach=True,
-    )
-    if recipe.schedule == "cosine":
-        return optimizer, CosineAnnealingLR(optimizer, T_max=steps)
-    if recipe.schedule == "one_cycle":
-        return optimizer, OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
-    return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)

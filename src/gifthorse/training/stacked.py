@@ -24,7 +24,8 @@ from gifthorse.core.progress import track
 from gifthorse.core.recipe import AdversarialRecipe, Recipe
 from gifthorse.core.seeds import derive, generator, isolated
 from gifthorse.training.augment import shift_and_flip
-from gifthorse.training.loop import batches, fit, optimise
+from gifthorse.training.loop import batches, fit
+from gifthorse.training.optimisers import optimise
 
 
 def fit_stacked(

@@ -15,7 +15,8 @@ from gifthorse.core.progress import track
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.training.heads import FittedHead, Head
-from gifthorse.training.loop import fit, optimise
+from gifthorse.training.loop import fit
+from gifthorse.training.optimisers import optimise
 
 
 class Transferred(nn.Module):

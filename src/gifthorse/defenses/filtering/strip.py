@@ -18,6 +18,7 @@ from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import ModelView
+from gifthorse.inversion.frozen import freeze
 
 
 class Strip(Defense[ModelView]):
@@ -44,7 +45,7 @@ class Strip(Defense[ModelView]):
         order = torch.randperm(len(view.clean), generator=generator(seed, self.name)).to(view.device)
         overlays = to_floats(view.clean.pixels[order[: self.overlays]])
         unseen = to_floats(view.clean.pixels[order[self.overlays :]])
-        model = view.model.clone()
+        model = freeze(view.model)
 
         @torch.inference_mode()
         def score(pixels: Tensor) -> Tensor:

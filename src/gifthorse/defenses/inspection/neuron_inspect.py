@@ -86,7 +86,7 @@ class NeuronInspect(Inspector):
 def heat_maps(model: Classifier, images: Images) -> Iterator[Tensor]:
     """Yield ``|∂ logit / ∂ pixel| (N, K, H, W)``, the largest over colours, batch by batch: one forward pass each."""
     frozen, (_, height, width) = freeze(model), images.shape
-    size = min(inference_batch(images.device) // 4, max(LARGEST // (model.classes * height * width), 1))
+    size = min(inference_batch(images.device), 512, max(LARGEST // (model.classes * height * width), 1))
     for pixels, _ in track(images.batches(size), "heat maps", -(-len(images) // size)):
         pixels.requires_grad_()
         outputs = frozen(pixels).sum(0)

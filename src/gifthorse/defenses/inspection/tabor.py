@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import derive
@@ -63,7 +63,7 @@ class Tabor(Inspector):
         shown = best_restart(best.settle(final), best.size, self.restarts)
         triggers = with_success(view.model, masked(shown), held_out)
         verdict = judge_by_size(source.size(shown), triggers, self.anomaly_threshold)
-        quality = trigger_quality(view.model, triggers, held_out)
+        quality = trigger_quality(view.model, triggers, held_out, self.max_batch)
         readouts = {**verdict.readouts, "quality": float(anomaly_indices(-quality).max())}
         return ModelVerdict(verdict.scores, verdict.suspect, triggers, readouts)
 
@@ -95,32 +95,35 @@ def roughness(values: Tensor) -> Tensor:
     return LEVELS**2 * (down.square().sum((1, 2, 3)) + right.square().sum((1, 2, 3)))
 
 
-def trigger_quality(model: Classifier, triggers: RecoveredTriggers, images: Images) -> Tensor:
+def trigger_quality(
+    model: Classifier, triggers: RecoveredTriggers, images: Images, max_batch: int | None = None
+) -> Tensor:
     """Return the paper's measure of every class's trigger ``(K,)``; low is good, hence suspicious.
 
     It is the sum of log sparsity (share of pixels in the mask) and log smoothness (connected parts over pixels), minus
     the logs of: success on images, confidence in the class for the trigger alone, and the share of the explanation of
-    stamped images that lies on the trigger.
+    stamped images that lies on the trigger. At most ``max_batch`` share a forward pass (``None``: by device).
     """
     from scipy.ndimage import label as connected_parts
 
     classes = len(triggers.mask)
     inside = triggers.mask > SUPPORT
-    pixels = inside[0].numel()
+    area, size = inside[0].numel(), max_batch or inference_batch(images.device)
     parts = [connected_parts(one.squeeze(0).cpu().numpy(), np.ones((3, 3)))[1] for one in inside]
     alone, explained = [], []
     with watching(freeze(model), ()) as run:
         for label in range(classes):
             cropped = (triggers.mask[label] * triggers.pattern[label])[None]
+            alone.append(run(cropped[None])[0].detach()[0, 0].softmax(0)[label])
             others = images.take(images.labels != label)
-            stamped = triggers.stamp((others if len(others) else images).floats(), label).requires_grad_()
-            logits, _ = run(torch.cat([cropped, stamped])[None])
-            (gradient,) = torch.autograd.grad(logits[0, 1:, label].sum(), [stamped])
-            heat = gradient.abs().sum((0, 1))
-            alone.append(logits[0, 0].detach().softmax(0)[label])
+            heat = torch.zeros(images.shape[1:], device=images.device)
+            for pixels, _ in (others if len(others) else images).batches(size):
+                stamped = triggers.stamp(pixels, label).requires_grad_()
+                (gradient,) = torch.autograd.grad(run(stamped[None])[0][0, :, label].sum(), [stamped])
+                heat += gradient.abs().sum((0, 1))
             explained.append((heat * inside[label, 0]).sum() / heat.sum().clamp_min(1e-12))
     assert triggers.success is not None
-    size = inside.sum((1, 2, 3)).clamp_min(1) / pixels
-    smooth = torch.tensor(parts, device=images.device).clamp_min(1) / pixels
+    sparse = inside.sum((1, 2, 3)).clamp_min(1) / area
+    smooth = torch.tensor(parts, device=images.device).clamp_min(1) / area
     good = torch.stack([triggers.success, torch.stack(alone), torch.stack(explained)]).clamp_min(1e-3)
-    return size.log() + smooth.log() - good.log().sum(0)
+    return sparse.log() + smooth.log() - good.log().sum(0)

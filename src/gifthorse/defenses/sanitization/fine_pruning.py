@@ -8,13 +8,15 @@ Differs: channels are those of the last stage's output (in a residual network th
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.defense import Defense
+from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.seeds import derive
@@ -48,21 +50,19 @@ class FinePruning(Defense[ModelView]):
         return None if len(view.clean) >= 16 else f"needs 16 clean images; there are {len(view.clean)}"
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:
-        """Rank once, prune step by step, fine-tune."""
+        """Rank once, try every step, prune, fine-tune."""
         model = view.model.clone()
         last = model.stage_names[-1]
         ranking = mean_activation(model, last, view).argsort()
-        keep = mask_channels(model, last, len(ranking))
-
-        before = _accuracy(model, view)
         limit = int(self.prune_ratio * len(ranking))
+        counts = sorted({round(limit * step / TRIES) for step in range(TRIES + 1)})
+        accuracies = pruned_accuracies(model, last, ranking, counts, view.clean)
         pruned = 0
-        for count in sorted({round(limit * step / TRIES) for step in range(1, TRIES + 1)} - {0}):
-            keep[ranking[:count]] = 0
-            if before - _accuracy(model, view) > self.max_accuracy_drop:
+        for count, accuracy in zip(counts, accuracies, strict=True):
+            if accuracies[0] - accuracy > self.max_accuracy_drop:
                 break
             pruned = count
-        keep[ranking[pruned:]] = 1
+        mask_channels(model, last, len(ranking))[ranking[:pruned]] = 0
 
         if self.epochs:
             recipe = StandardRecipe(
@@ -98,10 +98,32 @@ def mask_channels(model: Classifier, stage: str, channels: int) -> Tensor:
 @torch.inference_mode()
 def mean_activation(model: Classifier, stage: str, view: ModelView) -> Tensor:
     """Return the mean activation ``(C,)`` of a stage's channels over the defender's clean images."""
-    total = sum(model.stage(stage, pixels).float().mean((2, 3)).sum(0) for pixels, _ in view.clean.batches(256))
+    batches = view.clean.batches(inference_batch(view.device))
+    total = sum(model.stage(stage, pixels).float().mean((2, 3)).sum(0) for pixels, _ in batches)
     assert isinstance(total, Tensor)
     return total / len(view.clean)
 
 
-def _accuracy(model: Classifier, view: ModelView) -> float:
-    return float((predict(model, view.clean).argmax(1) == view.clean.labels).float().mean())
+@torch.inference_mode()
+def pruned_accuracies(
+    model: Classifier, stage: str, ranking: Tensor, counts: Sequence[int], images: Images
+) -> list[float]:
+    """Return the accuracy on ``images`` with the first so many channels of ``ranking (C,)`` pruned, for each count.
+
+    One pass: what comes before the stage runs once for all counts. What comes after it must take nothing from before.
+    """
+    place = ranking.argsort()
+    keep = torch.stack([place >= count for count in counts]).to(torch.float32)  # (counts, C)
+
+    def prune(_: nn.Module, __: object, maps: Tensor) -> Tensor:
+        return (keep[:, None, :, None, None] * maps).flatten(0, 1)
+
+    hits = torch.zeros(len(counts), device=images.device)
+    hook = model.network.get_submodule(stage).register_forward_hook(prune)
+    try:
+        for pixels, labels in images.batches(inference_batch(images.device)):
+            hits += (model(pixels).unflatten(0, (len(counts), len(labels))).argmax(2) == labels).sum(1)
+    finally:
+        hook.remove()
+    accuracies: list[float] = (hits / len(images)).tolist()
+    return accuracies
