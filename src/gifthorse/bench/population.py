@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifthorse.attacks.no_attack import NoAttack
+from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import Cell
 from gifthorse.bench.machine import environment
 from gifthorse.bench.runner import Runner
@@ -86,7 +86,7 @@ def run_population(
 
 def _inspection(request: Cell) -> Defense[Any]:
     """Return the request's defense; :class:`RequestError` where it has none, or no attack to be told by it."""
-    if isinstance(request.attack, NoAttack):
+    if request.attack == ATTACKS.build("none"):
         raise RequestError(f"a population needs an attack; '{request.attack.name}' plants nothing")
     defense = request.defense
     if defense is None or defense.family != "inspection":
@@ -103,7 +103,7 @@ def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bo
         aimed = request.attack.aimed_at(seed % classes) if varied else None
         return aimed or request.attack
 
-    first, clean = request.seed, NoAttack()
+    first, clean = request.seed, ATTACKS.build("none")
     return [
         *(("benign", replace(request, attack=clean, seed=seed)) for seed in range(first, first + benign)),
         *(("trojaned", replace(request, attack=attack(seed), seed=seed)) for seed in range(first, first + trojaned)),

@@ -154,7 +154,7 @@ METRICS = Metrics(
     Metric("attack.ccc", "clean classification confidence", "attack", PERCENT, True,
            "mean confidence in the true class of clean test images", "TrojanZoo 4.2", "CCC"),
     Metric("attack.valid", "the attack took", "attack", FLAG, True,
-           "ASR at or above 0.8 and clean accuracy drop at or below 0.05; no defense gets credit otherwise",
+           "ASR at least 0.8, clean accuracy drop at most 0.05, leakage at most 0.2; else no defense gets credit",
            short="Took"),
 
     Metric("defense.acc", "accuracy after the defense", "defense", PERCENT, True,
