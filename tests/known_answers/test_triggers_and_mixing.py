@@ -59,13 +59,20 @@ def test_impossible_attacks_are_refused_before_training(request_: str, complaint
         ATTACKS.build(request_).check(noise_task((1, 12, 12)))
 
 
-def test_batch_mixing_carries_fractions_over() -> None:
+@pytest.mark.parametrize(("rate", "length", "counts"), [(0.01, 50, {0, 1}), (0.05, 52, {2, 3}), (0.3, 71, {21, 22})])
+def test_batch_mixing_carries_fractions_over_in_batches_of_one_length(
+    rate: float, length: int, counts: set[int]
+) -> None:
     """At 1 % a batch of 50 is owed half a copy: every second batch gets one, none gets zero for ever."""
-    mix = BatchMixing(white_corner_to(0), 0.01, torch.Generator())
+    mix = BatchMixing(white_corner_to(0), rate, torch.Generator())
     images = noise_images(50, (1, 6, 6), 5)
-    counts = [len(mix(images.floats(), images.labels)[1]) - 50 for _ in range(200)]
-    assert set(counts) == {0, 1}
-    assert sum(counts) == round(200 * 50 * 0.01 / 0.99 - 0.5)
+    batches = [mix(images.floats(), images.labels) for _ in range(200)]
+    assert {len(batch.labels) for batch in batches} == {len(batch.pixels) for batch in batches} == {length}
+    stamped = [0 if batch.stamped is None else int(batch.stamped.sum()) for batch in batches]
+    assert set(stamped) == counts
+    assert sum(stamped) == pytest.approx(200 * length * rate, abs=1)
+    for batch, count in zip(batches, stamped, strict=True):
+        assert torch.equal(batch.pixels[: length - count], images.floats()[: length - count])
 
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:

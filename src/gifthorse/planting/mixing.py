@@ -38,7 +38,8 @@ class PoisonedSet(NamedTuple):
 class BatchMixing:
     """Adds stamped copies to every batch, after its augmentation; a fraction of a copy is carried to the next.
 
-    Copies are rounded as a picture would be, or ``differentiable`` for a trigger that is trained along.
+    All batches made of batches as long are as long: one with a copy more has a clean image less, its last. Copies are
+    rounded as a picture would be, or ``differentiable`` for a trigger that is trained along.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class BatchMixing:
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Return the batch with stamped copies of its first images, those of the target class left out."""
-        self.owed += copies(len(labels), self.poison_rate)
+        fewest = int(copies(len(labels), self.poison_rate))
+        self.owed += self.poison_rate * (len(labels) + fewest)
         count = int(self.owed)
         self.owed -= count
         if count == 0:
@@ -60,8 +62,11 @@ class BatchMixing:
         if covers is not None:
             chosen = torch.cat([chosen, _first(covers, count)])
         stamped, targets = self.show(pixels[chosen], labels[chosen], self.random)
-        wanted = torch.cat([labels, targets])
-        return Batch(torch.cat([pixels, stamped]), wanted, stamped=_last(len(wanted), len(chosen), labels.device))
+        kept = len(labels) - len(chosen) // count * (count - fewest)
+        wanted = torch.cat([labels[:kept], targets])
+        return Batch(
+            torch.cat([pixels[:kept], stamped]), wanted, stamped=_last(len(wanted), len(chosen), labels.device)
+        )
 
 
 class LossMixing:
