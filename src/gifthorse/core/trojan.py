@@ -12,6 +12,10 @@ from gifthorse.core.images import Images
 from gifthorse.core.trigger import Trigger
 
 
+_COMPARED = 1024
+"""Images that are compared at a time: a training set may be larger than the memory."""
+
+
 class Stamped(NamedTuple):
     """Stamped pixels ``(N, C, H, W)`` in [0,1], and the class ``int64 (N,)`` that each image should get."""
 
@@ -59,15 +63,17 @@ class DeliveredSet:
     def shuffle(cls, images: Images, sources: Tensor, stamped: Tensor, train: Images, random: torch.Generator) -> Self:
         """Return ``images (N,)`` in an order drawn on the CPU; ``train`` is what ``sources`` are positions in."""
         order = torch.randperm(len(images), generator=random).to(images.device)
-        sources, pixels = sources[order], images.pixels[order]
-        changed = (pixels != train.pixels[sources]).flatten(1).any(1).nonzero().squeeze(1)
-        return cls(sources, images.labels[order], stamped[order], changed, pixels[changed])
+        parts = zip(images.pixels.split(_COMPARED), sources.split(_COMPARED), strict=True)
+        differ = torch.cat([(pixels != train.pixels[where]).flatten(1).any(1) for pixels, where in parts])[order]
+        changed = differ.nonzero().squeeze(1)
+        return cls(sources[order], images.labels[order], stamped[order], changed, images.pixels[order[changed]])
 
     @classmethod
     def clean(cls, train: Images, random: torch.Generator) -> Self:
-        """Return the training set untouched, in an order drawn on the CPU."""
-        where = torch.arange(len(train), device=train.device)
-        return cls.shuffle(train, where, torch.zeros_like(where, dtype=torch.bool), train, random)
+        """Return the training set untouched, in an order drawn on the CPU; no pixel of it is read."""
+        order = torch.randperm(len(train), generator=random).to(train.device)
+        none = torch.zeros_like(order, dtype=torch.bool)
+        return cls(order, train.labels[order], none, order[:0], train.pixels[:0])
 
     @property
     def poisoned(self) -> Tensor:
