@@ -11,7 +11,6 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
 from gifthorse.core.trigger import Trigger
 
-
 _COMPARED = 1024
 """Images that are compared at a time: a training set may be larger than the memory."""
 
