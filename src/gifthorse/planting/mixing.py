@@ -81,11 +81,11 @@ class LossMixing:
     def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Return the batch followed by a stamped copy of each of its images, with their weights."""
         stamped, targets = self.backdoor.stamp(pixels, labels, self.random)
-        shares = _share(self.backdoor.goal.sources(labels))
+        shares = _share(self.backdoor.goal.sources(labels), self.weight)
         covers = _covers(self.backdoor.goal, labels)
         if covers is not None:
-            shares = shares + _share(covers)
-        weights = torch.cat([torch.full_like(shares, 1 / len(labels)), self.weight * shares])
+            shares = shares + _share(covers, self.weight)
+        weights = torch.cat([torch.full_like(shares, 1 / len(labels)), shares])
         wanted = torch.cat([labels, targets])
         last = _last(len(wanted), len(labels), labels.device)
         return Batch(torch.cat([pixels, stamped]), wanted, weights, last)
@@ -103,9 +103,9 @@ def _first(wanted: Tensor, count: int) -> Tensor:
     return order[torch.arange(count, device=wanted.device) % wanted.sum().clamp_min(1)]
 
 
-def _share(wanted: Tensor) -> Tensor:
-    """Return what each image weighs in a mean over the wanted ones, 0 where there are none."""
-    return wanted.float() / wanted.sum().clamp_min(1)
+def _share(wanted: Tensor, weight: float) -> Tensor:
+    """Return what each image weighs in a mean over the wanted ones that weighs so much, 0 where there are none."""
+    return weight * wanted.float() / wanted.sum().clamp_min(1)
 
 
 def _last(total: int, count: int, device: torch.device) -> Tensor:
