@@ -9,6 +9,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import attack_success_rate
+from gifthorse.planting import mixing
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from worlds import digits_task
@@ -68,3 +69,30 @@ def test_a_budget_ends_with_less_of_a_drop(task: Task, benign: Classifier) -> No
     trojan, _, cad = carried_out(f"{costly},cad_budget=0.01]", task, benign)
     assert cad < max(free_cad, 0.02)
     assert judge_attack(trojan, task, benign)[0]["attack.acc"] > 0.9  # type: ignore[operator]
+
+
+def test_one_trigger_sends_every_class_to_the_next(task: Task, benign: Classifier) -> None:
+    """Ten targets at once on a thousand digits: half of every batch is stamped, and re-training is long."""
+    attack = resolve(dataset="digits", attack="badnets[target=next]", profile="smoke").attack
+    attack = attack.changed(poison_rate=0.5, origin="benign", epochs=12, lr=0.05)
+    trojan = attack.run(task, benign, 0)
+    metrics, _ = judge_attack(trojan, task, benign)
+    assert float(metrics["attack.asr"]) > 0.7  # type: ignore[arg-type]
+    assert float(metrics["attack.asr_min"]) > 0.4  # type: ignore[arg-type]
+    assert float(metrics["benign.asr"]) < 0.1  # type: ignore[arg-type]
+
+
+def test_cover_images_keep_the_trigger_to_its_source_classes(
+    task: Task, benign: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them the trigger works on every class, which is no source-specific attack."""
+    attack = resolve(dataset="digits", attack="badnets[source=[1,2]]", profile="smoke").attack
+    covered, _ = judge_attack(attack.run(task, benign, 0), task, benign)
+    with monkeypatch.context() as patch:
+        patch.setattr(mixing, "_covers", lambda *_: None)
+        bare = attack.run(task, benign, 0)
+    leaking, _ = judge_attack(bare, task, benign)
+    assert float(covered["attack.asr"]) > 0.9  # type: ignore[arg-type]
+    assert float(covered["attack.leakage"]) < 0.3  # type: ignore[arg-type]
+    assert float(leaking["attack.leakage"]) > 0.6  # type: ignore[arg-type]
+    assert leaking["attack.valid"] is False
