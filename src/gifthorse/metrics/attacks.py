@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gifthorse.core.classifier import Classifier, inference_batch, predict
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.seeds import generator
@@ -26,6 +26,8 @@ ASR_FLOOR = 0.8
 CAD_CAP = 0.05
 LEAKAGE_CAP = 0.2
 ATTACKED = 1000
+# Fixed, as l2 draws for every batch anew: the same adversary on every device.
+SEARCHED = 256
 
 
 def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metrics, Evidence]:
@@ -101,6 +103,6 @@ def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialR
     images, random = task.test.take(slice(ATTACKED)), generator(0, "judge", "adversary", device=task.test.device)
     found = [
         perturb(model, pixels, labels, adversary.search(returned="best"), random)
-        for pixels, labels in images.batches(inference_batch(images.device))
+        for pixels, labels in images.batches(SEARCHED)
     ]
     return functional.accuracy(predict(model, torch.cat(found)), images.labels)

@@ -23,6 +23,7 @@ from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.planting.targets import OneTarget
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
+from gifthorse.training.optimisers import adam
 
 
 class AdversarialEmbedding(OneTarget, PatchAttack, PoisoningAttack):
@@ -55,7 +56,7 @@ class AdversarialEmbedding(OneTarget, PatchAttack, PoisoningAttack):
         random = generator(injection.seed, "discriminator's noise", device=injection.images.device)
         with isolated(injection.seed, "discriminator"):
             discriminator = Discriminator(model.head.in_features, self.discriminator_noise, random).to(model.device)
-        optimizer = torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_lr)
+        optimizer = adam(discriminator.parameters(), lr=self.discriminator_lr)
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:
             latents, logits = model.features_and_logits(batch.pixels)

@@ -26,6 +26,7 @@ from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.planting.targets import OneTarget
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
+from gifthorse.training.optimisers import adam
 from gifthorse.training.precision import fast_arithmetic
 from gifthorse.training.transfer import cache_features
 from gifthorse.triggers.patch import PatchPattern
@@ -71,7 +72,7 @@ class Latent(OneTarget, PatchAttack, PoisoningAttack):
         sources = images.take(images.labels != self.target)
         random = generator(seed, "pattern search", device=images.device)
         free = torch.atanh(EDGE * (2 * trigger.pattern - 1)).requires_grad_()
-        optimizer = torch.optim.Adam([free], lr=self.pattern_lr)
+        optimizer = adam([free], lr=self.pattern_lr)
         for _ in range(self.pattern_steps):
             chosen = torch.randint(len(sources), (SEEN,), generator=random, device=images.device)
             stamped = trigger.embed_pattern(to_floats(sources.pixels[chosen]), free.tanh() / 2 + 0.5, random)
