@@ -13,6 +13,7 @@ from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError
+from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
@@ -125,7 +126,7 @@ def test_a_second_time_it_is_answered_from_the_store(
 def test_an_interrupted_population_continues_with_what_is_missing(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NeuralCleanse, "skip", lambda *_: "not today")
+    monkeypatch.setattr(NeuralCleanse, "defend", lambda *_: ModelVerdict(torch.arange(10.0), None))
     seen: list[int] = []
     original = Runner.run
 

@@ -1,27 +1,32 @@
 """Cells: answered from the store, resumed, and never without a reason."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
+from gifthorse.core.classifier import predict
 from gifthorse.core.defense import Defense
-from gifthorse.core.outcomes import CleanModel
+from gifthorse.core.errors import RequestError
+from gifthorse.core.outcomes import CleanModel, SuspectSamples
 from gifthorse.core.record import Record
-from gifthorse.core.views import DataFreeView, Materials
+from gifthorse.core.views import DataFreeView, Materials, SuspectDataView
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.planting import schedule
 from gifthorse.training import scratch
+from worlds import with_delivered_set
 
 RUNNER_FIELDS = {"data_root": Path("unused"), "device": torch.device("cpu")}
 
@@ -176,6 +181,50 @@ def test_a_data_free_defender_prepares_without_images_and_resumes_to_the_same_nu
     assert len(prepared_in(runner)) == 2
 
 
+class Loudest(Defense[SuspectDataView]):
+    """Removes the training images with the largest loss, and trains on the others."""
+
+    name = "loudest"
+    family = "filtering"
+    view = SuspectDataView
+
+    def defend(self, view: SuspectDataView, seed: int) -> SuspectSamples:
+        logits = predict(view.model, view.suspect)
+        scores = cross_entropy(logits, view.suspect.labels, reduction="none")
+        removed = scores > scores.quantile(0.9)
+        return SuspectSamples(scores, removed, view.trainer.train(view.suspect.take(~removed), seed))
+
+
+def test_a_filter_of_training_sets_is_judged_where_one_was_delivered_and_skipped_where_none_was(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skipped = runner.run(replace(cell(attack="esb"), defense=Loudest()))
+    assert skipped.status == "skipped"
+    assert "no training set" in str(skipped.reason)
+    request = replace(cell(), defense=Loudest())
+    monkeypatch.setattr(
+        runner_module, "unpack_trojan", lambda task, *rest: with_delivered_set(unpack_trojan(task, *rest), task)
+    )
+    record = runner.run(request)
+    assert (record.status, record.reason) == ("done", None)
+    assert record.metrics["defense.removed"] == pytest.approx(0.1, abs=0.01)
+    assert {"defense.tpr", "defense.auroc", "defense.acc", "defense.asr", "defense.ard"} <= record.metrics.keys()
+
+
+def test_a_view_that_nobody_can_build_is_refused_before_any_training(runner: Runner, trainings: list[str]) -> None:
+    @dataclass(frozen=True, eq=False)
+    class Crystal(DataFreeView):
+        pass
+
+    class Seer(Tired):
+        name = "seer"
+        view = Crystal
+
+    with pytest.raises(RequestError, match="how a Crystal is built"):
+        runner.run(replace(cell(), defense=Seer()))
+    assert trainings == []
+
+
 @pytest.fixture
 def judgements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every trojan that is really judged."""
@@ -308,7 +357,6 @@ def test_the_real_images_run_end_to_end(real_data: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_damaged_image_files_are_one_clear_line(name: str, tmp_path: Path) -> None:
-    from gifthorse.core.errors import RequestError
     from gifthorse.datasets import DATASETS
 
     raw = tmp_path / {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}[name]

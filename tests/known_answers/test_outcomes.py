@@ -74,8 +74,10 @@ def test_a_verdict_on_several_targets_is_a_hit_where_any_of_them_leads_and_its_t
 ) -> None:
     mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
     mask[0, 0, -1, -1] = 1
-    mask[1, 0, 4, :3] = 1
-    triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
+    mask[1] = 1
+    pattern = torch.ones(CLASSES, 1, SIDE, SIDE)
+    pattern[1, 0, [0, 2, 3, 4, 5]] = 0
+    triggers = RecoveredTriggers(mask, pattern)
 
     def judged(*scores: float) -> Metrics:
         return judge_defense(ModelVerdict(torch.tensor(scores), None, triggers), trojan(Swap()), task, BEFORE, 0)[0]
@@ -87,10 +89,10 @@ def test_a_verdict_on_several_targets_is_a_hit_where_any_of_them_leads_and_its_t
         False,
     ]
     found = judged(9, 1, 2, 3)
-    assert found["defense.mln"] == pytest.approx((1 + 3) / 2)
-    assert found["defense.mjs"] == pytest.approx((1 + 0) / 2)
-    # The pixel makes every image of other classes a 0; what was recovered for class 1 lights no row and moves none.
-    assert found["defense.recovered_asr"] == pytest.approx((1 + 0) / 2)
+    assert found["defense.mln"] == pytest.approx((1 + SIDE * SIDE) / 2)
+    assert found["defense.mjs"] == pytest.approx((1 + 1 / SIDE**2) / 2)
+    # Its own trigger sends all others to each target; that of class 0 would send none to class 1.
+    assert found["defense.recovered_asr"] == 1
 
 
 def test_a_verdict_on_the_model_as_a_whole_has_an_index_and_no_hit(task: Task) -> None:

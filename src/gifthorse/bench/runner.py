@@ -221,9 +221,8 @@ class Runner:
             }
         )
         arrays, about = self._stored("prepared", key, compute, fresh)
-        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}, about[
-            "seconds"
-        ]
+        tensors = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}
+        return tensors, about["seconds"]
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool

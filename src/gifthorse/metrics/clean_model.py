@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from gifthorse.core.classifier import predict
@@ -42,7 +43,8 @@ def _judge(outcome: CleanModel, case: Case) -> tuple[Metrics, Evidence]:
     if outcome.reform is not None:
         backdoor, shown = case.trojan.backdoor, case.task.test.take(shown_in_reports(case.trojan, case.task))
         pixels = shown.floats() if backdoor is None else stamp_for_judging(backdoor, shown)[0]
-        evidence["reformed"] = to_array(to_levels(outcome.reform(pixels)))
+        with torch.inference_mode():
+            evidence["reformed"] = to_array(to_levels(outcome.reform(pixels)))
     return judge_model(outcome.model, case), evidence
 
 

@@ -11,13 +11,13 @@ from gifthorse.metrics.stamped import Evidence, Metrics, named
 
 
 def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
-    scores, removed = outcome.scores.detach(), outcome.removed
+    scores, removed = outcome.scores.detach().cpu(), outcome.removed.cpu()
     metrics = {**judge_model(outcome.model, case), "defense.removed": float(removed.float().mean())}
     if case.trojan.delivered is None:
         return metrics, {}
-    stamped = case.trojan.delivered.stamped.to(removed.device)
+    stamped = case.trojan.delivered.stamped.cpu()
     clean_scores, stamped_scores = scores[~stamped], scores[stamped]
-    evidence: Evidence = {"clean_scores": clean_scores.cpu().numpy()}
+    evidence: Evidence = {"clean_scores": clean_scores.numpy()}
     metrics["defense.fpr"] = float(removed[~stamped].float().mean())
     if stamped.any() and not stamped.all():
         decided = functional.decisions(removed[~stamped], removed[stamped])
@@ -25,7 +25,7 @@ def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
         del decided["accuracy"]
         metrics |= named(decided, "defense")
         metrics["defense.auroc"] = functional.auroc(clean_scores, stamped_scores)
-        evidence["stamped_scores"] = stamped_scores.cpu().numpy()
+        evidence["stamped_scores"] = stamped_scores.numpy()
     return metrics, evidence
 
 
