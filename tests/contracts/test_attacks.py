@@ -29,7 +29,7 @@ NO_POISONING = {"none": "plants nothing", "esb": "trains nothing of the host: it
 
 LISTED = requests(ATTACKS)
 PLANTING = [request for request in LISTED if request != "none"]
-POISONING = [request for request in LISTED if request.split("[")[0] not in NO_POISONING]
+POISONING = [request for request in LISTED if issubclass(ATTACKS.find(request.split("[")[0]), PoisoningAttack)]
 # One process for all promises of one request: so each is trained once.
 every_attack, every_planting_attack, every_poisoning_attack = (
     pytest.mark.parametrize("name", [pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in some])
@@ -86,7 +86,8 @@ def weights_hash(model: torch.nn.Module) -> str:
 
 
 def test_an_attack_that_no_promise_of_poisoning_is_asked_of_is_named_with_a_reason() -> None:
-    escaped = {name for name, cls in ATTACKS.items() if not issubclass(cls, PoisoningAttack)}
+    own = {name: cls for name, cls in ATTACKS.items() if cls.__module__.startswith("gifthorse.")}
+    escaped = {name for name, cls in own.items() if not issubclass(cls, PoisoningAttack)}
     assert escaped == set(NO_POISONING), "ask of it what is asked of poisoned sets, or say in NO_POISONING why not"
 
 
