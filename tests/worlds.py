@@ -1,13 +1,16 @@
 """Small worlds for tests: real digits, noise of any shape, and models whose answer is known."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import Configuration
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import StandardRecipe
@@ -15,6 +18,32 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import DeliveredSet, Trojan
 from gifthorse.core.views import ModelView
 from gifthorse.models.small_cnn import SmallCnn
+
+C = TypeVar("C", bound=Configuration)
+
+LONGEST = {"epochs": 20, "steps": 300, "batches": 20, "iterations": 2}
+"""The most that a field with such a last word may be at smoke scale; ``null`` is all the images there are: no bound."""
+
+
+def requests(listed: Mapping[str, type[Configuration]]) -> list[str]:
+    """The name of every listed class, and the variants that it declares: what contracts run over."""
+    return [request for cls in listed.values() for request in (cls.name, *cls.variants)]
+
+
+def affordable(method: C) -> C:
+    """The same method; an error at once where it would run for minutes, as one without a smoke setting does."""
+    from_scratch = getattr(method, "origin", None) == "scratch"
+    for each in method.walk():
+        for name, value in each:
+            most = LONGEST.get(name.rpartition("_")[2])
+            idle = name == "epochs" and from_scratch
+            if most is not None and not idle and (value is None or value > most):
+                section = f"[all.{each.catalogue}.{each.name}]"
+                raise AssertionError(
+                    f"{each.name}: {name}={'null' if value is None else value} is too long for tests (at most {most}): "
+                    f"set it in src/gifthorse/profiles/smoke.toml, {section}"
+                )
+    return method
 
 
 def digits_task(profile: str = "smoke") -> Task:

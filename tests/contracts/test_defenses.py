@@ -1,7 +1,9 @@
-"""Promises of every listed defense and of what it hands back."""
+"""Promises of every listed defense, in each of its declared variants, and of what it hands back."""
 
 import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, get_type_hints
 
 import pytest
@@ -21,12 +23,25 @@ from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 from gifthorse.core.views import DataFreeView, Materials, ModelView, Split, SuspectDataView
 from gifthorse.defenses import DEFENSES
+from gifthorse.inversion import reference
 from gifthorse.metrics.judge import answers, kind_of
 from gifthorse.training.scratch import train
-from worlds import noise_task, with_delivered_set
+from worlds import affordable, noise_task, requests, with_delivered_set
 
-every_defense = pytest.mark.parametrize("name", list(DEFENSES))
+LISTED = requests(DEFENSES)
 every_view = pytest.mark.parametrize("view", list(VIEWS), ids=lambda view: view.__name__)
+
+
+def over(names: list[str]) -> pytest.MarkDecorator:
+    """Run over these requests, each in one process: so its outcome is computed once."""
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+
+
+every_defense = over(LISTED)
+
+
+def class_of(request: str) -> type[Defense[Any]]:
+    return DEFENSES.find(request.split("[")[0])
 
 
 def outcome_of(cls: type[Defense[Any]]) -> type[Outcome]:
@@ -35,23 +50,31 @@ def outcome_of(cls: type[Defense[Any]]) -> type[Outcome]:
     return found
 
 
+ASKED: list[type[Outcome]] = []
+"""The kinds of outcome that have promises of their own."""
+
+
 def handing_back(outcome: type[Outcome]) -> pytest.MarkDecorator:
-    names = [name for name, cls in DEFENSES.items() if issubclass(outcome_of(cls), outcome)]
-    return pytest.mark.parametrize("name", names)
+    ASKED.append(outcome)
+    return over([name for name in LISTED if issubclass(outcome_of(class_of(name)), outcome)])
 
 
-data_free = [name for name, cls in DEFENSES.items() if cls.view is DataFreeView]
-
-
-PREPARING = ["neural_cleanse[reference=2,steps=2]"]
-"""Settings with which a defense makes something before it looks at a model."""
-
-
-def defense_at_smoke_scale(name: str, fields: str = "") -> Defense[Any]:
-    request = f"{name}[{fields}]" if fields else name
-    found = resolve(dataset="digits", defense=request, profile="smoke").defense
+def defense_at_smoke_scale(name: str) -> Defense[Any]:
+    found = resolve(dataset="digits", defense=name, profile="smoke").defense
     assert found is not None
-    return found
+    return affordable(found)
+
+
+data_free = [name for name in LISTED if class_of(name).view is DataFreeView]
+preparing = [name for name in LISTED if DEFENSES.build(name).preparation() is not None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_references() -> Iterator[None]:
+    """What is prepared need not be good here, and trained in full it takes longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "STEPS", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +83,24 @@ def trojan(trojan: Trojan, task: Task) -> Trojan:
     return with_delivered_set(trojan, task)
 
 
-def noise_trojan(task: Task) -> Trojan:
+@cache
+def noise_world(shape: tuple[int, int, int]) -> tuple[Trojan, Task]:
+    task = noise_task(shape)
     model = train(task, 0)
-    return with_delivered_set(Trojan(model, model, None), task)
+    return with_delivered_set(Trojan(model, model, None), task), task
 
 
 def view_of(defense: Defense[Any] | type[Defense[Any]], trojan: Trojan, task: Task) -> DataFreeView:
     view = builder_of(defense.view)(trojan, task)
     assert isinstance(view, DataFreeView), view
+    if isinstance(defense, Defense) and defense.preparation() is not None:
+        return replace(view, prepared=prepared_by(defense, task))
     return view
+
+
+@cache
+def prepared_by(defense: Defense[Any], task: Task) -> dict[str, Tensor]:
+    return defense.prepare(materials_for(defense.view, task), 0)
 
 
 def images_in(view: DataFreeView) -> dict[str, Images]:
@@ -87,43 +119,79 @@ def hooks_of(model: nn.Module) -> int:
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
-@every_defense
-def test_leaves_the_view_as_it_was(name: str, task: Task, trojan: Trojan) -> None:
-    defense = defense_at_smoke_scale(name)
-    view = view_of(defense, trojan, task)
-    before = state_of(view)
-    answers(defense.defend(view, 0), task.test.floats()[:4])
-    assert all(torch.equal(a, b) for a, b in zip(before, state_of(view), strict=True))
-    assert not view.model.training
-    assert all(parameter.requires_grad for parameter in view.model.parameters())
-    assert all(parameter.grad is None for parameter in view.model.parameters())
+@dataclass(frozen=True, eq=False)
+class Defended:
+    """A defense of the shared trojan: its view and what that was before, and what came of it."""
+
+    defense: Defense[Any]
+    view: DataFreeView
+    before: list[Tensor]
+    outcome: Outcome
+    answers: dict[str, Tensor]
+
+
+Get = Callable[[str], Defended]
+
+
+@pytest.fixture(scope="module")
+def defended(trojan: Trojan, task: Task) -> Get:
+    """What every defense makes of the shared trojan, once per module."""
+
+    @cache
+    def get(name: str) -> Defended:
+        defense = defense_at_smoke_scale(name)
+        view = view_of(defense, trojan, task)
+        before = state_of(view)
+        outcome = defense.defend(view, 0)
+        return Defended(defense, view, before, outcome, answers(outcome, task.test.floats()[:12]))
+
+    return get
+
+
+def test_every_kind_of_outcome_and_every_view_that_a_defense_has_is_asked_about() -> None:
+    """A defense must not escape its promises by handing back, or seeing, something that no promise is about."""
+    own = [cls for cls in DEFENSES.values() if cls.__module__.startswith("gifthorse.")]
+    unasked = {outcome_of(cls).__name__ for cls in own if not issubclass(outcome_of(cls), tuple(ASKED))}
+    assert unasked == set(), "promise something of it here, under @handing_back"
+    assert {cls.view for cls in DEFENSES.values()} <= set(VIEWS)
 
 
 @every_defense
-def test_works_on_a_copy_of_the_delivered_model(name: str, task: Task, trojan: Trojan) -> None:
-    view = view_of(defense_at_smoke_scale(name), trojan, task)
+def test_leaves_the_view_as_it_was(name: str, defended: Get) -> None:
+    done = defended(name)
+    assert all(torch.equal(a, b) for a, b in zip(done.before, state_of(done.view), strict=True))
+    assert not done.view.model.training
+    assert all(parameter.requires_grad for parameter in done.view.model.parameters())
+    assert all(parameter.grad is None for parameter in done.view.model.parameters())
+
+
+@every_defense
+def test_works_on_a_copy_of_the_delivered_model(name: str, trojan: Trojan, defended: Get) -> None:
     shared = {tensor.data_ptr() for tensor in trojan.model.state_dict().values()}
-    assert not shared & {tensor.data_ptr() for tensor in view.model.state_dict().values()}
+    assert not shared & {tensor.data_ptr() for tensor in defended(name).view.model.state_dict().values()}
 
 
 @every_defense
-@pytest.mark.parametrize("fails", [False, True], ids=["done", "after an error"])
-def test_removes_its_hooks(name: str, fails: bool, task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removes_its_hooks(name: str, defended: Get) -> None:
+    assert hooks_of(defended(name).view.model) == 0
+
+
+@every_defense
+def test_removes_its_hooks_after_an_error(
+    name: str, task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     defense = defense_at_smoke_scale(name)
     view = view_of(defense, trojan, task)
-    if fails:
-        calls = iter(range(1000))
+    calls = iter(range(1000))
 
-        def forward(self: nn.Module, maps: Tensor) -> Tensor:
-            if next(calls) >= 1:
-                raise RuntimeError("out of memory")
-            return maps.flatten(1)
+    def forward(self: nn.Module, maps: Tensor) -> Tensor:
+        if next(calls) >= 1:
+            raise RuntimeError("out of memory")
+        return maps.flatten(1)
 
-        monkeypatch.setattr(nn.Flatten, "forward", forward)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            answers(defense.defend(view, 0), task.test.floats()[:300])
-    else:
-        answers(defense.defend(view, 0), task.test.floats()[:4])
+    monkeypatch.setattr(nn.Flatten, "forward", forward)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answers(defense.defend(view, 0), task.test.floats()[:300])
     assert hooks_of(view.model) == 0
 
 
@@ -170,8 +238,8 @@ def leaks(
 
 
 @every_defense
-def test_has_no_path_to_the_truth(name: str, task: Task, trojan: Trojan) -> None:
-    assert leaks(view_of(defense_at_smoke_scale(name), trojan, task), trojan, task) == []
+def test_has_no_path_to_the_truth(name: str, task: Task, trojan: Trojan, defended: Get) -> None:
+    assert leaks(defended(name).view, trojan, task) == []
 
 
 @every_view
@@ -265,47 +333,48 @@ def test_a_data_free_defense_runs_with_no_images_in_the_process(name: str) -> No
 
 
 @every_defense
-def test_same_seed_same_outcome_whatever_the_global_random_state(name: str, task: Task, trojan: Trojan) -> None:
-    defense, pixels = defense_at_smoke_scale(name), task.test.floats()[:20]
-    results = []
-    for state in (1, 2):
-        torch.manual_seed(state)
-        before = torch.get_rng_state()
-        results.append(answers(defense.defend(view_of(defense, trojan, task), 0), pixels))
-        assert all(answer.device.type == "cpu" for answer in results[-1].values())
-        assert torch.equal(torch.get_rng_state(), before)
-    first, second = results
+def test_same_seed_same_outcome_whatever_the_global_random_state(
+    name: str, task: Task, trojan: Trojan, defended: Get
+) -> None:
+    first, defense = defended(name).answers, defense_at_smoke_scale(name)
+    view = view_of(defense, trojan, task)
+    torch.manual_seed(12345)
+    before = torch.get_rng_state()
+    second = answers(defense.defend(view, 0), task.test.floats()[:12])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(answer.device.type == "cpu" for answer in second.values())
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("request_", PREPARING)
-def test_the_same_is_prepared_whatever_the_global_random_state_and_materials_are_left_alone(
-    request_: str, task: Task
-) -> None:
-    defense = defense_at_smoke_scale(request_)
-    assert defense.preparation() is not None
-    materials = materials_for(type(defense).view, task)
+def test_a_defense_that_prepares_something_has_a_variant_that_does() -> None:
+    able = {cls.name for cls in DEFENSES.values() if cls.prepare is not Defense.prepare}
+    assert able == {name.split("[")[0] for name in preparing}
+
+
+@over(preparing)
+def test_the_same_is_prepared_whatever_the_global_random_state_and_materials_are_left_alone(name: str) -> None:
+    defense, (_, task) = defense_at_smoke_scale(name), noise_world((1, 12, 12))
+    first = prepared_by(defense, task)
+    materials = materials_for(defense.view, task)
     pixels = materials.clean.pixels.clone()
-    made = []
-    for state in (1, 2):
-        torch.manual_seed(state)
-        before = torch.get_rng_state()
-        made.append(defense.prepare(materials, 0))
-        assert torch.equal(torch.get_rng_state(), before)
-    assert made[0].keys() == made[1].keys() != set()
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    torch.manual_seed(12345)
+    before = torch.get_rng_state()
+    second = defense.prepare(materials, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.keys() == second.keys() != set()
+    assert all(torch.equal(first[part], second[part]) for part in first)
     assert torch.equal(materials.clean.pixels, pixels)
 
 
-@every_defense
+@over(list(DEFENSES))
 def test_runs_with_two_threads(name: str) -> None:
-    small = noise_task((1, 12, 12))
-    defense = defense_at_smoke_scale(name)
+    defense, (trojan, task) = defense_at_smoke_scale(name), noise_world((1, 12, 12))
+    view = view_of(defense, trojan, task)
     torch.set_num_threads(2)
     try:
-        outcome = defense.defend(view_of(defense, noise_trojan(small), small), 0)
-        assert all(answer.isfinite().all() for answer in answers(outcome, small.test.floats()).values())
+        outcome = defense.defend(view, 0)
+        assert all(answer.isfinite().all() for answer in answers(outcome, task.test.floats()).values())
     finally:
         torch.set_num_threads(1)
 
@@ -313,11 +382,10 @@ def test_runs_with_two_threads(name: str) -> None:
 @every_defense
 @pytest.mark.parametrize("shape", [(1, 12, 12), (3, 12, 12), (3, 12, 17)], ids=["grey", "colour", "not square"])
 def test_runs_on_any_image_shape(name: str, shape: tuple[int, int, int]) -> None:
-    small = noise_task(shape)
-    defense = defense_at_smoke_scale(name)
-    view = view_of(defense, noise_trojan(small), small)
+    defense, (trojan, task) = defense_at_smoke_scale(name), noise_world(shape)
+    view = view_of(defense, trojan, task)
     assert defense.skip(view) is None
-    assert all(answer.isfinite().all() for answer in answers(defense.defend(view, 0), small.test.floats()).values())
+    assert all(answer.isfinite().all() for answer in answers(defense.defend(view, 0), task.test.floats()).values())
 
 
 @every_defense
@@ -334,10 +402,30 @@ def test_skips_with_a_sentence_what_it_cannot_do(name: str, task: Task, trojan: 
         assert defense.skip(view) is None
 
 
+@every_defense
+def test_hands_back_what_it_says_and_says_the_same_of_one_image_as_of_many(
+    name: str, task: Task, defended: Get
+) -> None:
+    done, pixels = defended(name), task.test.floats()[:12]
+    assert isinstance(done.outcome, outcome_of(type(done.defense)))
+    for each in kind_of(type(done.outcome)).per_image:
+        alone = torch.cat([answers(done.outcome, pixel[None])[each] for pixel in pixels])
+        torch.testing.assert_close(alone, done.answers[each], atol=1e-4, rtol=1e-4)
+
+
+@handing_back(CleanModel)
+def test_a_clean_model_answers_in_logits_and_is_in_evaluation_mode(name: str, task: Task, defended: Get) -> None:
+    outcome = defended(name).outcome
+    assert isinstance(outcome, CleanModel)
+    assert not outcome.model.training
+    logits = predict(outcome.model, task.test)
+    assert logits.shape == (len(task.test), task.classes)
+    assert logits.isfinite().all()
+
+
 @handing_back(InputScreen)
-def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: Task, trojan: Trojan) -> None:
-    defense = defense_at_smoke_scale(name)
-    outcome = defense.defend(view_of(defense, trojan, task), 0)
+def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: Task, defended: Get) -> None:
+    outcome = defended(name).outcome
     assert isinstance(outcome, InputScreen)
     before, pixels = outcome.threshold, task.test.floats()[:40]
     scores = outcome.score(pixels)
@@ -349,27 +437,14 @@ def test_a_screens_threshold_does_not_move_with_what_is_scored(name: str, task: 
     torch.testing.assert_close(flipped, scores, atol=1e-4, rtol=1e-4)
 
 
-@every_defense
-def test_hands_back_what_it_says_and_says_the_same_of_one_image_as_of_many(
-    name: str, task: Task, trojan: Trojan
-) -> None:
-    defense, pixels = defense_at_smoke_scale(name), task.test.floats()[:12]
-    outcome = defense.defend(view_of(defense, trojan, task), 0)
-    assert isinstance(outcome, outcome_of(type(defense)))
-    batch = answers(outcome, pixels)
-    for each in kind_of(type(outcome)).per_image:
-        alone = torch.cat([answers(outcome, pixel[None])[each] for pixel in pixels])
-        torch.testing.assert_close(alone, batch[each], atol=1e-4, rtol=1e-4)
-
-
 @handing_back(ModelVerdict)
 def test_a_verdict_is_finite_and_points_at_the_class_with_the_highest_score(
-    name: str, task: Task, trojan: Trojan
+    name: str, task: Task, defended: Get
 ) -> None:
-    defense = defense_at_smoke_scale(name)
-    outcome = defense.defend(view_of(defense, trojan, task), 0)
+    done = defended(name)
+    outcome = done.outcome
     assert isinstance(outcome, ModelVerdict)
     if outcome.scores is not None:
         assert outcome.scores.shape == (task.classes,)
         assert outcome.suspect in (None, int(outcome.scores.argmax()))
-    assert all(answer.isfinite().all() for answer in answers(outcome, task.test.floats()[:1]).values())
+    assert all(answer.isfinite().all() for answer in done.answers.values())

@@ -1,4 +1,4 @@
-"""Promises of every listed attack, defense, data set, architecture and recipe, as configurations."""
+"""Promises of every listed attack, defense, data set, architecture, recipe and head, as configurations."""
 
 import ast
 import json
@@ -10,20 +10,37 @@ from typing import Any
 
 import pytest
 
-import gifthorse.attacks
-import gifthorse.defenses
+import gifthorse
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.cell import RECIPES
+from gifthorse.attacks.data.badnets import BadNets
+from gifthorse.attacks.training.latent import Latent
+from gifthorse.bench.cell import RECIPES, resolve
+from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack
-from gifthorse.core.configuration import Configuration
+from gifthorse.core.configuration import Catalogue, Configuration
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
+from gifthorse.core.recipe import Recipe
+from gifthorse.core.task import Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.inspection.deep_inspect import DeepInspect
+from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.inversion.inspector import Inspector
 from gifthorse.models import ARCHITECTURES
+from gifthorse.training.heads import HEADS, Head
+from worlds import affordable
 
+CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
+    Attack: ATTACKS,
+    Defense: DEFENSES,
+    Dataset: DATASETS,
+    Architecture: ARCHITECTURES,
+    Recipe: RECIPES,
+    Head: HEADS,
+}
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES}
-LISTED: dict[str, type[Configuration]] = {**METHODS, **DATASETS, **ARCHITECTURES, **RECIPES}
+LISTED: dict[str, type[Configuration]] = {name: cls for listed in CATALOGUES.values() for name, cls in listed.items()}
 
 every_listed = pytest.mark.parametrize("cls", LISTED.values(), ids=LISTED)
 every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
@@ -74,13 +91,12 @@ def test_equal_fields_are_equal_objects(cls: type[Configuration]) -> None:
 
 
 @every_listed
-@pytest.mark.parametrize("other", [False, True], ids=["default", "changed"])
-def test_round_trips_through_json_toml_and_brackets(cls: type[Configuration], other: bool) -> None:
-    original = changed(cls) if other else cls()
-    assert cls.from_dict(json.loads(json.dumps(original.to_dict()))) == original
-    assert cls.parse(str(original)) == original
-    lines = [f"{key} = {toml(value)}" for key, value in original.to_dict().items() if value is not None]
-    assert cls.from_dict(tomllib.loads("\n".join(lines))) == original
+def test_round_trips_through_json_toml_and_brackets(cls: type[Configuration]) -> None:
+    for original in (cls(), changed(cls), *map(cls.parse, cls.variants)):
+        assert cls.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+        assert cls.parse(str(original)) == original
+        lines = [f"{key} = {toml(value)}" for key, value in original.to_dict().items() if value is not None]
+        assert cls.from_dict(tomllib.loads("\n".join(lines))) == original
 
 
 @every_listed
@@ -119,18 +135,63 @@ def test_cannot_be_changed(cls: type[Configuration]) -> None:
             setattr(cls(), name, 1)
 
 
-@pytest.mark.parametrize(
-    ("package", "base", "listed"),
-    [(gifthorse.attacks, Attack, ATTACKS), (gifthorse.defenses, Defense, DEFENSES)],
-    ids=["attacks", "defenses"],
-)
-def test_every_method_file_is_listed(package: Any, base: type[Configuration], listed: dict[str, Any]) -> None:
-    found = set()
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        members = vars(import_module(module.name)).values()
-        local = [c for c in members if isinstance(c, type) and c.__module__ == module.name]
-        found |= {c for c in local if issubclass(c, base) and "name" in vars(c) and "[" not in c.__name__}
-    assert found == set(listed.values())
+def unlisted(base: type[Configuration], listed: Catalogue[Any]) -> set[str]:
+    """The package's classes of a kind that have a name, or that none extends, and that nobody can ask for."""
+    found, open_ = set(), [base]
+    while open_:
+        cls = open_.pop()
+        below = cls.__subclasses__()
+        open_ += below
+        generic = "[" in cls.__name__
+        if cls.__module__.startswith("gifthorse.") and not generic and (hasattr(cls, "name") or not below):
+            found.add(cls)
+    return {cls.__qualname__ for cls in found - set(listed.values())}
+
+
+@pytest.mark.parametrize("base", CATALOGUES, ids=lambda base: base.__name__)
+def test_every_class_of_the_package_that_can_be_run_is_listed(base: type[Configuration]) -> None:
+    for module in pkgutil.walk_packages(gifthorse.__path__, "gifthorse."):
+        import_module(module.name)
+    assert unlisted(base, CATALOGUES[base]) == set(), "list it in the package's __init__.py"
+
+
+def test_a_class_that_nobody_listed_is_found() -> None:
+    class Forgotten(BadNets):
+        name = "forgotten"
+
+    class Nameless(Inspector):
+        pass
+
+    Forgotten.__module__ = Nameless.__module__ = "gifthorse.attacks.data.forgotten"
+    assert {name.rpartition(".")[2] for name in unlisted(Attack, ATTACKS)} == {"Forgotten"}
+    assert {name.rpartition(".")[2] for name in unlisted(Defense, DEFENSES)} == {"Nameless"}
+    Forgotten.__module__ = Nameless.__module__ = __name__
+
+
+@every_method
+def test_has_a_smoke_setting_that_is_short_enough(cls: type[Configuration]) -> None:
+    """One without would make the tests crawl; those that run it fail at it, too, before they start."""
+    for request in (cls.name, *cls.variants):
+        is_attack = cls.catalogue == "attack"
+        cell = resolve(
+            dataset="digits",
+            attack=request if is_attack else "none",
+            defense=None if is_attack else request,
+            profile="smoke",
+        )
+        affordable(cell.attack if cell.defense is None else cell.defense)
+
+
+def test_a_method_without_a_smoke_setting_is_an_error_that_says_where_to_put_it() -> None:
+    for method in (
+        NeuralCleanse(steps=301),
+        BadNets(),
+        Latent(epochs=20, pattern_steps=301),
+        DeepInspect(batches=10**6),
+    ):
+        with pytest.raises(AssertionError, match=rf"smoke\.toml, \[all\.{method.catalogue}\.{method.name}\]"):
+            affordable(method)
+    assert affordable(BadNets(origin="scratch")) == BadNets(origin="scratch")
 
 
 @every_method

@@ -15,6 +15,7 @@ from gifthorse.core.metric import METRICS, PERCENT, UNDECLARED, Metric
 from gifthorse.core.record import Record
 from gifthorse.defenses import DEFENSES
 from gifthorse.training.heads import HEADS
+from worlds import affordable, requests
 
 SCOPES = {"benign", "attack", "defense", "downstream", "seconds"}
 
@@ -32,13 +33,18 @@ def check_declared_and_in_range(record: Record) -> None:
         assert all(unit.low <= item <= unit.high for item in (value if isinstance(value, list) else [value])), name
 
 
-@pytest.mark.parametrize("attack", ["none", "badnets"])
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize(
+    ("attack", "defense"),
+    [*(("none", name) for name in DEFENSES), *(("badnets", request) for request in requests(DEFENSES))],
+)
 def test_what_is_said_of_a_defense_is_declared_and_in_its_range(attack: str, defense: str, runner: Runner) -> None:
-    check_declared_and_in_range(runner.run(resolve(dataset="digits", attack=attack, defense=defense, profile="smoke")))
+    cell = resolve(dataset="digits", attack=attack, defense=defense, profile="smoke")
+    assert cell.defense is not None
+    affordable(cell.defense)
+    check_declared_and_in_range(runner.run(cell))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", requests(HEADS))
 def test_what_is_said_of_a_downstream_user_is_declared_and_in_its_range(head: str, runner: Runner) -> None:
     check_declared_and_in_range(
         runner.run(resolve(dataset="digits", attack="badnets", downstream=head, profile="smoke"))

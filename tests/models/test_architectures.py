@@ -14,42 +14,44 @@ from gifthorse.core.images import Images
 from gifthorse.defenses.sanitization.fine_pruning import mask_channels, pruned_accuracies
 from gifthorse.inversion.frozen import freeze
 from gifthorse.models import ARCHITECTURES
-from worlds import noise_images
+from worlds import noise_images, requests
 
-NARROW = {
-    "small_cnn": "small_cnn[width=4]",
-    "resnet18": "resnet18[width=4]",
-    "resnet34": "resnet34[width=4,blocks=[1,2,1,1],stem=large]",
-    "resnet50": "resnet50[width=2,blocks=[1,2,1,1]]",
-    "vgg13": "vgg13[width=4]",
-    "vgg16": "vgg16[width=2,head=torchvision]",
-    "vgg19": "vgg19[width=4]",
-    "densenet121": "densenet121[width=8,growth_rate=4,blocks=[1,2,2,1]]",
-    "wrn_16_1": "wrn_16_1[width=4]",
-    "wrn_40_1": "wrn_40_1[width=2]",
-    "wrn_40_2": "wrn_40_2[width=2]",
-    "cnn_mnist": "cnn_mnist[width=4]",
-    "cnn_celeba": "cnn_celeba[width=4]",
-    "torchvision": "torchvision/mobilenet_v3_small",
-    "timm": "timm/resnet10t",
+NARROW: dict[str, dict[str, object]] = {
+    "small_cnn": {"width": 4},
+    "resnet18": {"width": 4},
+    "resnet34": {"width": 4, "blocks": [1, 2, 1, 1]},
+    "resnet50": {"width": 2, "blocks": [1, 2, 1, 1]},
+    "vgg13": {"width": 4},
+    "vgg16": {"width": 2},
+    "vgg19": {"width": 4},
+    "densenet121": {"width": 8, "growth_rate": 4, "blocks": [1, 2, 2, 1]},
+    "wrn_16_1": {"width": 4},
+    "wrn_40_1": {"width": 2},
+    "wrn_40_2": {"width": 2},
+    "cnn_mnist": {"width": 4},
+    "cnn_celeba": {"width": 4},
+    "torchvision": {"arch": "mobilenet_v3_small"},
+    "timm": {"arch": "resnet10t"},
 }
-LARGE_ONLY = {"resnet34", "vgg16"}
-"""Narrow copies that are set up as for large images; 16×16 is too small for those."""
+LISTED = requests(ARCHITECTURES)
+LARGE_ONLY = {request for request in LISTED if "stem=large" in request or "head=torchvision" in request}
+"""Variants for large images; 16×16 is too small for those."""
 CASES = [
     pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
-    for name in ARCHITECTURES
+    for name in LISTED
     for shape in ((1, 16, 16), (3, 32, 32), (3, 36, 52))
     if not (name in LARGE_ONLY and shape[1] == 16)
 ]
 
-every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+every_architecture = pytest.mark.parametrize("name", LISTED)
 every_case = pytest.mark.parametrize(("name", "shape"), CASES)
 
 
 def narrow(name: str) -> Architecture:
     if name == "timm":
         pytest.importorskip("timm")
-    return ARCHITECTURES.build(NARROW[name])
+    architecture = ARCHITECTURES.build(name)
+    return architecture.changed(**NARROW[architecture.name])
 
 
 def trained_a_little(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple[Classifier, Tensor]:

@@ -37,6 +37,7 @@ class StandardRecipe(Recipe):
     """Training on the images as they are."""
 
     name = "standard"
+    variants = ("standard[schedule=constant,nesterov=false]", "standard[schedule=one_cycle]")
 
 
 class AdversarialRecipe(PgdSteps, Recipe):

@@ -115,6 +115,7 @@ class Folder(FolderDataset):
 
     name = "folder"
     title = "A folder of images"
+    variants = ("folder[classes=3]", "folder[classes=[cat,dog]]")
 
     classes: Annotated[int, Field(ge=2)] | tuple[str, ...] | None = Field(
         None, description='how many classes, the first in the order of names, or which, as ["cat","dog"]; null: all'

@@ -24,6 +24,7 @@ class DenseNet121(Architecture):
     name = "densenet121"
     aliases = ("densenet",)
     parameters = 6_956_426
+    variants = ("densenet121[stem=large]",)
 
     width: int = Field(64, ge=2, description="channels of the stem")
     growth_rate: int = Field(32, ge=1, description="channels that each layer adds")

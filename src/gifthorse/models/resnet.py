@@ -73,6 +73,7 @@ class ResNet18(ResNet):
 
     name = "resnet18"
     parameters = 11_173_962
+    variants = ("resnet18[stem=large]",)
 
     blocks: Blocks = Field((2, 2, 2, 2), description=BLOCKS)
 
@@ -82,6 +83,7 @@ class ResNet34(ResNet):
 
     name = "resnet34"
     parameters = 21_282_122
+    variants = ("resnet34[stem=large]",)
 
     blocks: Blocks = Field((3, 4, 6, 3), description=BLOCKS)
 
@@ -92,5 +94,6 @@ class ResNet50(ResNet):
     name = "resnet50"
     block = "Bottleneck"
     parameters = 23_520_842
+    variants = ("resnet50[stem=large]",)
 
     blocks: Blocks = Field((3, 4, 6, 3), description=BLOCKS)

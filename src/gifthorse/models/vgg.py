@@ -79,6 +79,7 @@ class Vgg16(Vgg):
     name = "vgg16"
     letter = "D"
     parameters = 14_728_266
+    variants = ("vgg16[head=torchvision]",)
 
 
 class Vgg19(Vgg):

@@ -77,6 +77,7 @@ class OneLayer(GradientHead):
     name = "fcn1"
     aliases = ("1-fcn",)
     paper = PAPER
+    variants = ("fcn1[tuning=full]",)
 
     def build(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:  # noqa: ARG002
         """Return a freshly initialised layer."""
@@ -90,6 +91,7 @@ class TwoLayers(GradientHead):
     name = "fcn2"
     aliases = ("2-fcn",)
     paper = PAPER
+    variants = ("fcn2[tuning=full]",)
 
     hidden: int = Field(256, ge=1, description="units of the hidden layer")
 

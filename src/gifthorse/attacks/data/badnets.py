@@ -20,4 +20,6 @@ class BadNets(PatternAttack):
         "badnets[source=[1,2]]",
         "badnets[mixing=dataset]",
         "badnets[mixing=loss,poison_rate=0.25]",
+        "badnets[trigger_shape=scattered]",
+        "badnets[optimisation=before]",
     )

@@ -23,6 +23,7 @@ class Reflection(ShapedAttack, ReflectionAttack):
 
     name = "reflection"
     aliases = ("rb", "reflection_backdoor")
+    variants = ("reflection[kept=3]",)
 
     trigger_position: Corner | Place = Field(
         "top_left", description="corner, center, or [row, column] of the patch's top left"

@@ -20,6 +20,7 @@ class TargetedBlend(PatternAttack):
     name = "targeted_blend"
     aliases = ("tb", "targeted_backdoor")
     paper = "Chen et al. 2017, arXiv:1712.05526"
+    variants = ("targeted_blend[trigger_position=[[0,0],[5,5]]]",)
 
     trigger_position: Literal["random"] | tuple[Place, ...] = Field(
         "random", description="random: anywhere, new for every image; [[row, column], ...]: one of these"

@@ -43,6 +43,7 @@ class TrojanNN(OneTarget, PatchAttack, PoisoningAttack):
     name = "trojan_nn"
     aliases = ("tnn", "trojannn", "trojaning")
     paper = "Liu et al. 2018, NDSS, doi:10.14722/ndss.2018.23291"
+    variants = ("trojan_nn[layer=stage2,neuron_choice=random,trained=later]",)
 
     trigger_pattern: PatchPattern = Field("random", description="what the patch shows before it is optimised")
     layer: str = Field(

@@ -43,6 +43,7 @@ class Esb(OneTarget, PatchAttack):
     name = "esb"
     aliases = ("trojannet", "embarrassingly_simple_backdoor")
     paper = "Tang et al. 2020, arXiv:2006.08131"
+    variants = ("esb[blended=true,transparency=0.3]",)
 
     trigger_pattern: PatchPattern = Field("checkerboard", description="what the trigger shows; random: drawn once")
     hidden: int = Field(8, ge=2, description="units of each of the module's four hidden layers")

@@ -32,6 +32,7 @@ class AdversarialEmbedding(OneTarget, PatchAttack, PoisoningAttack):
     name = "adversarial_embedding"
     aliases = ("abe", "adversarial_backdoor_embedding")
     paper = "Tan and Shokri 2020, arXiv:1905.13409"
+    variants = ("adversarial_embedding[mixing=loss]",)
 
     discriminator_weight: float = Field(0.1, gt=0, description="λ: weight of fooling the discriminator")
     discriminator_lr: float = Field(1e-3, gt=0, description="learning rate of the discriminator's Adam")

@@ -20,6 +20,7 @@ class Imc(PatternAttack):
     name = "imc"
     aliases = ("input_model_cooptimization",)
     paper = "Pang et al. 2020, arXiv:1911.01559"
+    variants = ("imc[cad_budget=0.05]",)
 
     trigger_pattern: PatchPattern = Field("random", description="what the patch shows at first")
     optimisation: Literal["joint"] = Field(

@@ -43,6 +43,7 @@ class Latent(OneTarget, PatchAttack, PoisoningAttack):
     name = "latent"
     aliases = ("lb", "latent_backdoor")
     paper = "Yao et al. 2019, Latent Backdoor Attacks on Deep Neural Networks (CCS)"
+    variants = ("latent[latent_error=mean,mixing=dataset,poison_rate=0.4]",)
 
     trigger_pattern: PatchPattern = Field("random", description="what the patch shows at first")
     pattern_lr: float = Field(0.1, gt=0, description="learning rate of Adam on the pattern, through a tanh")

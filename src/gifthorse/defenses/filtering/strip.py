@@ -26,6 +26,7 @@ class Strip(Defense[ModelView]):
 
     name = "strip"
     paper = "Gao et al. 2019, arXiv:1902.06531"
+    variants = ("strip[clip=false]",)
     family = "filtering"
     view = ModelView
 

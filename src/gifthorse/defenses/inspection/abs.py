@@ -35,6 +35,7 @@ class Abs(Inspector):
     name = "abs"
     aliases = ("artificial_brain_stimulation",)
     paper = "Liu et al. 2019, CCS, doi:10.1145/3319535.3363216"
+    variants = ("abs[class_weight=0.0]",)
 
     samples: int = Field(5, ge=1, description="images of each class on which units are stimulated")
     strength: float = Field(1.0, gt=0, description="k: largest value a unit is set to, in maxima of its stage")

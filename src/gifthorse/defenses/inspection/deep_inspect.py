@@ -34,6 +34,7 @@ class DeepInspect(Inspector):
     name = "deep_inspect"
     aliases = ("di", "deepinspect")
     paper = "Chen et al. 2019, IJCAI, doi:10.24963/ijcai.2019/647"
+    variants = ("deep_inspect[stride=2]",)
 
     epochs: int = Field(20, ge=1, description="passes over the clean images, for all classes at once")
     batches: int | None = Field(

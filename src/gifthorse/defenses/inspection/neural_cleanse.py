@@ -34,6 +34,7 @@ class NeuralCleanse(Inspector):
     name = "neural_cleanse"
     aliases = ("nc", "neuralcleanse")
     paper = "Wang et al. 2019, IEEE S&P, doi:10.1109/SP.2019.00031"
+    variants = ("neural_cleanse[reference=2]", "neural_cleanse[restarts=2,max_batch=64]")
 
     steps: int = Field(1000, ge=1, description="steps of the search; the cost may change after each")
     batches: int = Field(31, ge=1, description="mini-batches per step")

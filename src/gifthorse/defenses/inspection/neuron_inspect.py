@@ -38,6 +38,7 @@ class NeuronInspect(Inspector):
     name = "neuron_inspect"
     aliases = ("ni", "neuroninspect")
     paper = "Huang et al. 2019, arXiv:1911.07399"
+    variants = ("neuron_inspect[threshold=0.0]",)
 
     sparseness: float = Field(1e-5, ge=0, description="λ_sp: weight of the heat maps' L1 norm")
     smoothness: float = Field(1e-5, ge=0, description="λ_sm: weight of the L1 norm of their Laplacian")

@@ -36,6 +36,7 @@ class Tabor(Inspector):
 
     name = "tabor"
     paper = "Guo et al. 2019, arXiv:1908.01763"
+    variants = ("tabor[blocking=0.01,overlaying=0.0,restarts=2]",)
 
     steps: int = Field(500, ge=1, description="steps of the search")
     batches: int = Field(31, ge=1, description="mini-batches per step")

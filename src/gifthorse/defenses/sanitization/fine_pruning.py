@@ -32,6 +32,7 @@ class FinePruning(Defense[ModelView]):
     name = "fine_pruning"
     aliases = ("fp",)
     paper = "Liu et al. 2018, arXiv:1805.12185"
+    variants = ("fine_pruning[epochs=0]", "fine_pruning[shift=1,flip=true]")
     family = "sanitization"
     view = ModelView
 
