@@ -15,7 +15,7 @@ from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome
+from gifthorse.core.outcomes import InputScreen, ModelVerdict, Outcome
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
@@ -68,6 +68,8 @@ def noise_trojan(task: Task) -> Trojan:
 def view_of(defense: Defense[Any] | type[Defense[Any]], trojan: Trojan, task: Task) -> DataFreeView:
     view = builder_of(defense.view)(trojan, task)
     assert isinstance(view, DataFreeView), view
+    if isinstance(defense, Defense) and defense.preparation() is not None:
+        view = replace(view, prepared=defense.prepare(materials_for(defense.view, task), 0))
     return view
 
 
@@ -261,7 +263,7 @@ def test_a_data_free_defense_runs_with_no_images_in_the_process(name: str) -> No
     defense = defense_at_smoke_scale(name)
     view = DataFreeView(model, shape=shape)
     assert defense.skip(view) is None
-    assert isinstance(defense.defend(view, 0), CleanModel)
+    assert isinstance(defense.defend(view, 0), outcome_of(type(defense)))
 
 
 @every_defense
