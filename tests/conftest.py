@@ -19,6 +19,9 @@ from worlds import digits_task
 
 torch.set_num_threads(1)
 
+collect_ignore = ["extension"]
+"""It would be listed in every test; test_extension.py installs it for processes of its own."""
+
 # On a busy machine any call may take long; that says nothing of the code.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

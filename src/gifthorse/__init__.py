@@ -25,9 +25,17 @@ if TYPE_CHECKING:
     from gifthorse.core.defense import Evadable as Evadable
     from gifthorse.core.errors import RequestError as RequestError
     from gifthorse.core.errors import StoreError as StoreError
+    from gifthorse.core.family import FAMILIES as FAMILIES
+    from gifthorse.core.family import Family as Family
+    from gifthorse.core.goal import GOALS as GOALS
+    from gifthorse.core.goal import AllToAll as AllToAll
     from gifthorse.core.goal import AllToOne as AllToOne
     from gifthorse.core.goal import Goal as Goal
+    from gifthorse.core.goal import OnePerCondition as OnePerCondition
+    from gifthorse.core.goal import SourceSpecific as SourceSpecific
     from gifthorse.core.images import Images as Images
+    from gifthorse.core.metric import METRICS as METRICS
+    from gifthorse.core.metric import Metric as Metric
     from gifthorse.core.outcomes import CleanModel as CleanModel
     from gifthorse.core.outcomes import InputScreen as InputScreen
     from gifthorse.core.outcomes import ModelVerdict as ModelVerdict
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
     from gifthorse.metrics.kind import Case as Case
     from gifthorse.metrics.kind import Kind as Kind
     from gifthorse.models import ARCHITECTURES as ARCHITECTURES
+    from gifthorse.triggers import TRIGGERS as TRIGGERS
 
 _HOMES = {
     "core.architecture": ["Architecture"],
@@ -64,8 +73,10 @@ _HOMES = {
     "core.configuration": ["Catalogue", "Configuration"],
     "core.defense": ["Defense", "Evadable"],
     "core.errors": ["RequestError", "StoreError"],
-    "core.goal": ["AllToOne", "Goal"],
+    "core.family": ["FAMILIES", "Family"],
+    "core.goal": ["GOALS", "AllToAll", "AllToOne", "Goal", "OnePerCondition", "SourceSpecific"],
     "core.images": ["Images"],
+    "core.metric": ["METRICS", "Metric"],
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "Outcome", "RecoveredTriggers", "SuspectSamples"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Population", "Record"],
@@ -77,6 +88,7 @@ _HOMES = {
     "datasets": ["DATASETS"],
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
+    "triggers": ["TRIGGERS"],
     "bench.cell": ["Cell", "resolve"],
     "bench.machine": ["pick_device"],
     "bench.population": ["run_population"],

@@ -26,6 +26,9 @@ def pack_trojan(trojan: Trojan) -> tuple[Arrays, dict[str, Any]]:
     if trojan.backdoor is None:
         return arrays, {"backdoor": None}
     trigger, goal = trojan.backdoor.trigger, trojan.backdoor.goal
+    if TRIGGERS.get(trigger.name) is not type(trigger):
+        listing = f"gifthorse.triggers.TRIGGERS['{trigger.name}'] is not this class"
+        raise TypeError(f"{type(trigger).__name__} cannot be read back: {listing}")
     arrays |= {f"trigger/{name}": array for name, array in weights(trigger).items()}
     about = {"trigger": trigger.name, "settings": trigger.settings(), "goal": goal.to_dict()}
     return arrays, {"backdoor": about}

@@ -179,6 +179,7 @@ def write_report(runs: Path, out: Path) -> None:
         raise RequestError(
             f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
         )
+    Catalogue.load_packages()
     store = Store(runs)
     cells = []
     for record in store.records():
@@ -343,6 +344,7 @@ def _catalogue(kind: str) -> Catalogue[Any]:
 
 
 def _described(kind: str) -> dict[str, dict[str, Any]]:
+    Catalogue.load_packages()
     if kind == "families":
         return {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}

@@ -21,7 +21,7 @@ from importlib import metadata
 from inspect import isabstract
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -90,8 +90,8 @@ class Configuration(BaseModel):
     @classmethod
     def _read(cls, value: Any) -> "Configuration":
         """Read the value of a field of this type."""
-        wanted: type[BaseModel] = cls.__pydantic_generic_metadata__["origin"] or cls
-        if isinstance(value, Configuration) and isinstance(value, wanted):
+        wanted = cast(type[Configuration], cls.__pydantic_generic_metadata__["origin"] or cls)
+        if isinstance(value, wanted):
             return value
         if not isinstance(value, str) and not (isinstance(value, Mapping) and isinstance(value.get("name"), str)):
             raise PydanticCustomError(
@@ -103,7 +103,7 @@ class Configuration(BaseModel):
                 raise RequestError(f"nothing of the kind '{cls.catalogue}' is listed yet: import its package first")
             found: Configuration = catalogue.build(value)
             if not isinstance(found, wanted):
-                raise RequestError(f"'{found.name}' is no {wanted.__name__}, which is needed here")
+                raise RequestError(f"'{found.name}' is no {wanted.__name__}, which is needed here: {wanted.summary()}")
         except RequestError as error:
             raise PydanticCustomError("request", "{problem}", {"problem": str(error)}) from None
         return found
@@ -165,6 +165,11 @@ class Configuration(BaseModel):
         return {cls.slash_field: value, **fields}
 
     @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the class's documentation."""
+        return (cls.__doc__ or "").strip().split("\n")[0]
+
+    @classmethod
     def describe(cls) -> dict[str, Any]:
         """Return what ``gifthorse list --json`` prints: name, aliases, paper, summary and every field."""
         properties = cls.model_json_schema()["properties"] if cls.model_fields else {}
@@ -178,12 +183,11 @@ class Configuration(BaseModel):
             }
             for key, field in cls.model_fields.items()
         ]
-        summary = (cls.__doc__ or "").strip().split("\n")[0]
         return {
             "name": cls.name,
             "aliases": list(cls.aliases),
             "paper": cls.paper,
-            "summary": summary,
+            "summary": cls.summary(),
             "fields": fields,
         }
 
@@ -271,6 +275,12 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         return cls.from_dict({**fields, **cls._with_slash(name, said)})
 
     def _listed(self) -> dict[str, type[C]]:
+        Catalogue.load_packages()
+        return self._classes
+
+    @classmethod
+    def load_packages(cls) -> None:
+        """Let the installed packages list what they add, once; :class:`RequestError` names one that cannot."""
         if Catalogue._packages is None:
             Catalogue._packages = list(metadata.entry_points(group="gifthorse"))
         while Catalogue._packages:
@@ -285,7 +295,6 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
                 package = entry.dist.name if entry.dist else entry.value
                 reason = f"{type(error).__name__}: {error}"
                 raise RequestError(f"the package {package} cannot add its methods ({entry.value}): {reason}") from error
-        return self._classes
 
 
 CATALOGUES: dict[str, Catalogue[Any]] = {}

@@ -25,7 +25,8 @@ class Evadable(Protocol):
         """Return a scalar, differentiable in the model's weights and in the pixels; lower is less suspicious.
 
         ``stamped (N, C, H, W)`` in [0,1] should get ``targets (N,)``; ``clean`` are images of the attacker's own.
-        Another ``seed`` is another draw of what the method draws.
+        Another ``seed`` is another draw of what the method draws. The model's mode is the attacker's choice: in
+        training mode all that the method shows it enters the statistics of its batch normalisation.
         """
 
 

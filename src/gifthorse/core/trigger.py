@@ -34,10 +34,14 @@ class Trigger(nn.Module, ABC):
         own pixels without a generator, so that it is the same in every batch.
         """
 
+    @torch.no_grad()
     def stamp(
         self, pixels: Tensor, generator: torch.Generator | None = None, conditions: Tensor | None = None
     ) -> Tensor:
-        """Return what :meth:`embed` does on the 8-bit grid; a pixel that it left alone keeps its value."""
+        """Return what :meth:`embed` does on the 8-bit grid; a pixel that it left alone keeps its value.
+
+        Rounding has no gradient, so none is recorded, whatever the trigger's parameters.
+        """
         embedded = self.embed(pixels, generator, conditions)
         return torch.where(embedded == pixels, pixels, on_grid(embedded))
 
@@ -47,8 +51,15 @@ class Trigger(nn.Module, ABC):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Return a copy of the trigger with these settings and this ``state_dict``; by default its arguments."""
-        return cls(**settings, **tensors)
+        """Return a copy of the trigger with these settings and this ``state_dict``.
+
+        By default its own buffers are arguments beside the settings, and what networks within it hold is loaded.
+        """
+        own = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        trigger = cls(**settings, **own)
+        if len(own) < len(tensors):
+            trigger.load_state_dict(tensors)
+        return trigger
 
 
 def blend(pixels: Tensor, mask: Tensor, pattern: Tensor, transparency: float) -> Tensor:

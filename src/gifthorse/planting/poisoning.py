@@ -73,7 +73,10 @@ class StagedAttack(TargetedAttack):
         return None
 
     def twin_mix(self, task: Task, seed: int) -> Mix | None:  # noqa: ARG002
-        """Return what the benign twin's mini-batches undergo; it gets to see neither trigger nor attack."""
+        """Return what the benign twin's mini-batches undergo; it gets to see neither trigger nor attack.
+
+        With ``None`` the twin is shared with all attacks of the same schedule; otherwise it is this attack's own.
+        """
         return None
 
     def objective(self, injection: Injection) -> Objective | None:  # noqa: ARG002
@@ -98,6 +101,8 @@ class StagedAttack(TargetedAttack):
 
     def twin(self, task: Task) -> Twin | None:
         """Return how the benign twin is trained: as the attack trains, without it."""
+        if self.twin_mix(task, 0) is not None:
+            return MixedTwin(attack=self)
         schedule = self.schedule(task)
         return None if schedule.is_benign else schedule
 
@@ -137,6 +142,19 @@ class StagedAttack(TargetedAttack):
         if selection is not None:
             selection.restore()
         return Trojan(model, twin, backdoor, self.deliver(injection, poisoned))
+
+
+class MixedTwin(Twin):
+    """Trained by the schedule of an attack whose :meth:`StagedAttack.twin_mix` its mini-batches undergo."""
+
+    name = "mixed_twin"
+
+    attack: StagedAttack
+
+    def train(self, task: Task, benign: Classifier, seed: int) -> Classifier:
+        """Return the twin: the same training without the attack."""
+        mix = self.attack.twin_mix(task, derive(seed, self.name))
+        return self.attack.schedule(task).train(task, benign, seed, mix)
 
 
 class PoisoningAttack(StagedAttack):

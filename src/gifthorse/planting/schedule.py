@@ -16,7 +16,7 @@ from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.planting.selection import set_aside
-from gifthorse.training.loop import fit
+from gifthorse.training.loop import Mix, fit
 
 
 class Schedule(Twin):
@@ -57,10 +57,10 @@ class Schedule(Twin):
         fixed = [model.network.get_submodule(name) for name in self.fixed]
         fit(model, images, self.recipe(task), purpose, fixed=fixed, **stages)
 
-    def train(self, task: Task, benign: Classifier, seed: int) -> Classifier:
-        """Return the twin: the same training without the attack."""
-        if self.is_benign:
+    def train(self, task: Task, benign: Classifier, seed: int, mix: Mix | None = None) -> Classifier:
+        """Return the twin: the same training without the attack, its mini-batches mixed where that is asked for."""
+        if self.is_benign and mix is None:
             return benign.clone()
         twin = self.start(task, benign, seed)
-        self.fit(twin, self.images(task, seed)[0], task, seed, label="benign twin")
+        self.fit(twin, self.images(task, seed)[0], task, seed, mix=mix, label="benign twin")
         return twin

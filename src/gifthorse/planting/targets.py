@@ -11,15 +11,16 @@ from gifthorse.core.task import Task
 
 
 class TargetedAttack(Attack):
-    """An attack with a field ``target``, whatever its type."""
+    """An attack with a goal; most have a field ``target``, whatever its type, and the goal follows from that."""
 
     def goal(self, task: Task) -> Goal:
         """Return what stamped images should get."""
         raise NotImplementedError
 
     def aimed_at(self, target: int) -> Self | None:
-        """Return the same attack with another target; ``None`` where one was named."""
-        return None if "target" in self.model_fields_set else self.changed(target=target)
+        """Return the same attack with another target; ``None`` where one was named, or there is no such field."""
+        chosen = "target" in self.model_fields_set or "target" not in type(self).model_fields
+        return None if chosen else self.changed(target=target)
 
     def check(self, task: Task) -> None:
         """Refuse a target, or another class of the goal, that is none of the task's."""

@@ -6,3 +6,4 @@ from gifthorse.triggers.patch import Patch
 from gifthorse.triggers.reflection import Reflection
 
 TRIGGERS: dict[str, type[Trigger]] = {trigger.name: trigger for trigger in (Patch, MovingPatch, Reflection)}
+"""Another is one line, from anywhere: ``TRIGGERS[MyTrigger.name] = MyTrigger``; it is read back by its name."""

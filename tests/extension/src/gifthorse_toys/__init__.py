@@ -1,0 +1,1 @@
+"""Methods for gifthorse, one toy of each kind, each in one file."""
