@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.profiles import read_profile
-from gifthorse.bench.source import sources_of
+from gifthorse.bench.source import source_files, sources_of
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint, request_defaults
@@ -70,6 +71,13 @@ class Cell:
     def identity(self) -> str:
         """Return the content key of the whole cell: the record's id."""
         return self._keys[2]
+
+    def files(self) -> set[Path]:
+        """Return every file whose content decides the record: those that requests name, and the classes' source."""
+        user = {} if self.downstream is None else vars(self.downstream)
+        parts = self.dataset, self.model, self.training, self.attack, self.defense, *user.values()
+        inner = [each for part in parts if part is not None for each in part.walk()]
+        return {path for each in inner for path in each.files()} | source_files(*map(type, inner))
 
     @cached_property
     def _keys(self) -> tuple[str, str, str]:

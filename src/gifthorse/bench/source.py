@@ -16,6 +16,12 @@ def sources_of(*configurations: Configuration) -> list[str]:
     return sorted(digest for digest in found if digest is not None)
 
 
+def source_files(*classes: type[Configuration]) -> set[Path]:
+    """Return the files that define classes and their bases, as :func:`sources_of` has them."""
+    files = (getattr(sys.modules.get(name), "__file__", None) for cls in classes for name in _modules(cls))
+    return {Path(file) for file in files if file is not None}
+
+
 def _modules(cls: type[Configuration]) -> set[str]:
     bases = [base for base in cls.__mro__ if base not in Configuration.__mro__]
     # ``Defense[ModelView]`` is said to be of whatever module wrote that first; ``Defense`` is a base as well.

@@ -32,7 +32,8 @@ _METADATA = "gifthorse"
 class Store:
     """A folder with artifacts and documents; made when first written to.
 
-    ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json`` and ``populations/<id>.json``.
+    ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json``, ``populations/<id>.json``, and ``answers/``: which
+    record answered a request (:mod:`gifthorse.bench.answers`).
     """
 
     def __init__(self, root: Path):
@@ -43,7 +44,7 @@ class Store:
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         document = json.dumps({"digest": digest(contiguous), "about": about}, sort_keys=True)
         # One metadata key: safetensors orders several at random, and the same artifact should be the same bytes.
-        self._write(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
+        write_atomically(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
 
     def load_artifact(self, kind: str, key: str) -> tuple[Arrays, dict[str, Any]] | None:
         """Read what :meth:`save_artifact` wrote; ``None`` where nothing is, or nothing sound (then it says so)."""
@@ -63,11 +64,11 @@ class Store:
 
     def save_record(self, record: Record) -> None:
         """Write one record."""
-        self._write(self._record(record.id), record.to_json().encode())
+        write_atomically(self.record_path(record.id), record.to_json().encode())
 
     def load_record(self, identity: str) -> Record | None:
         """Read one record; ``None`` where there is nothing, or nothing sound (then it says so)."""
-        return _load(self._record(identity), Record)
+        return _load(self.record_path(identity), Record)
 
     def records(self) -> Iterator[Record]:
         """Yield every sound record, in the order in which they were made."""
@@ -77,40 +78,43 @@ class Store:
 
     def save_population(self, population: Population) -> None:
         """Write one population."""
-        self._write(self._population(population.id), population.to_json().encode())
+        write_atomically(self._population(population.id), population.to_json().encode())
 
     def load_population(self, identity: str) -> Population | None:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
         return _load(self._population(identity), Population)
 
+    def record_path(self, identity: str) -> Path:
+        """Return where the record of that id lies, or would."""
+        return self.root / "records" / f"{identity}.json"
+
     def _artifact(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / f"{key}.safetensors"
-
-    def _record(self, identity: str) -> Path:
-        return self.root / "records" / f"{identity}.json"
 
     def _population(self, identity: str) -> Path:
         return self.root / "populations" / f"{identity}.json"
 
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                reason = error.strerror or str(error)
-                raise StoreError(
-                    f"cannot write {path}: {reason}; what was finished is kept, run the same command again to continue"
-                ) from error
-            raise
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, with its folder; :class:`StoreError` where that fails."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise StoreError(
+                f"cannot write {path}: {reason}; what was finished is kept, run the same command again to continue"
+            ) from error
+        raise
 
 
 def _load(path: Path, document: type[D]) -> D | None:

@@ -1,4 +1,4 @@
-"""What the commands do, once torch is loaded."""
+"""What the commands do; torch is imported where something is computed."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import webbrowser
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,18 +16,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gifthorse.bench.cell import RECIPES, Cell, resolve
-from gifthorse.bench.machine import pick_device
-from gifthorse.bench.population import run_population
-from gifthorse.bench.runner import Runner
+from gifthorse.bench.answers import code_digest, digests, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.family import FAMILIES
-from gifthorse.core.metric import METRICS
+from gifthorse.core.metric import METRICS, UNDECLARED
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Interval, Population, Record, Separation
 from gifthorse.report.naming import name_of
+
+if TYPE_CHECKING:
+    from gifthorse.bench.runner import Runner
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")
@@ -41,6 +41,8 @@ def run_quickstart(
     store: Path, data_root: Path, device: str | None, threads: int | None, out: Path, show: bool
 ) -> None:
     """Run the quickstart's cells, print a table, write the report, open it if asked."""
+    from gifthorse.bench.cell import resolve
+
     cells = [resolve(dataset="digits", attack=a, defense=d) for a in QUICKSTART_ATTACKS for d in QUICKSTART_DEFENSES]
     runner = make_runner(store, data_root, device, threads)
     records = []
@@ -69,9 +71,17 @@ def run_cell(
     download: bool,
 ) -> int:
     """Run one cell and print it; returns the exit code."""
-    cell: Cell = resolve(**request)
-    with showing_progress():
-        record = make_runner(store, data_root, device, threads, download).run(cell, fresh=fresh)
+    kept, asked, code = Store(store), {**request, "device": device}, code_digest()
+    record = None if fresh else kept_record(kept, asked, code)
+    # What a package declares is known once it is loaded.
+    if record is None or any(METRICS.find(name).unit == UNDECLARED for name in record.metrics):
+        from gifthorse.bench.cell import resolve
+
+        cell = resolve(**request)
+        files = digests(cell.files())
+        with showing_progress():
+            record = make_runner(store, data_root, device, threads, download).run(cell, fresh=fresh)
+        keep_record(kept, asked, code, record, files)
     if as_json:
         click.echo(record.to_json())
     else:
@@ -97,6 +107,9 @@ def judge_population(
     download: bool,
 ) -> int:
     """Judge a defense on a population and print it; returns the exit code."""
+    from gifthorse.bench.cell import resolve
+    from gifthorse.bench.population import run_population
+
     cell = resolve(**request)
     runner = make_runner(store, data_root, device, threads, download)
     with showing_progress():
@@ -126,6 +139,8 @@ def export_poisoned_set(
     download: bool,
 ) -> None:
     """Write a poisoned training set as pictures."""
+    from gifthorse.bench.cell import resolve
+
     cell = resolve(**request)
     with showing_progress():
         about = make_runner(store, data_root, device, threads, download).export_poisoned(cell, out)
@@ -133,18 +148,20 @@ def export_poisoned_set(
 
 
 def list_kinds(kinds: tuple[str, ...]) -> None:
-    """Print the kinds of things that can be listed, with their number."""
+    """Print the kinds of things that can be listed, with their names."""
+    listing = _listing()
     for kind in kinds:
-        click.echo(f"{kind:10} {', '.join(_described(kind))}")
+        click.echo(f"{kind:10} {', '.join(listing[kind])}")
 
 
 def list_kind(kind: str, name: str | None, as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
-    described = _described(kind)
+    described = _listing()[kind]
     if name is not None:
-        key = name if kind in ("metrics", "families") else _catalogue(kind).find(name).name
-        # A metric goes by its own name too: asr is that of the attack, after a defense, after downstream tuning.
-        described = {known: about for known, about in described.items() if key in (known, known.rpartition(".")[2])}
+        described = {known: about for known, about in described.items() if name in (known, *_also(known, about))}
+        if not described and kind not in ("metrics", "families"):
+            found = _catalogues()[kind].find(name)
+            described = {found.name: found.describe()}
         if not described:
             raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
     if as_json:
@@ -196,9 +213,12 @@ def write_report(runs: Path, out: Path) -> None:
 
 def make_runner(
     store: Path, data_root: Path, device: str | None, threads: int | None, download: bool = False
-) -> Runner:
+) -> "Runner":
     """Set the machine up and return a runner."""
     import torch
+
+    from gifthorse.bench.machine import pick_device
+    from gifthorse.bench.runner import Runner
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -325,33 +345,29 @@ def _format(value: object) -> str:
     return str(value)
 
 
-def _catalogue(kind: str) -> Catalogue[Any]:
-    from gifthorse.attacks import ATTACKS
-    from gifthorse.datasets import DATASETS
-    from gifthorse.defenses import DEFENSES
-    from gifthorse.models import ARCHITECTURES
-    from gifthorse.training.heads import HEADS
-
-    catalogues: dict[str, Catalogue[Any]] = {
-        "attacks": ATTACKS,
-        "defenses": DEFENSES,
-        "models": ARCHITECTURES,
-        "datasets": DATASETS,
-        "recipes": RECIPES,
-        "heads": HEADS,
-    }
-    return catalogues[kind]
+def _also(name: str, about: Mapping[str, Any]) -> list[str]:
+    """Return the aliases; a metric goes by its own name too: asr is the attack's, after a defense, downstream."""
+    return list(about.get("aliases", [name.rpartition(".")[2]]))
 
 
-def _described(kind: str) -> dict[str, dict[str, Any]]:
-    Catalogue.load_packages()
-    if kind == "families":
-        return {
+def _listing() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what there is to say of everything listed, by kind and name; from the cache where the code is the same."""
+    place = listing_place()
+    # Whoever has no home has no cache.
+    code = code_digest() if place.is_absolute() else None
+    listing: dict[str, dict[str, dict[str, Any]]] | None = recall(place, code)
+    if listing is None:
+        from gifthorse.bench.source import source_files
+
+        catalogues = _catalogues()
+        # The catalogues first: packages that add to them declare metrics and families as well.
+        listing = {kind: {name: cls.describe() for name, cls in each.items()} for kind, each in catalogues.items()}
+        files = source_files(*(cls for catalogue in catalogues.values() for cls in catalogue.values()))
+        listing["families"] = {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}
             for each in FAMILIES.values()
         }
-    if kind == "metrics":
-        return {
+        listing["metrics"] = {
             each.name: {
                 "name": each.name,
                 "summary": f"{each.title}: {each.meaning}",
@@ -361,4 +377,23 @@ def _described(kind: str) -> dict[str, dict[str, Any]]:
             }
             for each in METRICS.values()
         }
-    return {name: cls.describe() for name, cls in _catalogue(kind).items()}
+        keep(place, code, listing, digests(files))
+    return listing
+
+
+def _catalogues() -> dict[str, Catalogue[Any]]:
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.bench.cell import RECIPES
+    from gifthorse.datasets import DATASETS
+    from gifthorse.defenses import DEFENSES
+    from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
+
+    return {
+        "attacks": ATTACKS,
+        "defenses": DEFENSES,
+        "models": ARCHITECTURES,
+        "datasets": DATASETS,
+        "recipes": RECIPES,
+        "heads": HEADS,
+    }

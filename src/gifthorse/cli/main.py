@@ -107,6 +107,7 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
     """Show what there is: attacks, defenses, models, datasets, training recipes, heads, families, metrics.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
+    The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.
     """
     from gifthorse.cli.commands import list_kind, list_kinds
 

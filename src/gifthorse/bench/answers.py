@@ -1,0 +1,110 @@
+"""Answers found again without importing torch: kept under what was asked and the code that works it out.
+
+What was asked for again, of the same code, is answered as it was the first time. Anything else, a file that cannot be
+read or is damaged included, is as if nothing had been kept.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gifthorse.bench.store import Store, write_atomically
+from gifthorse.core.configuration import file_digest, fingerprint
+from gifthorse.core.errors import StoreError
+from gifthorse.core.record import Record
+
+
+def code_digest() -> str | None:
+    """Return the SHA-256 of all files of gifthorse and of the packages that add to it, and of their versions.
+
+    ``None`` where nothing may be kept: a package's files are not to be seen, or torch is loaded already; then there is
+    nothing to gain, and whoever loaded it may have listed a method of their own.
+    """
+    if "torch" in sys.modules:
+        return None
+    entries = metadata.entry_points(group="gifthorse")
+    added = sorted((each.value, str(each.dist and (each.dist.name, each.dist.version))) for each in entries)
+    packages = ("gifthorse", *(value.partition(":")[0].partition(".")[0] for value, _ in added))
+    try:
+        files = [_files(package) for package in packages]
+    except (OSError, ImportError, ValueError):
+        return None
+    versions = sys.version, metadata.version("gifthorse"), metadata.version("pydantic")
+    return hashlib.sha256(repr((versions, added, files)).encode()).hexdigest() if all(files) else None
+
+
+def _files(package: str) -> list[tuple[str, str]]:
+    """Return the name and digest of every file of a package; nothing where it is not in files."""
+    spec = find_spec(package)
+    roots = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
+    inside = [(root, path) for root in roots for path in (root.rglob("*") if root.is_dir() else [root])]
+    return sorted(
+        (str(path.relative_to(root.parent)), str(file_digest(path)))
+        for root, path in inside
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
+
+
+def kept_record(store: Store, request: Mapping[str, Any], code: str | None) -> Record | None:
+    """Return the record that a request was answered with, where it still lies in the store as it was."""
+    identity = recall(_place(store, request), code)
+    return None if identity is None else store.load_record(identity)
+
+
+def keep_record(
+    store: Store, request: Mapping[str, Any], code: str | None, record: Record, files: Mapping[str, str | None]
+) -> None:
+    """Keep which record answers a request; ``files`` are the digests of what decided it, from before it was run."""
+    if record.status == "done":
+        keep(_place(store, request), code, record.id, {**files, **digests([store.record_path(record.id)])})
+
+
+def _place(store: Store, request: Mapping[str, Any]) -> Path:
+    # A path in a request may begin with the home folder.
+    return store.root / "answers" / f"{fingerprint({**request, 'home': _home()})}.json"
+
+
+def listing_place() -> Path:
+    """Return the file that keeps what ``gifthorse list`` shows: in the user's folder for caches."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path(_home(), ".cache")) / "gifthorse" / "listing.json"
+
+
+def _home() -> str:
+    return os.path.expanduser("~")  # noqa: PTH111  # Path raises where nobody has a home
+
+
+def digests(files: Iterable[Path]) -> dict[str, str | None]:
+    """Return the SHA-256 of files by path; ``None`` for what cannot be read."""
+    return {str(path): file_digest(path) for path in files}
+
+
+def keep(path: Path, code: str | None, answer: Any, files: Mapping[str, str | None]) -> None:
+    """Keep a JSON-ready answer of some code and some files; where it cannot be written, nothing is."""
+    if code is not None:
+        text = json.dumps({"answer": answer, "files": files})
+        with suppress(StoreError):
+            write_atomically(path, f"{_seal(code, text)}\n{text}".encode())
+
+
+def recall(path: Path, code: str | None) -> Any:
+    """Return the answer kept at a path; ``None`` where there is none, code or files are others, or it is damaged."""
+    try:
+        seal, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if code is None or seal != _seal(code, text):
+        return None
+    kept = json.loads(text)
+    return kept["answer"] if kept["files"] == digests(map(Path, kept["files"])) else None
+
+
+def _seal(code: str, text: str) -> str:
+    return hashlib.sha256(f"{code}\n{text}".encode()).hexdigest()
