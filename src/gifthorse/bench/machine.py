@@ -19,13 +19,13 @@ from gifthorse.core.record import Environment
 T = TypeVar("T")
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """Return the named device, or the GPU where there is one, and make its arithmetic repeatable."""
+def pick_device(name: str | None = None, *, deterministic: bool = True) -> torch.device:
+    """Return the named device, or the GPU where there is one, and make its arithmetic repeatable, or the fastest."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: this machine has no usable CUDA device; leave --device out for the CPU")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
     return device
 
 
@@ -41,6 +41,7 @@ def environment(device: torch.device) -> Environment:
         torch=torch.__version__,
         device=name,
         threads=torch.get_num_threads(),
+        deterministic=torch.backends.cudnn.deterministic if device.type == "cuda" else None,
     )
 
 

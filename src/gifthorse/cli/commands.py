@@ -28,6 +28,7 @@ from gifthorse.report.naming import name_of
 
 if TYPE_CHECKING:
     from gifthorse.bench.runner import Runner
+    from gifthorse.cli.main import Machine
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")
@@ -37,14 +38,12 @@ notes = Console(stderr=True)
 answers = Console(width=None if os.isatty(1) else 120)
 
 
-def run_quickstart(
-    store: Path, data_root: Path, device: str | None, threads: int | None, out: Path, show: bool
-) -> None:
+def run_quickstart(store: Path, machine: "Machine", out: Path, show: bool) -> None:
     """Run the quickstart's cells, print a table, write the report, open it if asked."""
     from gifthorse.bench.cell import resolve
 
     cells = [resolve(dataset="digits", attack=a, defense=d) for a in QUICKSTART_ATTACKS for d in QUICKSTART_DEFENSES]
-    runner = make_runner(store, data_root, device, threads)
+    runner = make_runner(store, machine)
     records = []
     with showing_progress():
         for number, cell in enumerate(cells, 1):
@@ -62,16 +61,14 @@ def run_quickstart(
 def run_cell(
     request: Mapping[str, Any],
     store: Path,
-    data_root: Path,
-    device: str | None,
-    threads: int | None,
+    machine: "Machine",
     *,
     as_json: bool,
     fresh: bool,
     download: bool,
 ) -> int:
     """Run one cell and print it; returns the exit code."""
-    kept, asked, code = Store(store), {**request, "device": device}, code_digest()
+    kept, asked, code = Store(store), {**request, "device": machine.device}, code_digest()
     record = None if fresh else kept_record(kept, asked, code)
     # What a package declares is known once it is loaded.
     if record is None or any(METRICS.find(name).unit == UNDECLARED for name in record.metrics):
@@ -80,7 +77,7 @@ def run_cell(
         cell = resolve(**request)
         files = digests(cell.files())
         with showing_progress():
-            record = make_runner(store, data_root, device, threads, download).run(cell, fresh=fresh)
+            record = make_runner(store, machine, download).run(cell, fresh=fresh)
         keep_record(kept, asked, code, record, files)
     if as_json:
         click.echo(record.to_json())
@@ -97,9 +94,7 @@ def judge_population(
     benign: int,
     trojaned: int,
     store: Path,
-    data_root: Path,
-    device: str | None,
-    threads: int | None,
+    machine: "Machine",
     *,
     same_target: bool,
     as_json: bool,
@@ -111,7 +106,7 @@ def judge_population(
     from gifthorse.bench.population import run_population
 
     cell = resolve(**request)
-    runner = make_runner(store, data_root, device, threads, download)
+    runner = make_runner(store, machine, download)
     with showing_progress():
         population = run_population(
             runner, cell, benign=benign, trojaned=trojaned, same_target=same_target, fresh=fresh
@@ -132,9 +127,7 @@ def export_poisoned_set(
     request: Mapping[str, Any],
     out: Path,
     store: Path,
-    data_root: Path,
-    device: str | None,
-    threads: int | None,
+    machine: "Machine",
     *,
     download: bool,
 ) -> None:
@@ -143,7 +136,7 @@ def export_poisoned_set(
 
     cell = resolve(**request)
     with showing_progress():
-        about = make_runner(store, data_root, device, threads, download).export_poisoned(cell, out)
+        about = make_runner(store, machine, download).export_poisoned(cell, out)
     click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
 
 
@@ -211,22 +204,20 @@ def write_report(runs: Path, out: Path) -> None:
     click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
 
 
-def make_runner(
-    store: Path, data_root: Path, device: str | None, threads: int | None, download: bool = False
-) -> "Runner":
+def make_runner(store: Path, machine: "Machine", download: bool = False) -> "Runner":
     """Set the machine up and return a runner."""
     import torch
 
     from gifthorse.bench.machine import pick_device
     from gifthorse.bench.runner import Runner
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
     try:
-        chosen = pick_device(device)
+        chosen = pick_device(machine.device, deterministic=machine.deterministic)
     except RuntimeError as error:
-        raise RequestError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return Runner(Store(store), data_root, chosen, download)
+        raise RequestError(f"--device {machine.device}: {str(error).splitlines()[0]}") from None
+    return Runner(Store(store), machine.data_root, chosen, download)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +45,32 @@ def store_option(command: F) -> F:
     )(command)
 
 
-def machine_options(command: F) -> F:
-    """Add the options that say where to compute and where the images are."""
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute, how, and where the images are."""
+
+    data_root: Path
+    device: str | None
+    threads: int | None
+    deterministic: bool
+
+
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that make a :class:`Machine`, which the command gets as ``machine``."""
+
+    @wraps(command)
+    def with_machine(
+        data_root: Path, device: str | None, threads: int | None, deterministic: bool, **others: Any
+    ) -> None:
+        command(machine=Machine(data_root, device, threads, deterministic), **others)
+
+    wrapped: Callable[..., None] = with_machine
     for option in (
+        click.option(
+            "--deterministic/--no-deterministic",
+            default=True,
+            help="Repeatable arithmetic on a GPU (the default), or whatever is fastest there.",
+        ),
         click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores unless given."),
         click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU where there is one."),
         click.option(
@@ -58,8 +83,8 @@ def machine_options(command: F) -> F:
             help="Folder with the image sets in torchvision's layout ('digits' needs none).",
         ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
@@ -87,16 +112,14 @@ def cli() -> None:
     help="Where the report goes.",
 )
 @click.option("--open/--no-open", "show", default=None, help="Open the report in a browser (default: on a terminal).")
-def quickstart(
-    store: Path, data_root: Path, device: str | None, threads: int | None, out: Path, show: bool | None
-) -> None:
+def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> None:
     """Benign and backdoored digit classifiers, one defense of each family, and a report: about a minute.
 
     Trains on real handwritten digits that ship inside scikit-learn, so nothing is downloaded.
     """
     from gifthorse.cli.commands import run_quickstart
 
-    run_quickstart(store, data_root, device, threads, out, sys.stdout.isatty() if show is None else show)
+    run_quickstart(store, machine, out, sys.stdout.isatty() if show is None else show)
 
 
 @cli.command("list")
@@ -150,9 +173,7 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @machine_options
 def run(
     store: Path,
-    data_root: Path,
-    device: str | None,
-    threads: int | None,
+    machine: Machine,
     as_json: bool,
     fresh: bool,
     download: bool,
@@ -165,7 +186,7 @@ def run(
     """
     from gifthorse.cli.commands import run_cell
 
-    sys.exit(run_cell(request, store, data_root, device, threads, as_json=as_json, fresh=fresh, download=download))
+    sys.exit(run_cell(request, store, machine, as_json=as_json, fresh=fresh, download=download))
 
 
 @cli.command()
@@ -196,9 +217,7 @@ def population(
     trojaned: int,
     same_target: bool,
     store: Path,
-    data_root: Path,
-    device: str | None,
-    threads: int | None,
+    machine: Machine,
     as_json: bool,
     fresh: bool,
     download: bool,
@@ -218,9 +237,7 @@ def population(
             benign,
             trojaned,
             store,
-            data_root,
-            device,
-            threads,
+            machine,
             same_target=same_target,
             as_json=as_json,
             fresh=fresh,
@@ -241,9 +258,7 @@ def population(
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
 @store_option
 @machine_options
-def poison(
-    out: Path, store: Path, data_root: Path, device: str | None, threads: int | None, download: bool, **request: Any
-) -> None:
+def poison(out: Path, store: Path, machine: Machine, download: bool, **request: Any) -> None:
     """Write a poisoned training set as a folder of PNGs, for any training code.
 
     train/ holds the poisoned training images under the labels the attacker wants, test/ the clean test images, stamped/
@@ -251,7 +266,7 @@ def poison(
     """
     from gifthorse.cli.commands import export_poisoned_set
 
-    export_poisoned_set(request, out, store, data_root, device, threads, download=download)
+    export_poisoned_set(request, out, store, machine, download=download)
 
 
 @cli.command()

@@ -36,6 +36,8 @@ class Environment(BaseModel):
     torch: str
     device: str
     threads: int
+    deterministic: bool | None = None
+    """Whether a GPU's arithmetic was repeatable."""
 
 
 class Document(BaseModel):
