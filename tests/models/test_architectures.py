@@ -181,7 +181,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     assert [key for key, weight in model.named_parameters() if weight.grad is None] == []
 
 
-@every_architecture
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_listing_tells_the_number_of_parameters(name: str) -> None:
     cls = ARCHITECTURES[name]
     if name == "timm":

@@ -70,7 +70,7 @@ class FinePruning(Defense[ModelView]):
                 epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, shift=self.shift, flip=self.flip
             )
             fit(model, view.clean, recipe, derive(seed, self.name), label="fine-tuning")
-        return CleanModel(model)
+        return CleanModel(model.eval())
 
 
 class ChannelMask(nn.Module):
