@@ -158,9 +158,10 @@ def test_a_data_poisoning_attack_without_a_patch(said: dict[str, str]) -> None:
 def test_a_generator_with_ten_targets(said: dict[str, str]) -> None:
     metrics, record = metrics_of(said, "talker"), Record.from_json(said["talker"])
     assert record.metrics["attack.targets"] == list(range(10))
-    assert metrics["attack.asr"] > 0.8
+    # Patterns as faint as this take only where the generator has learned.
+    assert metrics["attack.asr"] > 0.9
     assert metrics["attack.asr_min"] > 0.5
-    assert metrics["benign.asr"] < 0.25
+    assert metrics["benign.asr"] < 0.1
 
 
 def test_a_wrapper_keeps_its_bases_success_and_its_twin_undergoes_the_same(said: dict[str, str]) -> None:

@@ -57,7 +57,7 @@ class TalkerAttack(PoisoningAttack):
     variants = ("toy_talker[poison_rate=0.4,origin=scratch]",)
 
     mixing: Literal["batch"] = Field("batch", description="fresh copies in every batch: the generator learns as well")
-    strength: float = Field(0.5, gt=0, le=1, description="largest change of a pixel")
+    strength: float = Field(0.15, gt=0, le=1, description="largest change of a pixel")
     generator_lr: float = Field(0.01, gt=0, description="learning rate of the generator's Adam")
 
     @property
