@@ -32,8 +32,8 @@ def requests(listed: Mapping[str, type[Configuration]]) -> list[str]:
 
 def affordable(method: C) -> C:
     """The same method; an error at once where it would run for minutes, as one without a smoke setting does."""
-    from_scratch = getattr(method, "origin", None) == "scratch"
     for each in method.walk():
+        from_scratch = getattr(each, "origin", None) == "scratch"
         for name, value in each:
             most = LONGEST.get(name.rpartition("_")[2])
             idle = name == "epochs" and from_scratch

@@ -19,6 +19,7 @@ from gifthorse.core.record import Population, Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.planting import schedule
 from gifthorse.training import scratch
+from worlds import digits_task
 
 CPU = torch.device("cpu")
 Answer = Callable[[Cell], Mapping[str, Any]]
@@ -46,6 +47,9 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
         def run(runner: Runner, cell: Cell, *, fresh: bool = False) -> Record:
             assert cell.defense is not None
             said = {"status": "done", **answer(cell)}
+            goal = cell.attack.goal(digits_task())
+            if goal is not None:
+                said["metrics"] = {**said.get("metrics", {}), "attack.targets": list(map(float, goal.classes()))}
             parts = {
                 name: getattr(cell, name).to_dict() for name in ("dataset", "model", "training", "attack", "defense")
             }

@@ -105,25 +105,34 @@ def mean_activation(model: Classifier, stage: str, view: ModelView) -> Tensor:
     return total / len(view.clean)
 
 
-@torch.inference_mode()
 def pruned_accuracies(
     model: Classifier, stage: str, ranking: Tensor, counts: Sequence[int], images: Images
 ) -> list[float]:
     """Return the accuracy on ``images`` with the first so many channels of ``ranking (C,)`` pruned, for each count.
 
-    One pass: what comes before the stage runs once for all counts. What comes after it must take nothing from before.
+    What comes before the stage runs once for all counts, unless what comes after it takes more than its output.
     """
     place = ranking.argsort()
-    keep = torch.stack([place >= count for count in counts]).to(torch.float32)  # (counts, C)
+    keep = torch.stack([place >= count for count in counts]).to(torch.float32)
+    try:
+        return masked_accuracies(model, stage, keep, images)
+    except RuntimeError:
+        # Something bypasses the stage, as ESB's module does, and has one row per image, not one per image and count.
+        return [masked_accuracies(model, stage, row, images)[0] for row in keep.split(1)]
+
+
+@torch.inference_mode()
+def masked_accuracies(model: Classifier, stage: str, keep: Tensor, images: Images) -> list[float]:
+    """Return the accuracy on ``images`` under each mask ``(M, C)`` of a stage's channels, in one pass."""
 
     def prune(_: nn.Module, __: object, maps: Tensor) -> Tensor:
         return (keep[:, None, :, None, None] * maps).flatten(0, 1)
 
-    hits = torch.zeros(len(counts), device=images.device)
+    hits = torch.zeros(len(keep), device=images.device)
     hook = model.network.get_submodule(stage).register_forward_hook(prune)
     try:
         for pixels, labels in images.batches(inference_batch(images.device)):
-            hits += (model(pixels).unflatten(0, (len(counts), len(labels))).argmax(2) == labels).sum(1)
+            hits += (model(pixels).unflatten(0, (len(keep), len(labels))).argmax(2) == labels).sum(1)
     finally:
         hook.remove()
     accuracies: list[float] = (hits / len(images)).tolist()

@@ -24,7 +24,7 @@ class Teacher(Defense[ModelView]):
     family = "sanitization"
     view = ModelView
 
-    teacher_epochs: int = Field(40, ge=1, description="epochs that the teacher is trained for, once")
+    teacher_epochs: int = Field(20, ge=1, description="epochs that the teacher is trained for, once")
     epochs: int = Field(20, ge=1, description="epochs of fine-tuning")
     batch_size: int = Field(32, ge=2, description="images per step, of both")
     lr: float = Field(0.02, gt=0, description="learning rate of fine-tuning")
