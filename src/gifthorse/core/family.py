@@ -10,13 +10,17 @@ from gifthorse.core.metric import Declarations
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results; ``columns`` are the names of metrics in order, ``rows`` says what stands in a row."""
+    """A table of results; ``columns`` are the names of metrics in order, ``rows`` says what stands in a row.
+
+    Those of them that are ``optional`` have a column only where something has that metric.
+    """
 
     name: str
     title: str
     sentence: str
     columns: tuple[str, ...]
     rows: str = "Defense"
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,19 @@ ATTACK = Table(
     "attack",
     "Attacks",
     "How well each backdoor was planted.",
-    ("attack.acc", "attack.cad", "attack.asr", "attack.tmc", "attack.ccc", "benign.asr", "attack.valid"),
+    (
+        "attack.acc",
+        "attack.cad",
+        "attack.asr",
+        "attack.asr_min",
+        "attack.leakage",
+        "attack.tmc",
+        "attack.ccc",
+        "benign.asr",
+        "attack.valid",
+    ),
     "Attack",
+    ("attack.asr_min", "attack.leakage"),
 )
 DOWNSTREAM = Table(
     "downstream",

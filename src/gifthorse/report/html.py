@@ -10,7 +10,7 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.details import trojans
 from gifthorse.report.naming import labels
-from gifthorse.report.tables import columns_of, group
+from gifthorse.report.tables import group
 
 OPEN_TROJANS, OPEN_CELLS = 12, 8
 """Reports of at most so many cells show their trojans, and their cells, unfolded."""
@@ -36,7 +36,6 @@ def render(cells: Sequence[ReportCell], title: str = "Backdoor report") -> str:
         groups=[(part, trojans([by_id[record.id] for record in part.records])) for part in groups],
         versions=len({part.version for part in groups}),
         attack=ATTACK,
-        attack_columns=columns_of(ATTACK),
         families=list(FAMILIES.values()),
         glossary=_glossary(records),
         anchors={identity: f"cell-{number}" for number, identity in enumerate(by_id, 1)},

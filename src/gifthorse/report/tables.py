@@ -80,6 +80,7 @@ class Group:
     profile: str
     version: str
     attacks: tuple[Row, ...]
+    attack_columns: tuple[Metric, ...]
     tables: tuple[ResultTable, ...]
     records: tuple[Record, ...]
 
@@ -97,6 +98,7 @@ def group(records: Sequence[Record]) -> list[Group]:
             profile=members[0].profile,
             version=members[0].environment.gifthorse,
             attacks=_attack_rows(members),
+            attack_columns=columns_of(ATTACK, members),
             tables=tuple(_tables(members)),
             records=tuple(members),
         )
@@ -119,9 +121,10 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
     return {identity: names[key(stage)] for identity, stage in stages.items()}
 
 
-def columns_of(table: Table) -> tuple[Metric, ...]:
+def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
     """Return the metrics of a table; those of the attack, where something followed it, as what was before."""
-    found = (METRICS.find(name) for name in table.columns)
+    missing = {name for name in table.optional if all(name not in record.metrics for record in records)}
+    found = (METRICS.find(name) for name in table.columns if name not in missing)
     return tuple(
         replace(each, short=f"{each.heading} before") if each.scope == "attack" and table is not ATTACK else each
         for each in found
@@ -162,10 +165,11 @@ def _setting(record: Record) -> str:
 
 def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
     names = labels(record.attack for record in members)
-    return tuple(_attack_row(names[identity], found) for identity, found in _by_attack(members).items())
+    columns = columns_of(ATTACK, members)
+    return tuple(_attack_row(names[identity], columns, found) for identity, found in _by_attack(members).items())
 
 
-def _attack_row(label: str, records: Sequence[Record]) -> Row:
+def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]) -> Row:
     """Take an attack's numbers from one cell per seed: every defense and downstream user meets the same trojan."""
     measured = [record for record in records if measure(record, "attack.acc") is not None]
     measured.sort(key=lambda record: record.downstream is not None)
@@ -174,7 +178,7 @@ def _attack_row(label: str, records: Sequence[Record]) -> Row:
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, columns_of(ATTACK), once, tuple(notes.values()))
+    return _row(label, columns, once, tuple(notes.values()))
 
 
 def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
@@ -186,12 +190,12 @@ def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
     parts = _partition((record for record in members if record.id in rows), lambda record: record.family)
     for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
         shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
-        columns = columns_of(about)
+        columns = columns_of(about, members)
         if shown:
             blocks = [
                 Block(
                     attack=attack_names[attack],
-                    doubt=_attack_row("", found).doubt,
+                    doubt=_attack_row("", (), found).doubt,
                     rows=tuple(
                         _result_row(label, columns, [record for record in found if shown.get(record.id) == label])
                         for label in dict.fromkeys(shown.values())
