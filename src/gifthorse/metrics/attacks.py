@@ -33,35 +33,47 @@ SEARCHED = 256
 def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metrics, Evidence]:
     """Measure a trojan against its benign twin on the test set."""
     labels = task.test.labels
-    metrics: Metrics = {"benign.acc": functional.accuracy(predict(benign, task.test), labels)}
+    benign_acc = functional.accuracy(predict(benign, task.test), labels)
     clean = predict(trojan.model, task.test)
-    metrics["attack.acc"] = functional.accuracy(clean, labels)
-    metrics["attack.ccc"] = functional.confidence(clean, labels)
+    acc = functional.accuracy(clean, labels)
+    metrics: Metrics = {
+        "benign.acc": benign_acc,
+        "attack.acc": acc,
+        "attack.ccc": functional.confidence(clean, labels),
+    }
     if isinstance(task.recipe, AdversarialRecipe):
         metrics["benign.adversarial_acc"] = _adversarial_accuracy(benign, task, task.recipe)
         metrics["attack.adversarial_acc"] = _adversarial_accuracy(trojan.model, task, task.recipe)
     shown = task.test.take(shown_in_reports(trojan, task))
     evidence: Evidence = {"clean": to_array(shown.pixels)}
-    if trojan.backdoor is not None:
-        stamped, targets = stamp_for_judging(trojan.backdoor, task.test)
-        attacked = predict(trojan.model, stamped)
-        twin = functional.accuracy(predict(trojan.twin, task.test), labels)
-        metrics |= with_trigger(attacked, labels, targets, "attack")
-        metrics |= _by_target(attacked, labels, targets)
-        metrics["attack.cad"] = twin - float(metrics["attack.acc"])  # type: ignore[arg-type]
-        metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
-        unwanted = trojan.backdoor.goal.unwanted(labels)
-        if unwanted is not None:
-            metrics["attack.leakage"] = functional.attack_success_rate(attacked, labels, unwanted)
-        metrics["attack.valid"] = (
-            metrics["attack.asr"] >= ASR_FLOOR  # type: ignore[operator]
-            and metrics["attack.cad"] <= CAD_CAP  # type: ignore[operator]
-            and metrics.get("attack.leakage", 0.0) <= LEAKAGE_CAP  # type: ignore[operator]
-        )
-        evidence["stamped"] = to_array(to_levels(stamp_for_judging(trojan.backdoor, shown)[0]))
-        if trojan.backdoor.trigger.mask is not None:
-            evidence["true_mask"] = trojan.backdoor.trigger.mask.cpu().numpy()
+    backdoor = trojan.backdoor
+    if backdoor is not None:
+        twin_acc = benign_acc
+        if trojan.twin is not benign:
+            twin_acc = functional.accuracy(predict(trojan.twin, task.test), labels)
+        metrics["attack.cad"] = twin_acc - acc
+        metrics |= _with_backdoor(trojan, backdoor, task.test, twin_acc - acc)
+        evidence["stamped"] = to_array(to_levels(stamp_for_judging(backdoor, shown)[0]))
+        if backdoor.trigger.mask is not None:
+            evidence["true_mask"] = backdoor.trigger.mask.cpu().numpy()
     return applicable(metrics), evidence
+
+
+def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images, cad: float) -> Metrics:
+    """Count what stamped test images become, for each target and beyond the sources, and say whether it is enough."""
+    stamped, targets = stamp_for_judging(backdoor, test)
+    logits, labels = predict(trojan.model, stamped), test.labels
+    asr, leakage, unwanted = (
+        functional.attack_success_rate(logits, labels, targets),
+        0.0,
+        backdoor.goal.unwanted(labels),
+    )
+    metrics = with_trigger(logits, labels, targets, "attack") | _by_target(logits, labels, targets)
+    metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
+    if unwanted is not None:
+        metrics["attack.leakage"] = leakage = functional.attack_success_rate(logits, labels, unwanted)
+    metrics["attack.valid"] = asr >= ASR_FLOOR and cad <= CAD_CAP and leakage <= LEAKAGE_CAP
+    return metrics
 
 
 def judge_downstream(

@@ -1,5 +1,6 @@
 """Which class an attacker wants: one for every image, the next one, or one for images of some classes only."""
 
+from abc import abstractmethod
 from typing import Literal, Self
 
 from pydantic import Field
@@ -13,9 +14,9 @@ from gifthorse.core.task import Task
 class TargetedAttack(Attack):
     """An attack with a goal; most have a field ``target``, whatever its type, and the goal follows from that."""
 
+    @abstractmethod
     def goal(self, task: Task) -> Goal:
         """Return what stamped images should get."""
-        raise NotImplementedError
 
     def aimed_at(self, target: int) -> Self | None:
         """Return the same attack with another target; ``None`` where one was named, or there is no such field."""
