@@ -136,14 +136,18 @@ def test_cannot_be_changed(cls: type[Configuration]) -> None:
 
 
 def unlisted(base: type[Configuration], listed: Catalogue[Any]) -> set[str]:
-    """The package's classes of a kind that have a name, or that none extends, and that nobody can ask for."""
+    """The package's classes of a kind that have a name, or that none extends, and that nobody can ask for.
+
+    What has no name in the floor below the methods is a base for others, of other packages too.
+    """
     found, open_ = set(), [base]
     while open_:
         cls = open_.pop()
         below = cls.__subclasses__()
         open_ += below
         generic = "[" in cls.__name__
-        if cls.__module__.startswith("gifthorse.") and not generic and (hasattr(cls, "name") or not below):
+        is_base = below or cls.__module__.startswith(("gifthorse.planting.", "gifthorse.inversion."))
+        if cls.__module__.startswith("gifthorse.") and not generic and (hasattr(cls, "name") or not is_base):
             found.add(cls)
     return {cls.__qualname__ for cls in found - set(listed.values())}
 

@@ -11,12 +11,12 @@ from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images
 from gifthorse.core.pgd import Pgd
-from gifthorse.core.recipe import AdversarialRecipe, StandardRecipe
+from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.training.adversarial import perturb
 from gifthorse.training.loop import fit
 from gifthorse.training.scratch import train
-from worlds import digits_task, linear_classifier, noise_images
+from worlds import digits_task, linear_classifier, noise_images, noise_task
 
 LINF = Pgd(norm="linf", radius=0.1, step_size=0.03, steps=8)
 L2 = Pgd(norm="l2", radius=1.0, step_size=0.3, steps=12)
@@ -122,10 +122,27 @@ def test_a_random_start_needs_a_generator() -> None:
 
 def test_a_recipe_keeps_its_fields_and_gives_its_search() -> None:
     own = list(AdversarialRecipe().to_dict())
-    assert own == [*StandardRecipe().to_dict(), "norm", "radius", "step_size", "steps"]
+    assert own == [*StandardRecipe().to_dict(), "norm", "radius", "step_size", "steps", "start", "returned"]
     recipe = AdversarialRecipe(norm="l2", radius=0.5, step_size=0.1, steps=3)
     assert recipe.search() == Pgd(norm="l2", radius=0.5, step_size=0.1, steps=3, start="random", returned="last")
     assert recipe.search(targeted=True, start="image").changed(start="random", targeted=False) == recipe.search()
+    aegis = AdversarialRecipe(start="image", returned="best")
+    assert (aegis.search().start, aegis.search().returned, aegis.search().targeted) == ("image", "best", False)
+
+
+def test_training_searches_as_its_recipe_says() -> None:
+    """With steps of next to nothing, an adversary that starts at the image changes nothing, another one does."""
+    task = noise_task((1, 12, 12))
+
+    def trained(recipe: Recipe) -> Tensor:
+        model = task.build(0)
+        fit(model, task.train, recipe, 0)
+        return model.head.weight.detach()
+
+    plain = trained(StandardRecipe(epochs=2, batch_size=32))
+    quick = AdversarialRecipe(epochs=2, batch_size=32, radius=0.3, steps=1, step_size=1e-9)
+    torch.testing.assert_close(trained(quick.changed(start="image")), plain, atol=1e-3, rtol=0)
+    assert (trained(quick) - plain).abs().max() > 0.01
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,11 @@ class AdversarialRecipe(PgdSteps, Recipe):
     """PGD adversarial training: every batch is replaced by inputs that fool the model most within a small ball.
 
     Defaults are TrojanZoo's adversarial re-training (Table 21: linf, 8/255, steps of 2/255, 7 of them); AEGIS trains
-    with ``norm=l2,radius=0.5,steps=20`` (its printed step size is lost).
+    with ``norm=l2,radius=0.5,steps=20`` (its printed step size is lost), and its library with
+    ``start=image,returned=best``.
     """
 
     name = "adversarial"
     aliases = ("pgd",)
     paper = "Madry et al. 2018, arXiv:1706.06083; TrojanZoo Table 21; AEGIS section IV"
-    variants = ("adversarial[norm=l2,radius=0.5,step_size=0.1]",)
+    variants = ("adversarial[norm=l2,radius=0.5,step_size=0.1]", "adversarial[start=image,returned=best]")

@@ -114,7 +114,7 @@ def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialR
     """Attack the first test images; the search costs many times a plain prediction."""
     images, random = task.test.take(slice(ATTACKED)), generator(0, "judge", "adversary", device=task.test.device)
     found = [
-        perturb(model, pixels, labels, adversary.search(returned="best"), random)
+        perturb(model, pixels, labels, adversary.search(start="random", returned="best"), random)
         for pixels, labels in images.batches(SEARCHED)
     ]
     return functional.accuracy(predict(model, torch.cat(found)), images.labels)

@@ -2,7 +2,8 @@
 
 Paper: TrojanZoo, sections 3.1 and 5.2.3, Table 6. Partial tuning trains the head with the extractor fixed, full
     tuning trains both; "none" is the delivered model as it is.
-Differs: nothing.
+Differs: with the extractor fixed the features of every image are computed once, so that partial tuning never augments.
+    The paper does not say whether it does.
 """
 
 import torch
