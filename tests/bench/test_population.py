@@ -123,7 +123,7 @@ def test_a_second_time_it_is_answered_from_the_store(
     assert run_population(runner, request(seed=3), benign=2, trojaned=2) == found
     assert runner.store.load_population(found.id) == found
     smaller = run_population(runner, request(seed=3), benign=1, trojaned=2)
-    assert (smaller.n_benign, smaller.auroc_interval) == (1, None)
+    assert (smaller.n_benign, smaller.tpr_at_fpr) == (1, {})
     assert smaller.id != found.id
 
 
@@ -205,11 +205,11 @@ def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered
     assert [member.index for member in found.trojaned] == [2.5, 3.5, 4.5]
     assert (found.n_benign, found.n_trojaned) == (3, 3)
     assert found.auroc == pytest.approx((2 + 2.5 + 3) / 9)
-    assert found.tpr_at_fpr == {"0.05": pytest.approx(1 / 3), "0.1": pytest.approx(1 / 3)}
+    assert found.tpr_at_fpr == {}
     assert found.flagged_benign == pytest.approx(1 / 3)
     assert found.flagged_trojaned == 1
     assert found.suspect_hit_rate == pytest.approx(2 / 3)
-    assert found.suspect_hit_rate_interval == (0.0, 1.0)
+    assert found.suspect_hit_rate_interval == pytest.approx((0.0943, 0.9916), abs=1e-4)
     assert found.readouts["defense.aiv_log"].auroc == pytest.approx((0 + 0.5 + 1) / 9)
     left = [(each.group, each.seed, each.status, each.reason) for each in found.left_out]
     assert left == [

@@ -74,7 +74,7 @@ def test_population_json_prints_exactly_one_object_and_the_second_run_is_answere
     said = json.loads(first.stdout)
     assert {"auroc", "auroc_interval", "tpr_at_fpr", "suspect_hit_rate"} <= said.keys()
     assert (said["n_benign"], said["n_trojaned"]) == (2, 2)
-    assert set(said["tpr_at_fpr"]) == {"0.05", "0.1"}
+    assert said["tpr_at_fpr"] == {}
     assert first.stdout == second.stdout
     assert "Traceback" not in first.stderr
     store = tmp_path / "gifthorse-runs"
@@ -94,10 +94,12 @@ def test_population_prints_a_table_for_people_and_what_was_left_out(tmp_path: Pa
 def test_population_tells_every_index_with_its_interval(tmp_path: Path) -> None:
     found = gifthorse(*POPULATION, cwd=tmp_path).stdout
     assert "TPR at FPR 0.05" in found
+    assert "n too small for a TPR at FPR 0.05: 20 benign models would do" in found
+    assert "flagged benign models: " in found
     for name in ("defense.index", "defense.aiv_log", "defense.aiv_ratio"):
         assert re.search(rf"{name} +[01]\.\d{{3}} \[[01]\.\d{{3}}, [01]\.\d{{3}}\]", found), found
     assert "flagged benign models: " in found
-    assert re.search(r"target has the highest score: [01]\.\d+ \[.*\] of trojaned models", found)
+    assert re.search(r"target has the highest score: [01]\.\d+ \[.*\] of 2 trojaned models", found)
 
 
 BREAK = "from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse as N\n"

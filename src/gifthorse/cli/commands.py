@@ -23,7 +23,7 @@ from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS, UNDECLARED
 from gifthorse.core.progress import listening
-from gifthorse.core.record import Interval, Population, Record, Separation
+from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
 from gifthorse.report.naming import name_of
 
 if TYPE_CHECKING:
@@ -274,17 +274,24 @@ def print_population(population: Population) -> None:
         highlight=False,
     )
     if population.auroc is not None:
-        table = Table("index", "AUROC", *(f"TPR at FPR {fpr}" for fpr in population.tpr_at_fpr), "meaning", box=None)
+        table = Table("index", "AUROC", *(f"TPR at FPR {fpr:g}" for fpr in FPRS), "meaning", box=None)
         table.add_row(*_index_row(population.index or "", population))
         for name, found in population.readouts.items():
             table.add_row(*_index_row(name, found))
         answers.print(table)
+        for fpr in FPRS:
+            if f"{fpr:g}" not in population.tpr_at_fpr:
+                said = f"n too small for a TPR at FPR {fpr:g}: {benign_needed(fpr)} benign models would do"
+                answers.print(said, highlight=False)
     for share, whom in ((population.flagged_benign, "benign"), (population.flagged_trojaned, "trojaned")):
         if share is not None:
-            answers.print(f"flagged {whom} models: {_format(share)}", highlight=False)
+            count = population.n_benign if whom == "benign" else population.n_trojaned
+            answers.print(f"flagged {whom} models: {_format(share)} of {count}", highlight=False)
     if population.suspect_hit_rate is not None:
         rate = _estimate(population.suspect_hit_rate, population.suspect_hit_rate_interval)
-        answers.print(f"target has the highest score: {rate} of trojaned models", markup=False, highlight=False)
+        judged = sum(member.hit is not None for member in population.trojaned)
+        said = f"target has the highest score: {rate} of {judged} trojaned models"
+        answers.print(said, markup=False, highlight=False)
     left_out: dict[tuple[str, str, str], list[int]] = {}
     for left in population.left_out:
         left_out.setdefault((left.group, left.status, left.reason), []).append(left.seed)
@@ -295,7 +302,12 @@ def print_population(population: Population) -> None:
 
 
 def _index_row(name: str, found: Population | Separation) -> list[str]:
-    tprs = [_estimate(tpr, found.tpr_at_fpr_interval.get(fpr)) for fpr, tpr in found.tpr_at_fpr.items()]
+    tprs = [
+        _estimate(found.tpr_at_fpr[f"{fpr:g}"], found.tpr_at_fpr_interval.get(f"{fpr:g}"))
+        if f"{fpr:g}" in found.tpr_at_fpr
+        else "–"
+        for fpr in FPRS
+    ]
     auroc = "" if found.auroc is None else _estimate(found.auroc, found.auroc_interval)
     return [name, *(escape(text) for text in [auroc, *tprs]), METRICS.find(name).title]
 

@@ -1,5 +1,6 @@
 """The records: typed, versioned JSON documents, one per cell of the grid and one per population. Imports no torch."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -97,10 +98,20 @@ Interval = tuple[float, float]
 """Low and high end of a 95 % interval."""
 
 
+FPRS = (0.05, 0.1)
+"""The false positive rates at which a population's true positive rate is given."""
+
+
+def benign_needed(fpr: float) -> int:
+    """Return how many benign models a threshold at a false positive rate needs: with fewer, it lets none through."""
+    return math.ceil(1 / fpr)
+
+
 class Separation(BaseModel):
     """How well an index tells trojaned models from benign ones; what could not be computed is absent.
 
-    The keys of ``tpr_at_fpr`` are false positive rates as text, ``"0.05"``.
+    The keys of ``tpr_at_fpr`` are false positive rates as text, ``"0.05"``; one is absent where there were too few
+    benign models (:func:`benign_needed`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

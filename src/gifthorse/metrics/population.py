@@ -1,76 +1,68 @@
-"""How well an index tells trojaned models from benign ones, and how sure so few models can make us."""
+"""How well an index tells trojaned models from benign ones, and how sure so few models can make us.
+
+Intervals are of the 95 % level. A share has the exact one (Clopper and Pearson 1934). AUROC has that of Newcombe 2006,
+"Confidence intervals for an effect size measure based on the Mann-Whitney statistic", part 2, method 5: all values θ
+whose own standard error, Hanley and McNeil's, is compatible with what was found. Simulated, it covers the truth in 93
+to 97 % of groups of 5, 10 and 20 models, where a bootstrap covers 81 % of groups of five, and it has a width where two
+groups are separated perfectly. A benign and a trojaned model of one seed share initial weights and clean batches, which
+makes a difference between groups surer than between strangers: the intervals take none of that into account.
+"""
 
 import torch
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from gifthorse.core.record import Interval, Separation
-from gifthorse.core.seeds import generator
+from gifthorse.core.record import FPRS, Interval, Separation, benign_needed
 from gifthorse.metrics import functional
 
-FPRS = (0.05, 0.1)
 LEVEL = 0.95
-RESAMPLES = 5000
+_ENDS = 1e-9
 
 
-def separate(benign: Tensor, trojaned: Tensor, seed: int = 0) -> Separation:
+def separate(benign: Tensor, trojaned: Tensor) -> Separation:
     """Return AUROC and TPR at :data:`FPRS` of the index values ``benign (N,)`` and ``trojaned (M,)``.
 
-    The intervals are percentiles of a bootstrap that resamples the models, each group on its own. A benign and a
-    trojaned model of one seed share their initial weights and clean batches; the bootstrap takes them for independent.
-    It knows no model that is not there: of perfectly separated groups the interval is [1, 1], however small they
-    are. Nothing is said of an empty group, and a group of one has no interval.
+    A TPR is given where the benign models suffice for its threshold; its interval takes that threshold as given.
+    Nothing is said of an empty group.
     """
     if not (len(benign) and len(trojaned)):
         return Separation()
-    tprs = {f"{fpr:g}": functional.tpr_at_fpr(benign, trojaned, fpr) for fpr in FPRS}
     auroc = functional.auroc(benign, trojaned)
-    if min(len(benign), len(trojaned)) < 2:
-        return Separation(auroc=auroc, tpr_at_fpr=tprs)
-    first, second = _resamples(len(benign), seed, "benign"), _resamples(len(trojaned), seed, "trojaned")
+    tprs, intervals = {}, {}
+    for fpr in FPRS:
+        if len(benign) >= benign_needed(fpr):
+            above = trojaned > functional.threshold_at_fpr(benign, fpr)
+            tprs[f"{fpr:g}"] = float(above.double().mean())
+            intervals[f"{fpr:g}"] = _exact(above)
     return Separation(
         auroc=auroc,
-        auroc_interval=_interval(resampled_aurocs(benign, trojaned, first, second)),
+        auroc_interval=auroc_interval(auroc, len(benign), len(trojaned)),
         tpr_at_fpr=tprs,
-        tpr_at_fpr_interval={
-            f"{fpr:g}": _interval(resampled_tprs(benign, trojaned, first, second, fpr)) for fpr in FPRS
-        },
+        tpr_at_fpr_interval=intervals,
     )
 
 
-def share_interval(flags: Tensor, seed: int = 0) -> Interval | None:
-    """Return the bootstrap interval of the mean of ``flags bool (N,)``; ``None`` where they are fewer than two."""
-    if len(flags) < 2:
-        return None
-    return _interval(flags.double()[_resamples(len(flags), seed, "share")].mean(1))
+def share_interval(flags: Tensor) -> Interval | None:
+    """Return the interval of the share that ``flags bool (N,)`` are set in; ``None`` where there is none."""
+    return _exact(flags) if len(flags) else None
 
 
-def resampled_aurocs(benign: Tensor, trojaned: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return the AUROC ``(B,)`` of each resample, positions ``first (B, N)`` and ``second (B, M)``.
+def auroc_interval(auroc: float, benign: int, trojaned: int) -> Interval:
+    """Return the interval of an AUROC found on so many models."""
+    z = float(norm.ppf((1 + LEVEL) / 2))
+    half = (benign + trojaned) / 2 - 1
 
-    All pairs of models are compared once; a resample weighs them by how often it drew the two.
-    """
-    wins = (trojaned > benign[:, None]).double() + 0.5 * (trojaned == benign[:, None])
-    pairs = first.shape[1] * second.shape[1]
-    return ((_counts(first, len(benign)) @ wins) * _counts(second, len(trojaned))).sum(1) / pairs
+    def doubt(true: float) -> float:
+        """How much further the AUROC found is from a true one than chance takes it."""
+        spread = 1 + half * ((1 - true) / (2 - true) + true / (1 + true))
+        return (auroc - true) ** 2 - z**2 * true * (1 - true) * spread / (benign * trojaned)
 
-
-def resampled_tprs(benign: Tensor, trojaned: Tensor, first: Tensor, second: Tensor, fpr: float) -> Tensor:
-    """Return the TPR ``(B,)`` at ``fpr`` of each resample; the threshold is fitted in every resample anew."""
-    threshold = functional.threshold_at_fpr(benign[first], fpr)
-    return (trojaned[second] > threshold[:, None]).double().mean(1)
-
-
-def _resamples(count: int, seed: int, group: str) -> Tensor:
-    return torch.randint(count, (RESAMPLES, count), generator=generator(seed, "bootstrap", group))
-
-
-def _counts(drawn: Tensor, count: int) -> Tensor:
-    """Return how often each of ``count`` models was drawn, ``(B, count)``."""
-    counts = torch.zeros(len(drawn), count, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-
-
-def _interval(statistics: Tensor) -> Interval:
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = statistics.quantile(ends).tolist()
+    low = 0.0 if auroc <= _ENDS else float(brentq(doubt, 0.0, min(auroc, 1 - _ENDS)))
+    high = 1.0 if auroc >= 1 - _ENDS else float(brentq(doubt, max(auroc, _ENDS), 1.0))
     return low, high
+
+
+def _exact(flags: Tensor) -> Interval:
+    found = binomtest(int(flags.to(torch.bool).sum()), len(flags)).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
