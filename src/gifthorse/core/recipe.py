@@ -1,6 +1,6 @@
 """How a classifier is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,8 @@ class Recipe(Configuration):
     """What every training has: SGD, a schedule, augmentation.
 
     TrojanZoo prints SGD's momentum, Nesterov and weight decay (Table 20) but not how its benign models are trained;
-    epochs, learning rate, crop and flip are DHBE's (appendix A).
+    epochs, learning rate, crop and flip are DHBE's (appendix A), whose whole recipe is
+    ``standard[schedule=[100,150],weight_decay=0.0005,nesterov=false]``.
     """
 
     catalogue = "training recipe"
@@ -23,7 +24,9 @@ class Recipe(Configuration):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
     nesterov: bool = Field(True, description="Nesterov momentum")
     weight_decay: float = Field(2e-4, ge=0, description="L2 penalty")
-    schedule: Literal["constant", "cosine", "one_cycle"] = Field("cosine", description="learning rate over time")
+    schedule: Literal["constant", "cosine", "one_cycle"] | tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        "cosine", description="learning rate over time; [100,150]: a tenth after each of so many epochs"
+    )
     shift: int = Field(4, ge=0, description="random crop after padding by so many pixels; 0: none")
     flip: bool = Field(True, description="random left-right flip")
     compile: bool = Field(
@@ -37,7 +40,11 @@ class StandardRecipe(Recipe):
     """Training on the images as they are."""
 
     name = "standard"
-    variants = ("standard[schedule=constant,nesterov=false]", "standard[schedule=one_cycle]")
+    variants = (
+        "standard[schedule=constant,nesterov=false]",
+        "standard[schedule=one_cycle]",
+        "standard[schedule=[1,3]]",
+    )
 
 
 class AdversarialRecipe(PgdSteps, Recipe):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from gifthorse.core.recipe import Recipe
 
@@ -26,7 +26,9 @@ def optimise(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.
         return optimizer, CosineAnnealingLR(optimizer, T_max=steps)
     if recipe.schedule == "one_cycle":
         return optimizer, OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
-    return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if recipe.schedule == "constant":
+        return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)
+    return optimizer, MultiStepLR(optimizer, [epoch * steps // recipe.epochs for epoch in recipe.schedule], gamma=0.1)
 
 
 def adam(parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Adam:
