@@ -5,7 +5,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from worlds import digits_task
 
 
 class Wrapping(Attack):
@@ -79,6 +80,21 @@ def test_every_inner_field_is_in_the_key() -> None:
     ]
     assert len({cell(attack=request).trojan_key() for request in requests}) == len(requests)
     assert len({cell(attack=request).benign_key() for request in requests}) == 1
+
+
+def test_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release may compute something else under the same name: none of its keys answers for this one."""
+
+    def keys() -> list[str]:
+        request = cell(attack="badnets[origin=benign]", defense="strip")
+        twin = request.attack.twin(digits_task())
+        assert twin is not None
+        return [request.benign_key(), request.twin_key(twin), request.trojan_key(), request.identity()]
+
+    before = keys()
+    assert keys() == before
+    monkeypatch.setattr(cell_module, "metadata", SimpleNamespace(version=lambda name: f"another {name}"))
+    assert not set(before) & set(keys())
 
 
 @pytest.mark.usefixtures("_wrapping_is_listed")

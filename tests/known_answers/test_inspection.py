@@ -21,7 +21,7 @@ from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, t
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
 from gifthorse.inversion.inspector import hold_out, with_success
-from gifthorse.inversion.reference import reference_models
+from gifthorse.inversion.reference import against_references, reference_models
 from gifthorse.inversion.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
@@ -369,6 +369,14 @@ def test_against_reference_models_the_planted_class_stands_out_by_far() -> None:
     verdict = cleanse.defend(replace(view, prepared=prepared), 0)
     assert verdict.suspect == int(scores_of(verdict).argmax()) == 2
     assert verdict.index == scores_of(verdict)[2] > 10
+
+
+def test_the_spread_of_reference_models_is_the_unbiased_one_pooled_over_the_classes() -> None:
+    """With two models the biased variance is half of it, and every class would stand out by √2 more."""
+    logs = torch.tensor([[0.0, 1.0], [2.0, 5.0]])
+    pooled = ((2 + 8) / 2) ** 0.5
+    scores = against_references(torch.tensor([-3.0, 3.0]).exp(), logs.exp())
+    assert scores.tolist() == pytest.approx([(1 + 3) / pooled, 0])
 
 
 def test_one_reference_model_is_refused() -> None:
