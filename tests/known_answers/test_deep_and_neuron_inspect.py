@@ -15,6 +15,7 @@ from gifthorse.defenses.inspection import neuron_inspect
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect, Perturbations
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect, heat_maps, laplacian
 from gifthorse.inversion.engine import Trial
+from gifthorse.inversion.inspector import credited
 from gifthorse.models.small_cnn import SmallCnn
 from worlds import linear_classifier, live_pixel_view, noise_images, scores_of
 
@@ -61,8 +62,9 @@ def test_the_verdict_stamps_and_scores_what_the_generator_made() -> None:
     assert found is not None
     assert found.perturbation is not None
     torch.testing.assert_close(found.stamp(pixels, 3), (pixels + found.perturbation[3]).clamp(0, 1))
-    torch.testing.assert_close(-scores_of(verdict), found.perturbation.abs().sum((1, 2, 3)))
-    torch.testing.assert_close(found.mask.sum((1, 2, 3)), -scores_of(verdict))
+    sizes = found.perturbation.abs().sum((1, 2, 3))
+    torch.testing.assert_close(scores_of(verdict), credited(-sizes, found))
+    torch.testing.assert_close(found.mask.sum((1, 2, 3)), sizes)
     assert found.pattern.min() >= 0
     assert found.pattern.max() <= 1
 

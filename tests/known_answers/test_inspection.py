@@ -11,16 +11,16 @@ from torch.nn.utils import parametrizations, spectral_norm
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import RecoveredTriggers
+from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.defenses.inspection.abs import Abs
-from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse
+from gifthorse.defenses.inspection.neural_cleanse import REFERENCES, CostSchedule, NeuralCleanse
 from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
-from gifthorse.inversion.inspector import hold_out, with_success
+from gifthorse.inversion.inspector import hold_out, judge_by_size, with_success
 from gifthorse.inversion.reference import reference_models
 from gifthorse.inversion.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
@@ -256,6 +256,67 @@ def test_each_trigger_is_measured_against_its_own_class_on_images_of_others() ->
     alone = with_success(model, RecoveredTriggers(mask, pattern), black.take(black.labels == 1)).success
     assert alone is not None
     assert alone.tolist() == [1, 0, 0]
+
+
+def judged(sizes: list[float], success: list[float]) -> ModelVerdict:
+    mask = torch.zeros(len(sizes), 1, 1, 1)
+    return judge_by_size(torch.tensor(sizes), RecoveredTriggers(mask, mask, success=torch.tensor(success)), 2.0)
+
+
+def test_of_equal_sizes_the_one_that_is_a_little_smaller_does_not_stand_out() -> None:
+    verdict = judged([3.0] * 9 + [2.9], [1.0] * 10)
+    assert verdict.suspect is None
+    assert verdict.index == verdict.readouts["log"] == 0
+
+
+SIZES = [8.0, 9.0, 8.5, 7.5, 9.5, 8.0, 7.0, 8.2, 9.1]
+
+
+def test_a_trigger_that_does_not_work_makes_no_class_suspect_however_small_it_is() -> None:
+    """A mask that collapsed reaches nothing; its size gave an index of 11.5."""
+    assert judged([*SIZES, 0.01], [1.0] * 10).suspect == 9
+    failed = judged([*SIZES, 0.01], [1.0] * 9 + [0.02])
+    assert failed.suspect is None
+    assert max(failed.index, *failed.readouts.values()) < 2
+    assert scores_of(failed)[9] == -9.5
+    planted = judged([0.01, *SIZES[1:], 1.0], [0.0] + [1.0] * 9)
+    assert planted.suspect == int(scores_of(planted).argmax()) == 9
+
+
+def test_a_working_trigger_stands_out_among_large_ones_that_do_not_work() -> None:
+    verdict = judged([*SIZES, 0.5], [0.0] * 9 + [1.0])
+    assert verdict.suspect == 9
+    assert judged([0.01, *SIZES[1:], 0.5], [0.0] * 9 + [1.0]).suspect == 9
+
+
+def test_where_no_trigger_works_nothing_stands_out() -> None:
+    verdict = judged([*SIZES, 0.01], [0.0] * 10)
+    assert verdict.suspect is None
+    assert verdict.index == 0
+    assert verdict.readouts == {"log": 0, "ratio": 1}
+
+
+@pytest.mark.parametrize(
+    ("norms", "works", "suspect"),
+    [
+        ([1e-3, 8, 8, 8, 9, 9], 5, None),
+        ([1e-3, 8, 0.5, 8, 9, 9], 5, 2),
+        ([1e-3] * 6, 0, None),
+        ([1e-3] * 5 + [1], 1, 5),
+    ],
+)
+def test_nor_does_it_against_reference_models(
+    norms: list[float], works: int, suspect: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last ``works`` classes have triggers that show their row alone; the others' show nothing."""
+    shown = torch.zeros(6, 2, 8, 8)
+    for label in range(6 - works, 6):
+        shown[label, 0], shown[label, 1, label] = 1, 1
+    monkeypatch.setattr(NeuralCleanse, "search", lambda *_: (shown, torch.tensor(norms)))
+    prepared = {REFERENCES: torch.tensor([[8.0] * 6, [9.0] * 6])}
+    verdict = NeuralCleanse(reference=2).defend(replace(live_pixel_view(2, 7, 5), prepared=prepared), 0)
+    assert verdict.suspect == suspect
+    assert (verdict.index > 3) == (suspect is not None)
 
 
 def test_what_is_added_is_clamped_and_what_is_masked_is_blended() -> None:

@@ -21,7 +21,7 @@ from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert
-from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
+from gifthorse.inversion.inspector import Inspector, credited, hold_out, judge_by_size, masked, suspected, with_success
 from gifthorse.inversion.reference import against_references, reference_models
 
 REFERENCES = "reference_norms"
@@ -73,10 +73,9 @@ class NeuralCleanse(Inspector):
         verdict = judge_by_size(norms, triggers, self.anomaly_threshold)
         if self.reference == 0:
             return verdict
-        scores = against_references(norms, view.prepared[REFERENCES])
-        index = float(scores.max())
-        suspect = int(scores.argmax()) if index > self.reference_threshold else None
-        return ModelVerdict(scores, suspect, triggers, verdict.readouts, index)
+        scores = credited(against_references(norms, view.prepared[REFERENCES]), triggers)
+        suspect = suspected(scores, triggers, self.reference_threshold)
+        return ModelVerdict(scores, suspect, triggers, verdict.readouts, float(scores.max()))
 
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
         """Train the reference models, and search them as the model in question will be."""
