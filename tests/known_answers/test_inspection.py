@@ -99,6 +99,52 @@ def test_a_class_stops_only_after_its_cost_went_both_ways_and_its_mask_stopped_s
     assert schedule.finished.item()
 
 
+class Coarse(nn.Module):
+    """The layer after which logits lie on so coarse a grid that they are often equal, as those in bfloat16 are."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.round().detach() + (logits - logits.detach())
+
+
+class Shares:
+    """A schedule that only writes down what share of the images reached each of six classes."""
+
+    def __init__(self) -> None:
+        self.finished = torch.zeros(6, dtype=torch.bool)
+        self.seen: list[Tensor] = []
+
+    def observe(self, active: Tensor, accuracy: Tensor, size: Tensor, shown: Tensor) -> None:
+        self.seen.append(accuracy)
+
+
+def test_success_does_not_depend_on_a_classs_number() -> None:
+    """A tie went to the lower class, so that class 0 succeeded where class 5 did not."""
+    images, budget = noise_images(64, (1, 6, 6), 6), Budget(3, 2, 16, 0.1, max_batch=32)
+    weight = torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(0)) / 4
+
+    def seen(order: Tensor) -> Tensor:
+        linear = linear_classifier(weight[order], torch.zeros(6))
+        network = nn.Sequential(linear.network, Coarse())
+        model = Classifier(network, mean=[0.0], std=[1.0], head="0.1", stages=()).eval()
+        shares = Shares()
+        source = Masked(torch.full((6, 2, 6, 6), -1.0))
+        invert(model, images, torch.arange(6), source, Trial.cross_entropy, shares, budget, 0)
+        return torch.stack(shares.seen)
+
+    forward, backward = seen(torch.arange(6)), seen(torch.arange(6).flip(0))
+    assert forward.max() > 0
+    torch.testing.assert_close(forward, backward.flip(1))
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_a_class_that_ties_with_another_is_not_reached(label: int) -> None:
+    black = Images(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6) % 3, 3)
+    nothing = torch.zeros(3, 1, 2, 2)
+    found = with_success(linear_classifier(nothing, torch.zeros(3)), RecoveredTriggers(nothing, nothing), black)
+    assert found.success is not None
+    assert found.success[label] == 0
+
+
 def test_side_by_side_gives_what_one_after_another_gives() -> None:
     """Classes share a batch but no variable: each result is what its own search would give."""
 
@@ -492,6 +538,15 @@ def test_abs_suspects_no_class_without_such_a_unit() -> None:
     verdict = QUICK_ABS.defend(view, 0)
     assert verdict.suspect is None
     assert verdict.index < 0.8
+
+
+def test_a_unit_that_changes_no_logit_lifts_no_class() -> None:
+    """Of classes that gain the same the first counted as the one that is lifted."""
+    view = strong_unit_view(target=4)
+    with torch.no_grad():
+        view.model.head.weight[:, 64:] = 0
+    found = Stimulation(1, 2, 1.0, 5, 0.75).units(view.model, "stage", view.clean)
+    assert [unit.channel for unit in found if unit.margin == 0 or unit.channel == 1] == []
 
 
 def test_the_strongest_units_are_kept_one_of_each_class_and_stage() -> None:

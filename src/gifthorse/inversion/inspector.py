@@ -15,6 +15,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import ModelView
+from gifthorse.inversion.engine import reached
 
 HELD_OUT = 0.2
 LOOKED_AT = 64
@@ -62,8 +63,11 @@ def with_success(
     rates = []
     for position, label in enumerate(range(len(triggers.mask)) if targets is None else targets.tolist()):
         others = held_out.take(held_out.labels != label)
-        reached = predict(model, triggers.stamp(others.floats(), position)).argmax(1) == label if len(others) else None
-        rates.append(0.0 if reached is None else float(reached.float().mean()))
+        if len(others) == 0:
+            rates.append(0.0)
+            continue
+        logits = predict(model, triggers.stamp(others.floats(), position))
+        rates.append(float(reached(logits, logits.new_tensor(label, dtype=torch.long)).float().mean()))
     success = torch.tensor(rates, device=held_out.device)
     return RecoveredTriggers(triggers.mask, triggers.pattern, triggers.perturbation, success)
 
