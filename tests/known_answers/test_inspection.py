@@ -68,11 +68,12 @@ def observe(schedule: CostSchedule, accuracies: list[list[float]], norms: list[l
 
 
 def test_the_cost_starts_at_zero_and_rises_and_falls_for_each_class_alone() -> None:
+    """As in the authors' code, the step that sets the cost counts as the first of those that raise it."""
     settings = NeuralCleanse(patience=2, initial_cost=1.0, cost_multiplier=4.0)
     schedule = CostSchedule(settings, 2, torch.device("cpu"))
     accuracies = [[1.0, 0.0]] * 6 + [[0.0, 0.0]] * 2
     weights = observe(schedule, accuracies, [[5.0, 5.0]] * 8)
-    assert [first for first, _ in weights] == [0, 1, 1, 4, 4, 16, 16, 2]
+    assert [first for first, _ in weights] == [0, 1, 4, 4, 16, 16, 16, 2]
     assert [second for _, second in weights] == [0] * 8
 
 

@@ -107,9 +107,9 @@ class NeuralCleanse(Inspector):
 class CostSchedule:
     """The cost of every class's mask over time, K state machines at once.
 
-    A cost starts at zero and is set when the attack has succeeded ``patience`` steps in a row; from then on success
-    multiplies and failure divides it. The smallest mask seen with success is kept. A class is finished when its cost
-    has gone both ways and its best mask has stopped shrinking.
+    A cost starts at zero and is set when the attack has succeeded ``patience`` steps in a row; from then on, that step
+    included, so many successes in a row multiply and failures divide it. The smallest mask seen with success is kept. A
+    class is finished when its cost has gone both ways and its best mask has stopped shrinking.
     """
 
     def __init__(self, settings: NeuralCleanse, classes: int, device: torch.device):
@@ -134,8 +134,8 @@ class CostSchedule:
         self._set[active] = torch.where(unset & succeeded, self._set[active] + 1, 0)
         start = self._set[active] >= s.patience
         self._set[active] = self._set[active].masked_fill(start, 0)
-        up = torch.where(succeeded, self._up[active] + 1, 0).masked_fill(start, 0)
-        down = torch.where(succeeded, 0, self._down[active] + 1).masked_fill(start, 0)
+        up = torch.where(succeeded, self._up[active].masked_fill(start, 0) + 1, 0)
+        down = torch.where(succeeded, 0, self._down[active] + 1)
         rise, fall = up >= s.patience, down >= s.patience
         weight = self.weight[active].masked_fill(start, s.initial_cost)
         weight = torch.where(rise, weight * s.cost_multiplier, weight)
