@@ -15,6 +15,7 @@ from gifthorse.defenses.inspection import neuron_inspect
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect, Perturbations
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect, heat_maps, laplacian
 from gifthorse.inversion.engine import Trial
+from gifthorse.inversion.inspector import credited
 from gifthorse.models.small_cnn import SmallCnn
 from worlds import linear_classifier, live_pixel_view, noise_images, scores_of
 
@@ -61,10 +62,24 @@ def test_the_verdict_stamps_and_scores_what_the_generator_made() -> None:
     assert found is not None
     assert found.perturbation is not None
     torch.testing.assert_close(found.stamp(pixels, 3), (pixels + found.perturbation[3]).clamp(0, 1))
-    torch.testing.assert_close(-scores_of(verdict), found.perturbation.abs().sum((1, 2, 3)))
-    torch.testing.assert_close(found.mask.sum((1, 2, 3)), -scores_of(verdict))
+    sizes = found.perturbation.abs().sum((1, 2, 3))
+    torch.testing.assert_close(scores_of(verdict), credited(-sizes, found))
+    torch.testing.assert_close(found.mask.sum((1, 2, 3)), sizes)
     assert found.pattern.min() >= 0
     assert found.pattern.max() <= 1
+
+
+def test_scores_sum_colours_and_the_mask_that_is_shown_averages_them() -> None:
+    model = linear_classifier(torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(4))
+    view = ModelView(model, noise_images(60, (3, 6, 6), 4))
+    verdict = DeepInspect(epochs=2, batches=5, batch_size=8, **SMALL).defend(view, 0)
+    assert verdict.triggers is not None
+    assert verdict.triggers.perturbation is not None
+    assert verdict.triggers.success is not None
+    assert verdict.triggers.success.min() > 0.1
+    sizes = verdict.triggers.perturbation.abs().sum((1, 2, 3))
+    torch.testing.assert_close(-scores_of(verdict), sizes)
+    torch.testing.assert_close(verdict.triggers.mask.sum((1, 2, 3)), sizes / 3)
 
 
 def test_sizes_differ_between_classes(live_pixel_verdict: ModelVerdict) -> None:
@@ -75,20 +90,20 @@ def test_sizes_differ_between_classes(live_pixel_verdict: ModelVerdict) -> None:
     assert sizes[2] < 0.3 * sizes.max()
 
 
-def test_size_counts_colours_once_and_costs_nothing_below_the_threshold() -> None:
+def test_size_sums_colours_and_costs_nothing_below_the_threshold() -> None:
     settings = DeepInspect(size_weight=0.5, size_threshold=3.0, **SMALL)
     images = noise_images(2, (3, 4, 4), 3)
     shown = torch.zeros(2, 3, 4, 4)
     shown[0, 0, 0, :3] = -1
     shown[1, :, :2] = torch.tensor([1.0, -0.5, 0.0]).view(3, 1, 1)
     size = Perturbations(settings, 3, images, 0).size(shown)
-    assert size.tolist() == pytest.approx([1, 4])
+    assert size.tolist() == pytest.approx([3, 12])
     logits = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([1, 2])
     answer = lambda stamped: stamped  # noqa: E731
     trial = Trial(targets, targets, shown, size, images.floats(), images.labels, logits, {}, answer)
     entropy = torch.stack([functional.cross_entropy(logits[i], targets[i].expand(2)) for i in range(2)])
-    torch.testing.assert_close(settings.loss(trial), entropy + torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(settings.loss(trial), entropy + torch.tensor([0.0, 4.5]))
 
 
 def test_a_heavy_price_makes_perturbations_vanish_and_the_verdict_stays_finite() -> None:

@@ -11,16 +11,16 @@ from torch.nn.utils import parametrizations, spectral_norm
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import RecoveredTriggers
+from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.defenses.inspection.abs import Abs
-from gifthorse.defenses.inspection.neural_cleanse import CostSchedule, NeuralCleanse
+from gifthorse.defenses.inspection.neural_cleanse import REFERENCES, CostSchedule, NeuralCleanse
 from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
-from gifthorse.inversion.inspector import hold_out, with_success
+from gifthorse.inversion.inspector import hold_out, judge_by_size, with_success
 from gifthorse.inversion.reference import against_references, reference_models
 from gifthorse.inversion.stimulation import Stimulation, Unit
 from gifthorse.models.resnet import ResNet18
@@ -68,11 +68,12 @@ def observe(schedule: CostSchedule, accuracies: list[list[float]], norms: list[l
 
 
 def test_the_cost_starts_at_zero_and_rises_and_falls_for_each_class_alone() -> None:
+    """As in the authors' code, the step that sets the cost counts as the first of those that raise it."""
     settings = NeuralCleanse(patience=2, initial_cost=1.0, cost_multiplier=4.0)
     schedule = CostSchedule(settings, 2, torch.device("cpu"))
     accuracies = [[1.0, 0.0]] * 6 + [[0.0, 0.0]] * 2
     weights = observe(schedule, accuracies, [[5.0, 5.0]] * 8)
-    assert [first for first, _ in weights] == [0, 1, 1, 4, 4, 16, 16, 2]
+    assert [first for first, _ in weights] == [0, 1, 4, 4, 16, 16, 16, 2]
     assert [second for _, second in weights] == [0] * 8
 
 
@@ -97,6 +98,52 @@ def test_a_class_stops_only_after_its_cost_went_both_ways_and_its_mask_stopped_s
     assert not schedule.finished.item()
     observe(schedule, [[0.0]] * 5, [[9.0]] * 5)
     assert schedule.finished.item()
+
+
+class Coarse(nn.Module):
+    """The layer after which logits lie on so coarse a grid that they are often equal, as those in bfloat16 are."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.round().detach() + (logits - logits.detach())
+
+
+class Shares:
+    """A schedule that only writes down what share of the images reached each of six classes."""
+
+    def __init__(self) -> None:
+        self.finished = torch.zeros(6, dtype=torch.bool)
+        self.seen: list[Tensor] = []
+
+    def observe(self, active: Tensor, accuracy: Tensor, size: Tensor, shown: Tensor) -> None:
+        self.seen.append(accuracy)
+
+
+def test_success_does_not_depend_on_a_classs_number() -> None:
+    """A tie went to the lower class, so that class 0 succeeded where class 5 did not."""
+    images, budget = noise_images(64, (1, 6, 6), 6), Budget(3, 2, 16, 0.1, max_batch=32)
+    weight = torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(0)) / 4
+
+    def seen(order: Tensor) -> Tensor:
+        linear = linear_classifier(weight[order], torch.zeros(6))
+        network = nn.Sequential(linear.network, Coarse())
+        model = Classifier(network, mean=[0.0], std=[1.0], head="0.1", stages=()).eval()
+        shares = Shares()
+        source = Masked(torch.full((6, 2, 6, 6), -1.0))
+        invert(model, images, torch.arange(6), source, Trial.cross_entropy, shares, budget, 0)
+        return torch.stack(shares.seen)
+
+    forward, backward = seen(torch.arange(6)), seen(torch.arange(6).flip(0))
+    assert forward.max() > 0
+    torch.testing.assert_close(forward, backward.flip(1))
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_a_class_that_ties_with_another_is_not_reached(label: int) -> None:
+    black = Images(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6) % 3, 3)
+    nothing = torch.zeros(3, 1, 2, 2)
+    found = with_success(linear_classifier(nothing, torch.zeros(3)), RecoveredTriggers(nothing, nothing), black)
+    assert found.success is not None
+    assert found.success[label] == 0
 
 
 def test_side_by_side_gives_what_one_after_another_gives() -> None:
@@ -256,6 +303,67 @@ def test_each_trigger_is_measured_against_its_own_class_on_images_of_others() ->
     alone = with_success(model, RecoveredTriggers(mask, pattern), black.take(black.labels == 1)).success
     assert alone is not None
     assert alone.tolist() == [1, 0, 0]
+
+
+def judged(sizes: list[float], success: list[float]) -> ModelVerdict:
+    mask = torch.zeros(len(sizes), 1, 1, 1)
+    return judge_by_size(torch.tensor(sizes), RecoveredTriggers(mask, mask, success=torch.tensor(success)), 2.0)
+
+
+def test_of_equal_sizes_the_one_that_is_a_little_smaller_does_not_stand_out() -> None:
+    verdict = judged([3.0] * 9 + [2.9], [1.0] * 10)
+    assert verdict.suspect is None
+    assert verdict.index == verdict.readouts["log"] == 0
+
+
+SIZES = [8.0, 9.0, 8.5, 7.5, 9.5, 8.0, 7.0, 8.2, 9.1]
+
+
+def test_a_trigger_that_does_not_work_makes_no_class_suspect_however_small_it_is() -> None:
+    """A mask that collapsed reaches nothing; its size gave an index of 11.5."""
+    assert judged([*SIZES, 0.01], [1.0] * 10).suspect == 9
+    failed = judged([*SIZES, 0.01], [1.0] * 9 + [0.02])
+    assert failed.suspect is None
+    assert max(failed.index, *failed.readouts.values()) < 2
+    assert scores_of(failed)[9] == -9.5
+    planted = judged([0.01, *SIZES[1:], 1.0], [0.0] + [1.0] * 9)
+    assert planted.suspect == int(scores_of(planted).argmax()) == 9
+
+
+def test_a_working_trigger_stands_out_among_large_ones_that_do_not_work() -> None:
+    verdict = judged([*SIZES, 0.5], [0.0] * 9 + [1.0])
+    assert verdict.suspect == 9
+    assert judged([0.01, *SIZES[1:], 0.5], [0.0] * 9 + [1.0]).suspect == 9
+
+
+def test_where_no_trigger_works_nothing_stands_out() -> None:
+    verdict = judged([*SIZES, 0.01], [0.0] * 10)
+    assert verdict.suspect is None
+    assert verdict.index == 0
+    assert verdict.readouts == {"log": 0, "ratio": 1}
+
+
+@pytest.mark.parametrize(
+    ("norms", "works", "suspect"),
+    [
+        ([1e-3, 8, 8, 8, 9, 9], 5, None),
+        ([1e-3, 8, 0.5, 8, 9, 9], 5, 2),
+        ([1e-3] * 6, 0, None),
+        ([1e-3] * 5 + [1], 1, 5),
+    ],
+)
+def test_nor_does_it_against_reference_models(
+    norms: list[float], works: int, suspect: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last ``works`` classes have triggers that show their row alone; the others' show nothing."""
+    shown = torch.zeros(6, 2, 8, 8)
+    for label in range(6 - works, 6):
+        shown[label, 0], shown[label, 1, label] = 1, 1
+    monkeypatch.setattr(NeuralCleanse, "search", lambda *_: (shown, torch.tensor(norms)))
+    prepared = {REFERENCES: torch.tensor([[8.0] * 6, [9.0] * 6])}
+    verdict = NeuralCleanse(reference=2).defend(replace(live_pixel_view(2, 7, 5), prepared=prepared), 0)
+    assert verdict.suspect == suspect
+    assert (verdict.index > 3) == (suspect is not None)
 
 
 def test_what_is_added_is_clamped_and_what_is_masked_is_blended() -> None:
@@ -439,6 +547,15 @@ def test_abs_suspects_no_class_without_such_a_unit() -> None:
     verdict = QUICK_ABS.defend(view, 0)
     assert verdict.suspect is None
     assert verdict.index < 0.8
+
+
+def test_a_unit_that_changes_no_logit_lifts_no_class() -> None:
+    """Of classes that gain the same the first counted as the one that is lifted."""
+    view = strong_unit_view(target=4)
+    with torch.no_grad():
+        view.model.head.weight[:, 64:] = 0
+    found = Stimulation(1, 2, 1.0, 5, 0.75).units(view.model, "stage", view.clean)
+    assert [unit.channel for unit in found if unit.margin == 0 or unit.channel == 1] == []
 
 
 def test_the_strongest_units_are_kept_one_of_each_class_and_stage() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from torch import Tensor
 
-from gifthorse.core.anomaly import anomaly_indices, median
+from gifthorse.core.anomaly import anomaly_indices, median, says_something
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.metrics import functional as F  # noqa: N812
 
@@ -105,10 +105,14 @@ def test_anomaly_index_is_one_sided() -> None:
     assert anomaly_index(-torch.tensor([20.0, 21.0, 22.0, 23.0, 24.0, 160.0])) < 2
 
 
-def test_anomaly_index_survives_a_mad_of_zero() -> None:
-    values = anomaly_indices(torch.tensor([5.0, 5.0, 5.0, 5.0, 9.0]))
-    assert values.isfinite().all()
-    assert values.argmax() == 4
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_nothing_stands_out_where_more_than_half_of_the_classes_are_equal(noise: float) -> None:
+    """A MAD of zero, or of rounding alone, made any other class an outlier of any size."""
+    scores = -torch.tensor([3.0] * 9 + [2.9]) * (1 + noise * torch.arange(10) % 3)
+    assert not says_something(scores)
+    both = anomaly_indices(torch.stack([scores, torch.arange(10.0)]))
+    assert both[0].abs().max() == 0
+    assert both[1].max() == pytest.approx(4.5 / (1.4826 * 2.5))
     assert anomaly_indices(torch.zeros(5)).abs().max() == 0
 
 

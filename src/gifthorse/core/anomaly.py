@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Scores that differ by less than this share of the largest are equal."""
+
 
 def median(values: Tensor) -> Tensor:
     """Return the median over the last dimension, the midpoint of the two middle values when their number is even.
@@ -21,18 +24,23 @@ def anomaly_indices(scores: Tensor) -> Tensor:
     """Return ``(score − median) / (1.4826 · MAD)`` per class; ``scores`` is ``(..., K)``, higher = more suspicious.
 
     One-sided as Neural Cleanse (section IV-C) uses it: only a deviation towards the suspicious side counts, so the
-    index is signed. A MAD of zero (more than half the classes equal) is replaced by a floor of 1e-6 of the scale.
+    index is signed. Zero for all classes where more than half of them are equal: a MAD of zero measures nothing, and
+    then nothing stands out.
     """
-    centre = median(scores).unsqueeze(-1)
-    deviation = scores - centre
-    floor = 1e-6 * scores.abs().amax(-1, keepdim=True).clamp_min(1e-6)
-    mad = torch.maximum(median(deviation.abs()).unsqueeze(-1), floor)
-    return deviation / (1.4826 * mad)
+    deviation, mad = _deviations(scores)
+    return torch.where(mad > 0, deviation / (1.4826 * mad), 0)
 
 
 def says_something(scores: Tensor) -> bool:
     """Tell whether an anomaly index of ``scores (K,)`` means anything: not where more than half of them are equal."""
-    return bool(median((scores - median(scores)).abs()) > 0)
+    return bool(_deviations(scores)[1] > 0)
+
+
+def _deviations(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is above the median ``(..., K)`` and the MAD ``(..., 1)``, zero where it is rounding alone."""
+    deviation = scores - median(scores).unsqueeze(-1)
+    mad = median(deviation.abs()).unsqueeze(-1)
+    return deviation, mad * (mad > ROUNDING * scores.abs().amax(-1, keepdim=True))
 
 
 def norm_readouts(norms: Tensor) -> dict[str, float]:

@@ -215,7 +215,7 @@ def invert(
                         lambda stamped: run(stamped)[0],
                     )
                     loss(trial).sum().backward()
-                    hits[part] += (logits.argmax(2) == trial.targets.unsqueeze(1)).float().mean(1)
+                    hits[part] += reached(logits, trial.targets.unsqueeze(1)).float().mean(1)
                     sizes[part] += size.detach()
                 optimizer.zero_grad()
                 triggers.backward(leaf.grad)
@@ -225,6 +225,17 @@ def invert(
     with torch.no_grad():
         final: Tensor = source.eval()(torch.arange(len(targets), device=device))
     return final
+
+
+def reached(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return ``bool (..., N)``: which of ``logits (..., N, K)`` have their largest entry at the target alone.
+
+    ``targets`` broadcasts to ``(..., N)``. A tie is no success: it would be one for the lower class only, and logits in
+    bfloat16 are often equal.
+    """
+    wanted = targets.expand(logits.shape[:-1]).unsqueeze(-1)
+    rivals = logits.detach().scatter(-1, wanted, -torch.inf).amax(-1, keepdim=True)
+    return (logits.detach().gather(-1, wanted) > rivals).squeeze(-1)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Paper: TrojanZoo, section 4.3, model inspection; the anomaly index is Neural Cleanse's (Wang et al. 2019, section IV-C).
 Differs: a fifth of the clean images is held out, so that a recovered trigger's success is not measured on the images
-    that it was searched with.
+    that it was searched with. A trigger that does not work on these makes no class suspect (:func:`credited`).
 """
 
 import torch
@@ -15,9 +15,12 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import ModelView
+from gifthorse.inversion.engine import reached
 
 HELD_OUT = 0.2
 LOOKED_AT = 64
+WORKS = 0.1
+"""A recovered trigger that sends a smaller share of the held-out images to its class does not work."""
 
 
 class Inspector(Defense[ModelView]):
@@ -60,17 +63,47 @@ def with_success(
     rates = []
     for position, label in enumerate(range(len(triggers.mask)) if targets is None else targets.tolist()):
         others = held_out.take(held_out.labels != label)
-        reached = predict(model, triggers.stamp(others.floats(), position)).argmax(1) == label if len(others) else None
-        rates.append(0.0 if reached is None else float(reached.float().mean()))
+        if len(others) == 0:
+            rates.append(0.0)
+            continue
+        logits = predict(model, triggers.stamp(others.floats(), position))
+        rates.append(float(reached(logits, logits.new_tensor(label, dtype=torch.long)).float().mean()))
     success = torch.tensor(rates, device=held_out.device)
     return RecoveredTriggers(triggers.mask, triggers.pattern, triggers.perturbation, success)
 
 
+def credited(scores: Tensor, triggers: RecoveredTriggers) -> Tensor:
+    """Return scores ``(K,)`` in which no class gets credit for a trigger that does not work (:data:`WORKS`).
+
+    The rule of all detectors that score triggers: such a class ranks no higher than the lowest whose trigger works,
+    and is never suspect (:func:`suspected`). A mask that collapsed is the smallest of all, and reaches nothing. Where
+    no trigger works all scores are zero, and nothing stands out.
+    """
+    works = _works(triggers)
+    if not works.any():
+        return torch.zeros_like(scores)
+    return torch.where(works, scores, scores.clamp_max(scores[works].min()))
+
+
+def suspected(indices: Tensor, triggers: RecoveredTriggers, threshold: float) -> int | None:
+    """Return the class whose index of ``(K,)`` is largest and above the threshold, of those whose trigger works."""
+    largest, label = torch.where(_works(triggers), indices, -torch.inf).max(0)
+    return int(label) if largest > threshold else None
+
+
+def _works(triggers: RecoveredTriggers) -> Tensor:
+    assert triggers.success is not None
+    return triggers.success >= WORKS
+
+
 def judge_by_size(sizes: Tensor, triggers: RecoveredTriggers, threshold: float) -> ModelVerdict:
-    """Return the verdict on trigger sizes ``(K,)``: the class with an abnormally small one, if any, is suspect."""
-    indices = anomaly_indices(-sizes)
-    suspect = int(indices.argmax()) if indices.max() > threshold else None
-    return ModelVerdict(-sizes, suspect, triggers, norm_readouts(sizes))
+    """Return the verdict on trigger sizes ``(K,)``: the class with an abnormally small one, if any, is suspect.
+
+    The triggers come with their success; what does not work counts as :func:`credited` says.
+    """
+    scores = credited(-sizes, triggers)
+    suspect = suspected(anomaly_indices(scores), triggers, threshold)
+    return ModelVerdict(scores, suspect, triggers, norm_readouts(-scores))
 
 
 def masked(shown: Tensor) -> RecoveredTriggers:

@@ -55,8 +55,8 @@ class Stimulation:
         """Set one channel of a stage after another to a few values and see which class that lifts, and by how much.
 
         A class is lifted by the most that its logit gains over the channel at zero; an image's own class is not
-        counted. The margin of an image is what the first class gains more than the second, that of a unit the least
-        over the images that agree.
+        counted. The margin of an image is what the first class gains more than the second, and where it is zero no
+        class is lifted; that of a unit is the least over the images that agree.
         """
         pixels = images.floats()
         with fast_arithmetic(images.device):
@@ -77,7 +77,7 @@ class Stimulation:
             winner, margin = two.indices[..., 0], two.values[..., 0] - two.values[..., 1]
             label = winner.mode(1).values
             eligible = images.labels != label.unsqueeze(1)
-            agrees = eligible & (winner == label.unsqueeze(1))
+            agrees = eligible & (winner == label.unsqueeze(1)) & (margin > 0)
             share = agrees.sum(1) / eligible.sum(1).clamp_min(1)
             least = margin.masked_fill(~agrees, torch.inf).amin(1)
             found = zip(part.tolist(), label.tolist(), least.tolist(), share.tolist(), strict=True)

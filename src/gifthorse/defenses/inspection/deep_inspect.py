@@ -6,10 +6,11 @@ Differs: no images are recovered by model inversion; the defender's clean ones a
     all classes, as in the paper, and ends in tanh, so that its perturbation is added to an image, not put in its place
     (in TrojanZoo's code every trigger has the size of the image). Noise is drawn anew for every class and mini-batch;
     what is scored is the mean perturbation over fixed draws. Batch normalisation goes by the batch also then, always
-    one draw of every class. A perturbation's size is its L1 norm with colours averaged, the norm of a mask; weight and
-    threshold of the size are TrojanZoo's, the paper's were not at hand. The index is the one-sided one of all
-    detectors, not that of a double MAD. A fifth of the clean images is held out. ``stride=2`` starts the generator at a
-    quarter of the resolution, where full resolution needs too much memory.
+    one draw of every class. Weight and threshold of a perturbation's size (its L1 norm, colours summed) are
+    TrojanZoo's, the paper's were not at hand; the mask that is shown averages colours, so that its norm is that of
+    other masks. The index is the one-sided one of all detectors, not that of a double MAD. A fifth of the clean images
+    is held out. ``stride=2`` starts the generator at a quarter of the resolution, where full resolution needs too much
+    memory.
 """
 
 import torch
@@ -111,5 +112,5 @@ class Perturbations(TriggerSource):
         return (pixels + shown.unsqueeze(1)).clamp(0, 1)
 
     def size(self, shown: Tensor) -> Tensor:
-        """Return the L1 norms: summed over pixels, averaged over colours."""
-        return shown.abs().mean(1).sum((1, 2))
+        """Return the L1 norms, summed over pixels and colours."""
+        return shown.abs().sum((1, 2, 3))

@@ -21,7 +21,7 @@ from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert
-from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
+from gifthorse.inversion.inspector import Inspector, credited, hold_out, judge_by_size, masked, suspected, with_success
 from gifthorse.inversion.reference import against_references, reference_models
 
 REFERENCES = "reference_norms"
@@ -73,10 +73,9 @@ class NeuralCleanse(Inspector):
         verdict = judge_by_size(norms, triggers, self.anomaly_threshold)
         if self.reference == 0:
             return verdict
-        scores = against_references(norms, view.prepared[REFERENCES])
-        index = float(scores.max())
-        suspect = int(scores.argmax()) if index > self.reference_threshold else None
-        return ModelVerdict(scores, suspect, triggers, verdict.readouts, index)
+        scores = credited(against_references(norms, view.prepared[REFERENCES]), triggers)
+        suspect = suspected(scores, triggers, self.reference_threshold)
+        return ModelVerdict(scores, suspect, triggers, verdict.readouts, float(scores.max()))
 
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
         """Train the reference models, and search them as the model in question will be."""
@@ -108,9 +107,9 @@ class NeuralCleanse(Inspector):
 class CostSchedule:
     """The cost of every class's mask over time, K state machines at once.
 
-    A cost starts at zero and is set when the attack has succeeded ``patience`` steps in a row; from then on success
-    multiplies and failure divides it. The smallest mask seen with success is kept. A class is finished when its cost
-    has gone both ways and its best mask has stopped shrinking.
+    A cost starts at zero and is set when the attack has succeeded ``patience`` steps in a row; from then on, that step
+    included, so many successes in a row multiply and failures divide it. The smallest mask seen with success is kept. A
+    class is finished when its cost has gone both ways and its best mask has stopped shrinking.
     """
 
     def __init__(self, settings: NeuralCleanse, classes: int, device: torch.device):
@@ -135,8 +134,8 @@ class CostSchedule:
         self._set[active] = torch.where(unset & succeeded, self._set[active] + 1, 0)
         start = self._set[active] >= s.patience
         self._set[active] = self._set[active].masked_fill(start, 0)
-        up = torch.where(succeeded, self._up[active] + 1, 0).masked_fill(start, 0)
-        down = torch.where(succeeded, 0, self._down[active] + 1).masked_fill(start, 0)
+        up = torch.where(succeeded, self._up[active].masked_fill(start, 0) + 1, 0)
+        down = torch.where(succeeded, 0, self._down[active] + 1)
         rise, fall = up >= s.patience, down >= s.patience
         weight = self.weight[active].masked_fill(start, s.initial_cost)
         weight = torch.where(rise, weight * s.cost_multiplier, weight)

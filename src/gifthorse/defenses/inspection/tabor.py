@@ -24,7 +24,7 @@ from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
 from gifthorse.inversion.frozen import freeze
-from gifthorse.inversion.inspector import Inspector, hold_out, judge_by_size, masked, with_success
+from gifthorse.inversion.inspector import Inspector, credited, hold_out, judge_by_size, masked, with_success
 
 LEVELS = 255
 SUPPORT = 0.1
@@ -65,7 +65,7 @@ class Tabor(Inspector):
         triggers = with_success(view.model, masked(shown), held_out)
         verdict = judge_by_size(source.size(shown), triggers, self.anomaly_threshold)
         quality = trigger_quality(view.model, triggers, held_out, self.max_batch)
-        readouts = {**verdict.readouts, "quality": float(anomaly_indices(-quality).max())}
+        readouts = {**verdict.readouts, "quality": float(anomaly_indices(credited(-quality, triggers)).max())}
         return ModelVerdict(verdict.scores, verdict.suspect, triggers, readouts)
 
     def loss(self, trial: Trial) -> Tensor:
