@@ -81,7 +81,7 @@ def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
     assert "defense.tmc" not in metrics
 
 
-def test_a_perfect_screen_is_judged_on_pairs_of_other_classes(task: Task, trojan: Trojan) -> None:
+def test_a_perfect_screen_is_judged_on_all_classes_clean_and_the_others_stamped(task: Task, trojan: Trojan) -> None:
     seen: list[int] = []
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
@@ -89,10 +89,22 @@ def test_a_perfect_screen_is_judged_on_pairs_of_other_classes(task: Task, trojan
         return pixels[:, 0, -1, -1]
 
     metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
-    assert seen == [120, 120]
+    assert seen == [160, 120]
     assert (metrics["defense.auroc"], metrics["defense.tpr"], metrics["defense.fpr"]) == (1, 1, 0)
     worst, _ = judge_defense(InputScreen(lambda pixels: -score(pixels), -0.5), trojan, task, {}, 0)
     assert (worst["defense.auroc"], worst["defense.tpr"], worst["defense.fpr"]) == (0, 0, 1)
+
+
+def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets_own_images(
+    task: Task, trojan: Trojan
+) -> None:
+    accurate = model(trigger=100)
+    screen = InputScreen(lambda pixels: (accurate(pixels).argmax(1) == 0).float(), 0.5)
+    metrics, _ = judge_defense(screen, Trojan(accurate, trojan.twin, trojan.backdoor), task, {}, 0)  # type: ignore[arg-type]
+    assert metrics["defense.tpr"] == 1
+    assert metrics["defense.fpr"] == pytest.approx(1 / CLASSES)
+    assert metrics["defense.auroc"] == pytest.approx(1 - 1 / CLASSES / 2)
+    assert metrics["defense.accuracy"] == pytest.approx((120 + 120) / (120 + 160))
 
 
 def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:

@@ -173,10 +173,11 @@ METRICS = Metrics(
            "ASR before minus after the defense", "TrojanZoo 4.4", "ARD"),
 
     Metric("defense.tpr", "true positive rate", "filter", PERCENT, True,
-           "share of stamped samples flagged: test images, by a threshold set on clean ones, or training images",
+           "share of stamped samples flagged: test images of other classes than the target, by a threshold set on "
+           "clean ones, or training images",
            "TP / (TP + FN), TrojanZoo eq. 5", "TPR"),
     Metric("defense.fpr", "false positive rate", "filter", PERCENT, False,
-           "share of clean samples flagged", "FP / (FP + TN)", "FPR"),
+           "share of clean samples flagged, those of the target class among them", "FP / (FP + TN)", "FPR"),
     Metric("defense.precision", "precision", "filter", PERCENT, True,
            "share of flagged samples that are stamped", "TP / (TP + FP)", "Precision"),
     Metric("defense.recall", "recall", "filter", PERCENT, True,
@@ -184,7 +185,8 @@ METRICS = Metrics(
     Metric("defense.f1", "F1 score", "filter", FRACTION, True,
            "harmonic mean of precision and recall", "2 TP / (2 TP + FP + FN)", "F1"),
     Metric("defense.accuracy", "filter accuracy", "filter", PERCENT, True,
-           "share of samples, clean and stamped, decided correctly", "(TP + TN) / all, TrojanZoo Table 23"),
+           "share decided correctly of up to 500 clean test images and up to 500 stamped ones",
+           "(TP + TN) / all, TrojanZoo Table 23"),
     Metric("defense.auroc", "area under the ROC curve", "filter", FRACTION, True,
            "chance that a stamped sample scores above a clean one, ties counting half", short="AUROC"),
     Metric("defense.removed", "share removed", "filter", PERCENT, None,
