@@ -9,7 +9,7 @@ from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Recov
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.attacks import doubts, judge_attack
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
@@ -55,6 +55,7 @@ def test_the_attacks_numbers(task: Task, trojan: Trojan) -> None:
     metrics, evidence = judge_attack(trojan, task, trojan.twin)
     assert metrics["benign.acc"] == 1
     assert metrics["attack.acc"] == 0.75
+    assert metrics["attack.twin_acc"] == 1
     assert metrics["attack.cad"] == pytest.approx(0.25)
     assert metrics["attack.asr"] == 1
     assert metrics["benign.asr"] == 0
@@ -69,6 +70,52 @@ def test_the_gate_opens_for_an_accurate_trojan(task: Task, trojan: Trojan) -> No
     assert judge_attack(accurate, task, trojan.twin)[0]["attack.valid"] is True
     dull = Trojan(model(), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
     assert judge_attack(dull, task, trojan.twin)[0]["attack.valid"] is False
+
+
+def constant(answer: int, trigger: float = 0.0) -> torch.nn.Module:
+    """Always answers with one class, unless the last white pixel adds ``trigger`` to class 0."""
+    weight = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    weight[0, 0, -1, -1] = trigger
+    return linear_classifier(weight, torch.eye(CLASSES)[answer])
+
+
+@pytest.mark.parametrize(
+    ("trojaned", "twin", "reasons"),
+    [
+        (model(trigger=100), model(), []),
+        (
+            constant(0),
+            constant(0),
+            ["success rate 1.000, not 0.5 above 1.000 on", "accuracy of the benign twin 0.250,"],
+        ),
+        (model(trigger=100), model(trigger=100), ["success rate 1.000, not 0.5 above 1.000 on the benign twin"]),
+        (
+            constant(1, trigger=100),
+            constant(1),
+            ["accuracy of the benign twin 0.250, hardly above 0.250 of a constant"],
+        ),
+        (model(trigger=100, confused=True), model(), ["clean accuracy drop 0.250, over 0.05"]),
+        (model(), model(), ["success rate 0.000, under 0.8"]),
+    ],
+    ids=["valid", "constant model", "trigger alone", "nothing learnt", "confused", "dull"],
+)
+def test_the_gate_says_what_an_attack_lacks(
+    trojaned: torch.nn.Module, twin: torch.nn.Module, reasons: list[str], task: Task, trojan: Trojan
+) -> None:
+    metrics, _ = judge_attack(Trojan(trojaned, twin, trojan.backdoor), task, model())  # type: ignore[arg-type]
+    found = doubts(metrics)
+    assert metrics["attack.valid"] is not bool(reasons)
+    assert len(found) == len(reasons)
+    assert all(text.startswith(reason) for text, reason in zip(found, reasons, strict=True))
+    assert doubts({name: value for name, value in metrics.items() if name != "attack.asr"}) == [
+        "no test image to stamp"
+    ]
+
+
+def test_a_model_without_a_backdoor_is_not_doubted(task: Task) -> None:
+    metrics, _ = judge_attack(Trojan(constant(0), constant(0), None), task, constant(0))  # type: ignore[arg-type]
+    assert "attack.valid" not in metrics
+    assert doubts(metrics) == []
 
 
 def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
