@@ -196,6 +196,7 @@ def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered
             return {**said, "status": "failed", "reason": "out of memory"} if cell.seed == 2 else said
         if cell.seed == 0:
             said["metrics"] |= {"attack.valid": False, "attack.asr": 0.25}
+            said["doubts"] = ["success rate 0.250, under 0.8", "leakage 0.3"]
         said["metrics"] |= {"defense.hit": cell.seed != 4}
         return {"status": "skipped", "reason": "no images", "metrics": {}} if cell.seed == 1 else said
 
@@ -214,7 +215,7 @@ def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered
     left = [(each.group, each.seed, each.status, each.reason) for each in found.left_out]
     assert left == [
         ("benign", 2, "failed", "out of memory"),
-        ("trojaned", 0, "done", "the attack did not take: success rate 0.250, clean accuracy drop 0.000"),
+        ("trojaned", 0, "done", "the attack did not take: success rate 0.250, under 0.8; leakage 0.3"),
         ("trojaned", 1, "skipped", "no images"),
     ]
 

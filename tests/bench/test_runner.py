@@ -322,7 +322,7 @@ def test_a_record_is_complete(runner: Runner) -> None:
 
 def test_metrics_that_do_not_apply_are_absent(runner: Runner) -> None:
     metrics = runner.run(cell(attack="none", defense="strip")).metrics
-    assert set(metrics) == {"benign.acc", "attack.acc", "attack.ccc", "defense.fpr"}
+    assert set(metrics) == {"benign.acc", "benign.chance", "attack.acc", "attack.ccc", "defense.fpr"}
 
 
 def test_a_retrained_trojan_has_a_twin_that_was_trained_as_long(task: Any, benign: Any) -> None:

@@ -9,7 +9,7 @@ from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Recov
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
-from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.attacks import doubts, judge_attack
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
@@ -55,6 +55,7 @@ def test_the_attacks_numbers(task: Task, trojan: Trojan) -> None:
     metrics, evidence = judge_attack(trojan, task, trojan.twin)
     assert metrics["benign.acc"] == 1
     assert metrics["attack.acc"] == 0.75
+    assert metrics["attack.twin_acc"] == 1
     assert metrics["attack.cad"] == pytest.approx(0.25)
     assert metrics["attack.asr"] == 1
     assert metrics["benign.asr"] == 0
@@ -71,6 +72,52 @@ def test_the_gate_opens_for_an_accurate_trojan(task: Task, trojan: Trojan) -> No
     assert judge_attack(dull, task, trojan.twin)[0]["attack.valid"] is False
 
 
+def constant(answer: int, trigger: float = 0.0) -> torch.nn.Module:
+    """Always answers with one class, unless the last white pixel adds ``trigger`` to class 0."""
+    weight = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    weight[0, 0, -1, -1] = trigger
+    return linear_classifier(weight, torch.eye(CLASSES)[answer])
+
+
+@pytest.mark.parametrize(
+    ("trojaned", "twin", "reasons"),
+    [
+        (model(trigger=100), model(), []),
+        (
+            constant(0),
+            constant(0),
+            ["success rate 1.000, not 0.5 above 1.000 on", "accuracy of the benign twin 0.250,"],
+        ),
+        (model(trigger=100), model(trigger=100), ["success rate 1.000, not 0.5 above 1.000 on the benign twin"]),
+        (
+            constant(1, trigger=100),
+            constant(1),
+            ["accuracy of the benign twin 0.250, hardly above 0.250 of a constant"],
+        ),
+        (model(trigger=100, confused=True), model(), ["clean accuracy drop 0.250, over 0.05"]),
+        (model(), model(), ["success rate 0.000, under 0.8"]),
+    ],
+    ids=["valid", "constant model", "trigger alone", "nothing learnt", "confused", "dull"],
+)
+def test_the_gate_says_what_an_attack_lacks(
+    trojaned: torch.nn.Module, twin: torch.nn.Module, reasons: list[str], task: Task, trojan: Trojan
+) -> None:
+    metrics, _ = judge_attack(Trojan(trojaned, twin, trojan.backdoor), task, model())  # type: ignore[arg-type]
+    found = doubts(metrics)
+    assert metrics["attack.valid"] is not bool(reasons)
+    assert len(found) == len(reasons)
+    assert all(text.startswith(reason) for text, reason in zip(found, reasons, strict=True))
+    assert doubts({name: value for name, value in metrics.items() if name != "attack.asr"}) == [
+        "no test image to stamp"
+    ]
+
+
+def test_a_model_without_a_backdoor_is_not_doubted(task: Task) -> None:
+    metrics, _ = judge_attack(Trojan(constant(0), constant(0), None), task, constant(0))  # type: ignore[arg-type]
+    assert "attack.valid" not in metrics
+    assert doubts(metrics) == []
+
+
 def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
     attack, _ = judge_attack(trojan, task, trojan.twin)
     metrics, _ = judge_defense(CleanModel(model()), trojan, task, attack, 0)
@@ -81,7 +128,7 @@ def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
     assert "defense.tmc" not in metrics
 
 
-def test_a_perfect_screen_is_judged_on_pairs_of_other_classes(task: Task, trojan: Trojan) -> None:
+def test_a_perfect_screen_is_judged_on_all_classes_clean_and_the_others_stamped(task: Task, trojan: Trojan) -> None:
     seen: list[int] = []
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
@@ -89,10 +136,22 @@ def test_a_perfect_screen_is_judged_on_pairs_of_other_classes(task: Task, trojan
         return pixels[:, 0, -1, -1]
 
     metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
-    assert seen == [120, 120]
+    assert seen == [160, 120]
     assert (metrics["defense.auroc"], metrics["defense.tpr"], metrics["defense.fpr"]) == (1, 1, 0)
     worst, _ = judge_defense(InputScreen(lambda pixels: -score(pixels), -0.5), trojan, task, {}, 0)
     assert (worst["defense.auroc"], worst["defense.tpr"], worst["defense.fpr"]) == (0, 0, 1)
+
+
+def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets_own_images(
+    task: Task, trojan: Trojan
+) -> None:
+    accurate = model(trigger=100)
+    screen = InputScreen(lambda pixels: (accurate(pixels).argmax(1) == 0).float(), 0.5)
+    metrics, _ = judge_defense(screen, Trojan(accurate, trojan.twin, trojan.backdoor), task, {}, 0)  # type: ignore[arg-type]
+    assert metrics["defense.tpr"] == 1
+    assert metrics["defense.fpr"] == pytest.approx(1 / CLASSES)
+    assert metrics["defense.auroc"] == pytest.approx(1 - 1 / CLASSES / 2)
+    assert metrics["defense.accuracy"] == pytest.approx((120 + 120) / (120 + 160))
 
 
 def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:

@@ -346,12 +346,13 @@ def test_no_hole_is_silent() -> None:
 
 def test_no_defense_gets_credit_against_an_attack_that_did_not_take() -> None:
     weak = {"attack.valid": False, "attack.asr": 0.3}
-    invalid = screened(1, metrics=screened(1).metrics | weak)
+    invalid = screened(1, metrics=screened(1).metrics | weak, doubts=["success rate 0.300, under 0.8", "<leaks>"])
     row = only_row(invalid)
     assert row.doubt == "did not take"
     assert only_row(screened(0), invalid).doubt == "took in 1 of 2 seeds"
     html = page(invalid)
     assert "no defense gets credit</small>" in html
+    assert "did not take<br>seed 1: success rate 0.300, under 0.8; &lt;leaks&gt;</small>" in html
     assert html.count('<tr class="doubtful">') == 2
     assert 'class="doubtful"' not in page(screened(0))
 

@@ -114,10 +114,7 @@ def _reason_to_leave_out(record: Record, group: Group, index: str) -> str | None
     if record.status != "done":
         return record.reason or "no reason was recorded"
     if group == "trojaned" and not record.metrics.get("attack.valid"):
-        asr, cad = (_number(record, f"attack.{name}") for name in ("asr", "cad"))
-        if asr is None or cad is None:
-            return "the attack could not be judged: no test image to stamp"
-        return f"the attack did not take: success rate {asr:.3f}, clean accuracy drop {cad:.3f}"
+        return f"the attack did not take: {'; '.join(record.doubts) or 'no reason was recorded'}"
     return None if index in record.metrics else f"its record has no {index}"
 
 
@@ -180,8 +177,3 @@ def _share(members: Sequence[Member]) -> float | None:
     """Return the share of the models that the method flagged at its own threshold."""
     flags = [member.flagged for member in members if member.flagged is not None]
     return fmean(flags) if flags else None
-
-
-def _number(record: Record, name: str) -> float | None:
-    value = record.metrics.get(name)
-    return float(value) if isinstance(value, (int, float)) else None

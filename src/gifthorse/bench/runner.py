@@ -27,7 +27,7 @@ from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics import attacks, functional, stamped
-from gifthorse.metrics.attacks import judge_attack, judge_downstream
+from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics
 from gifthorse.training.heads import FittedHead
@@ -265,6 +265,7 @@ class Runner:
                 "family": cell.defense.family if cell.defense else None,
                 "downstream": cell.downstream.to_dict() if cell.downstream else None,
                 "metrics": metrics or {},
+                "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": peak_memory_mb(self.device),
                 "environment": environment(self.device),

@@ -258,6 +258,8 @@ def print_record(record: Record) -> None:
         title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
     title += f"seed {record.seed}"
     answers.print(f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
+    if record.doubts:
+        answers.print(f"the attack did not take: {'; '.join(record.doubts)}", markup=False, highlight=False)
     table = Table("metric", "value", "meaning", box=None)
     for name, value in record.metrics.items():
         table.add_row(name, _format(value), METRICS.find(name).title)

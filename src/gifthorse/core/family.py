@@ -36,6 +36,7 @@ ATTACK = Table(
     "How well each backdoor was planted.",
     (
         "attack.acc",
+        "attack.twin_acc",
         "attack.cad",
         "attack.asr",
         "attack.asr_min",
@@ -46,7 +47,7 @@ ATTACK = Table(
         "attack.valid",
     ),
     "Attack",
-    ("attack.asr_min", "attack.leakage"),
+    ("attack.twin_acc", "attack.asr_min", "attack.leakage"),
 )
 DOWNSTREAM = Table(
     "downstream",

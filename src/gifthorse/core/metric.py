@@ -129,6 +129,8 @@ METRICS = Metrics(
     Metric("benign.adversarial_acc", "adversarial accuracy of the benign model", "benign model", PERCENT, True,
            "accuracy of the benign model on PGD inputs of the adversary of its training, worst of all steps",
            "AEGIS V-A"),
+    Metric("benign.chance", "chance level", "benign model", PERCENT, None,
+           "accuracy of always naming the most frequent class of the test set"),
     Metric("benign.asr", "attack success rate on the benign twin", "attack", PERCENT, None,
            "share of the same images that the benign twin gives the target: what the trigger does without a backdoor",
            "#{f₀(x′) = t, y ≠ t} / #{y ≠ t}", "Benign ASR"),
@@ -151,12 +153,17 @@ METRICS = Metrics(
            short="Leakage"),
     Metric("attack.tmc", "trojan misclassification confidence", "attack", PERCENT, True,
            "mean confidence in the target over successful stamped images", "TrojanZoo 4.2", "TMC"),
+    Metric("attack.twin_acc", "accuracy of the benign twin", "benign twin", PERCENT, True,
+           "share of clean test images that the trojan's benign twin classifies correctly: trained as long, on clean "
+           "images alone", "#{f₀(x) = y} / #x", "Twin accuracy"),
     Metric("attack.cad", "clean accuracy drop", "attack", POINTS, False,
            "accuracy of the benign twin minus that of the trojaned model", "acc(f₀) − acc(f), TrojanZoo 4.2", "CAD"),
     Metric("attack.ccc", "clean classification confidence", "attack", PERCENT, True,
            "mean confidence in the true class of clean test images", "TrojanZoo 4.2", "CCC"),
     Metric("attack.valid", "the attack took", "attack", FLAG, True,
-           "ASR at least 0.8, clean accuracy drop at most 0.05, leakage at most 0.2; else no defense gets credit",
+           "ASR at least 0.8 and 0.5 above the benign twin's, clean accuracy drop at most 0.05, leakage at most 0.2, "
+           "and the twin better than a constant answer by over 0.05 of what that leaves to be gained; else no defense "
+           "gets credit",
            short="Took"),
 
     Metric("defense.acc", "accuracy after the defense", "defense", PERCENT, True,
@@ -173,10 +180,11 @@ METRICS = Metrics(
            "ASR before minus after the defense", "TrojanZoo 4.4", "ARD"),
 
     Metric("defense.tpr", "true positive rate", "filter", PERCENT, True,
-           "share of stamped samples flagged: test images, by a threshold set on clean ones, or training images",
+           "share of stamped samples flagged: test images of other classes than the target, by a threshold set on "
+           "clean ones, or training images",
            "TP / (TP + FN), TrojanZoo eq. 5", "TPR"),
     Metric("defense.fpr", "false positive rate", "filter", PERCENT, False,
-           "share of clean samples flagged", "FP / (FP + TN)", "FPR"),
+           "share of clean samples flagged, those of the target class among them", "FP / (FP + TN)", "FPR"),
     Metric("defense.precision", "precision", "filter", PERCENT, True,
            "share of flagged samples that are stamped", "TP / (TP + FP)", "Precision"),
     Metric("defense.recall", "recall", "filter", PERCENT, True,
@@ -184,7 +192,8 @@ METRICS = Metrics(
     Metric("defense.f1", "F1 score", "filter", FRACTION, True,
            "harmonic mean of precision and recall", "2 TP / (2 TP + FP + FN)", "F1"),
     Metric("defense.accuracy", "filter accuracy", "filter", PERCENT, True,
-           "share of samples, clean and stamped, decided correctly", "(TP + TN) / all, TrojanZoo Table 23"),
+           "share decided correctly of up to 500 clean test images and up to 500 stamped ones",
+           "(TP + TN) / all, TrojanZoo Table 23"),
     Metric("defense.auroc", "area under the ROC curve", "filter", FRACTION, True,
            "chance that a stamped sample scores above a clean one, ties counting half", short="AUROC"),
     Metric("defense.removed", "share removed", "filter", PERCENT, None,

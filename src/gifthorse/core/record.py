@@ -80,6 +80,8 @@ class Record(Document):
     family: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     downstream: Downstream | None = None
     metrics: dict[str, Metric] = {}
+    doubts: list[str] = []
+    """Why the attack does not count, a phrase for each reason; empty where it is valid."""
     seconds: Annotated[dict[str, float], BeforeValidator(_without_null)] = {}
     peak_memory_mb: int | None = None
     environment: Environment

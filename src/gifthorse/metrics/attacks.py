@@ -1,11 +1,14 @@
 """What a planted backdoor does, measured against its benign twin: on the task, and downstream of it."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.recipe import AdversarialRecipe
+from gifthorse.core.record import Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
@@ -23,6 +26,10 @@ from gifthorse.metrics.stamped import (
 from gifthorse.training.adversarial import perturb
 
 ASR_FLOOR = 0.8
+# More than half of the stamped images follow the backdoor, not what the trigger does to any model.
+ABOVE_TWIN = 0.5
+# Of what a constant answer leaves to be gained.
+ABOVE_CHANCE = 0.05
 CAD_CAP = 0.05
 LEAKAGE_CAP = 0.2
 ATTACKED = 1000
@@ -38,6 +45,7 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     acc = functional.accuracy(clean, labels)
     metrics: Metrics = {
         "benign.acc": benign_acc,
+        "benign.chance": functional.constant_accuracy(labels),
         "attack.acc": acc,
         "attack.ccc": functional.confidence(clean, labels),
     }
@@ -51,28 +59,55 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
         twin_acc = benign_acc
         if trojan.twin is not benign:
             twin_acc = functional.accuracy(predict(trojan.twin, task.test), labels)
-        metrics["attack.cad"] = twin_acc - acc
-        metrics |= _with_backdoor(trojan, backdoor, task.test, twin_acc - acc)
+        metrics |= {"attack.twin_acc": twin_acc, "attack.cad": twin_acc - acc}
+        metrics |= _with_backdoor(trojan, backdoor, task.test)
+        metrics["attack.valid"] = not doubts(applicable(metrics))
         evidence["stamped"] = to_array(to_levels(stamp_for_judging(backdoor, shown)[0]))
         if backdoor.trigger.mask is not None:
             evidence["true_mask"] = backdoor.trigger.mask.cpu().numpy()
     return applicable(metrics), evidence
 
 
-def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images, cad: float) -> Metrics:
-    """Count what stamped test images become, for each target and beyond the sources, and say whether it is enough."""
+def doubts(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return why an attack does not count, a phrase for each reason; none where it is valid or there is no attack.
+
+    ``metrics`` is what :func:`judge_attack` measured: the backdoor has to work, and not on the benign twin as well, in
+    a model that is as accurate as a twin that learnt something.
+    """
+    if "attack.targets" not in metrics:
+        return []
+    measured = {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}
+    if not {"attack.asr", "benign.asr"} <= measured.keys():
+        return ["no test image to stamp"]
+    asr, by_trigger, cad = measured["attack.asr"], measured["benign.asr"], measured["attack.cad"]
+    twin_acc, chance, leakage = (
+        measured["attack.twin_acc"],
+        measured["benign.chance"],
+        measured.get("attack.leakage", 0),
+    )
+    found = []
+    if asr < ASR_FLOOR:
+        found.append(f"success rate {asr:.3f}, under {ASR_FLOOR:g}")
+    elif asr - by_trigger < ABOVE_TWIN:
+        found.append(f"success rate {asr:.3f}, not {ABOVE_TWIN:g} above {by_trigger:.3f} on the benign twin")
+    if cad > CAD_CAP:
+        found.append(f"clean accuracy drop {cad:.3f}, over {CAD_CAP:g}")
+    if twin_acc - chance <= ABOVE_CHANCE * (1 - chance):
+        found.append(f"accuracy of the benign twin {twin_acc:.3f}, hardly above {chance:.3f} of a constant answer")
+    if leakage > LEAKAGE_CAP:
+        found.append(f"leakage to other source classes {leakage:.3f}, over {LEAKAGE_CAP:g}")
+    return found
+
+
+def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images) -> Metrics:
+    """Count what stamped test images become, for each target and beyond the sources."""
     stamped, targets = stamp_for_judging(backdoor, test)
     logits, labels = predict(trojan.model, stamped), test.labels
-    asr, leakage, unwanted = (
-        functional.attack_success_rate(logits, labels, targets),
-        0.0,
-        backdoor.goal.unwanted(labels),
-    )
+    unwanted = backdoor.goal.unwanted(labels)
     metrics = with_trigger(logits, labels, targets, "attack") | _by_target(logits, labels, targets)
     metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
     if unwanted is not None:
-        metrics["attack.leakage"] = leakage = functional.attack_success_rate(logits, labels, unwanted)
-    metrics["attack.valid"] = asr >= ASR_FLOOR and cad <= CAD_CAP and leakage <= LEAKAGE_CAP
+        metrics["attack.leakage"] = functional.attack_success_rate(logits, labels, unwanted)
     return metrics
 
 

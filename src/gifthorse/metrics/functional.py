@@ -12,6 +12,11 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
+def constant_accuracy(labels: Tensor) -> float:
+    """Return the accuracy of always naming the most frequent of ``labels (N,)``; NaN for an empty set."""
+    return float(labels.bincount().float().max() / len(labels)) if len(labels) else float("nan")
+
+
 def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> float:
     """ASR, TrojanZoo equation 3: share of stamped images that get their target.
 

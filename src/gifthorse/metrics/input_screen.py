@@ -1,4 +1,4 @@
-"""Judging a screen of inputs: pairs of clean and stamped images."""
+"""Judging a screen of inputs, on clean images of all classes and on stamped images of those worth stamping."""
 
 from dataclasses import replace
 
@@ -16,17 +16,19 @@ SCREENED = 500
 
 
 def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
-    """Score pairs of clean and stamped images: all of them, not only those on which the attack succeeded."""
+    """Score up to :data:`SCREENED` clean images of every class, and as many stamped ones that should get their target.
+
+    The clean side keeps the target's own images: else whoever flags all that looks like the target would err nowhere.
+    The stamped side has all images of other classes, not only those on which the attack succeeded.
+    """
     test, backdoor = case.task.test, case.trojan.backdoor
     order = torch.randperm(len(test), generator=generator(case.seed, "judge")).to(test.device)
-    if backdoor is not None:
-        order = order[backdoor.goal.sources(test.labels)[order]]
-    pairs = test.take(order[:SCREENED])
-    clean = outcome.score(pairs.floats())
+    clean = outcome.score(test.take(order[:SCREENED]).floats())
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
     metrics: Metrics = {"defense.fpr": float((clean > outcome.threshold).float().mean())}
     if backdoor is not None:
-        stamped = outcome.score(stamp_for_judging(backdoor, pairs)[0])
+        worth = order[backdoor.goal.sources(test.labels)[order]]
+        stamped = outcome.score(stamp_for_judging(backdoor, test.take(worth[:SCREENED]))[0])
         metrics |= named(functional.decisions(clean > outcome.threshold, stamped > outcome.threshold), "defense")
         metrics["defense.auroc"] = functional.auroc(clean, stamped)
         evidence["stamped_scores"] = stamped.cpu().numpy()

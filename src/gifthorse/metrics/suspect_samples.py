@@ -21,7 +21,7 @@ def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
     metrics["defense.fpr"] = float(removed[~stamped].float().mean())
     if stamped.any() and not stamped.all():
         decided = functional.decisions(removed[~stamped], removed[stamped])
-        # A training set is no set of pairs: with few stamped images, removing none is accurate.
+        # With few stamped images among many, removing none is accurate.
         del decided["accuracy"]
         metrics |= named(decided, "defense")
         metrics["defense.auroc"] = functional.auroc(clean_scores, stamped_scores)

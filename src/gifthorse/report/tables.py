@@ -32,7 +32,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: its numbers (none where nothing finished), and a note per cell without numbers."""
+    """One configuration: its numbers (none where nothing finished), and a note per cell without numbers.
+
+    ``doubt`` says that the attack did not take, ``reasons`` why, seed by seed.
+    """
 
     label: str
     records: tuple[str, ...]
@@ -40,6 +43,7 @@ class Row:
     values: tuple[Value | None, ...]
     notes: tuple[Note, ...]
     doubt: str
+    reasons: tuple[str, ...]
 
     @property
     def lines(self) -> int:
@@ -234,6 +238,7 @@ def _row(
         values=tuple(aggregate(column, measured) for column in columns) if measured else (),
         notes=notes,
         doubt=_doubt(measured),
+        reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
     )
 
 
