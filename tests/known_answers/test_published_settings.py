@@ -10,14 +10,14 @@ import pytest
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import RECIPES, resolve
-from gifthorse.core.configuration import Configuration
+from gifthorse.core.configuration import Catalogue, Configuration
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 
 TABLE = tomllib.loads(Path(__file__).with_name("published_settings.toml").read_text())
 ROWS: list[dict[str, Any]] = TABLE["settings"]
-EVERY = {"every attack": ATTACKS, "every recipe": RECIPES}
-ROLES = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES}
+EVERY: dict[str, Catalogue[Any]] = {"every attack": ATTACKS, "every recipe": RECIPES}
+ROLES: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES}
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model"}
@@ -49,7 +49,8 @@ def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
     role = next(role for role, listed in ROLES.items() if name in listed)
     everywhere = IMAGES if role != "training" else ["cifar10"]
     for dataset in [row["dataset"]] if "dataset" in row else everywhere:
-        cell = resolve(**{"dataset": dataset, "model": row.get("model"), role: name, "profile": "paper"})
+        request: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: name, "profile": "paper"}
+        cell = resolve(**request)
         yield getattr(cell, role)
 
 
