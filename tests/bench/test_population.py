@@ -98,7 +98,7 @@ def test_real_models_are_judged_and_every_one_is_an_ordinary_cell(real: tuple[Ru
     runner, found = real
     assert (found.n_benign, found.n_trojaned, found.left_out) == (2, 2, [])
     assert found.index == "defense.index"
-    assert set(found.readouts) == {"defense.aiv_log", "defense.aiv_ratio"}
+    assert set(found.readouts) == {"defense.aiv_target", "defense.aiv_log", "defense.aiv_ratio"}
     for member in [*found.benign, *found.trojaned]:
         record = runner.store.load_record(member.id)
         assert record is not None
@@ -218,6 +218,22 @@ def test_the_numbers_are_those_of_the_models_that_count(runner: Runner, answered
         ("trojaned", 0, "done", "the attack did not take: success rate 0.250, under 0.8; leakage 0.3"),
         ("trojaned", 1, "skipped", "no images"),
     ]
+
+
+def test_who_names_the_wrong_class_has_no_credit_by_the_papers_rule(
+    runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    """The largest index tells the groups apart, that of the true target does not: TrojanZoo compares the latter."""
+
+    def answer(cell: Cell) -> Mapping[str, Any]:
+        if not trojaned(cell):
+            return metrics(cell, 1.0 + cell.seed)
+        return metrics(cell, 9.0, **{"defense.aiv_target": 0.5})
+
+    answered(answer)
+    found = run_population(runner, request(), benign=3, trojaned=3)
+    assert found.auroc == 1
+    assert found.readouts["defense.aiv_target"].auroc == 0
 
 
 def test_of_an_empty_group_nothing_is_said(runner: Runner, answered: Callable[[Answer], None]) -> None:

@@ -29,6 +29,8 @@ from gifthorse.metrics.population import separate, share_interval
 
 PUBLISHED, OWN = "defense.aiv", "defense.index"
 """The anomaly index of the scores, and the number that a method itself compares with its threshold."""
+OF_TARGET = "defense.aiv_target"
+"""TrojanZoo's rule (section 5.3.3): the true target's index for a trojaned model, the largest for a benign one."""
 
 
 def run_population(
@@ -119,14 +121,16 @@ def _reason_to_leave_out(record: Record, group: Group, index: str) -> str | None
 
 
 def _member(record: Record, index: str) -> Member:
-    readouts = [name for name in record.metrics if name.startswith(PUBLISHED) and name != index]
+    readouts = {name: value for name, value in record.metrics.items() if name.startswith(PUBLISHED) and name != index}
+    if PUBLISHED in record.metrics and "attack.targets" not in record.metrics:
+        readouts[OF_TARGET] = record.metrics[PUBLISHED]
     return Member.model_validate(
         {
             "id": record.id,
             "seed": record.seed,
             "target": _target(record),
             "index": record.metrics[index],
-            "readouts": {name: record.metrics[name] for name in readouts},
+            "readouts": readouts,
             "flagged": record.metrics.get("defense.flagged"),
             "hit": record.metrics.get("defense.hit"),
         }

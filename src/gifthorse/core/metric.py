@@ -204,6 +204,9 @@ METRICS = Metrics(
            short="Index"),
     Metric("defense.aiv", "anomaly index value", "detector", INDEX, None,
            "largest one-sided deviation from the median in units of 1.4826 MAD", "Neural Cleanse IV-C"),
+    Metric("defense.aiv_target", "anomaly index of the target", "detector", INDEX, None,
+           "the anomaly index of the true target (mean over several): what TrojanZoo compares with the largest of a "
+           "benign model; a defender cannot know it", "TrojanZoo 5.3.3"),
     Metric("defense.aiv_log", "anomaly index on log norms", "detector", INDEX, None,
            "the same index on the logarithms of the trigger norms", short="Log index"),
     Metric("defense.aiv_ratio", "median to smallest norm", "detector", RATIO, None,

@@ -5,7 +5,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from gifthorse.core.anomaly import says_something
+from gifthorse.core.anomaly import anomaly_indices, says_something
 from gifthorse.core.classifier import predict
 from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
@@ -38,6 +38,9 @@ def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
             # Above all others, not beside them: who scores all classes alike has named none.
             alone = int((outcome.scores < outcome.scores[top]).sum()) == len(outcome.scores) - 1
             metrics["defense.hit"] = alone and top in targets
+            if "defense.aiv" in metrics:
+                indices = anomaly_indices(outcome.scores)
+                metrics["defense.aiv_target"] = fmean(float(indices[target]) for target in targets)
         if triggers is not None and targets:
             metrics |= _judge_triggers(triggers, targets, case)
     return metrics, evidence
