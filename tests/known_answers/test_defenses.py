@@ -69,6 +69,24 @@ def test_strips_threshold_is_set_on_images_that_are_no_overlays() -> None:
     assert flagged <= 0.15
 
 
+def test_strip_flags_both_tails_where_that_is_asked_for() -> None:
+    """TrojanZoo's code does: what is less certain than clean images as well, and so twice as many clean images."""
+    images = rows_of_light(1000)
+    view = ModelView(trigger_pixel_model(), images.take(torch.arange(500)))
+    low = Strip(overlays=20, fpr=0.1).defend(view, 0)
+    both = Strip(overlays=20, fpr=0.1, tails="both").defend(view, 0)
+    clean = images.take(torch.arange(500, 1000)).floats()
+    stamped = clean.clone()
+    stamped[:, :, 0, 0] = 1
+    certainty = low.score(clean)
+    assert both.score(stamped).min() > both.score(clean).max()
+    flagged, certain = both.score(clean) > both.threshold, certainty > certainty.median()
+    assert torch.equal(flagged & certain, certainty > low.threshold)
+    assert (flagged & certain).float().mean().item() == pytest.approx(0.1, abs=0.05)
+    assert (flagged & ~certain).float().mean().item() == pytest.approx(0.1, abs=0.05)
+    assert certainty[flagged & ~certain].max() < certainty[~flagged].min()
+
+
 def test_shrinkpad_keeps_the_image_whole_on_black_at_every_offset() -> None:
     model = linear_classifier(torch.zeros(2, 1, 10, 10), torch.zeros(2))
     reform = ShrinkPad(shrink=2).defend(DataFreeView(model, shape=(1, 10, 10)), 0).reform

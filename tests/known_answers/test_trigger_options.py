@@ -147,6 +147,8 @@ def test_a_trojans_key_knows_what_the_picture_shows(picture: Path) -> None:
         ("badnets[trigger_shape=scattered,trigger_size=13]", "do not fit"),
         ('badnets[trigger_image="nowhere.png"]', "cannot read the trigger's picture nowhere.png"),
         ('badnets[trigger_image="x.png",trigger_shape=scattered]', "show no picture"),
+        ("targeted_blend[trigger_shape=scattered]", "scattered pixels do not move"),
+        ("badnets[trigger_shape=scattered,trigger_position=[[0,0],[5,5]]]", "scattered pixels do not move"),
         ("imc[optimisation=none]", "optimisation"),
         ("imc[skip_decay=0.5,poison_rate=0.1]", "no residual blocks"),
     ],

@@ -235,7 +235,8 @@ METRICS = Metrics(
     Metric("defense.mln", "mask L1 norm", "detector", NORM, None,
            "L1 norm of the mask recovered for the target", "TrojanZoo 4.4", "MLN"),
     Metric("defense.mjs", "mask Jaccard similarity", "detector", FRACTION, True,
-           "Jaccard index of recovered and true mask, recovered pixels above 0.1", "TrojanZoo eq. 6", "MJS"),
+           "Jaccard index of recovered and true mask, recovered pixels above 0.1 (our choice)", "TrojanZoo eq. 6",
+           "MJS"),
     Metric("defense.recovered_asr", "ASR of the recovered trigger", "detector", PERCENT, True,
            "success of the trigger recovered for the target, on test images of other classes", short="Trigger ASR"),
 

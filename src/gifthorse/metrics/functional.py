@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 MASK_SUPPORT = 0.1
-"""A soft mask counts as non-zero above this; optimised masks are never exactly zero."""
+"""A soft mask counts as non-zero above this, by our choice: optimised masks are never exactly zero."""
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -109,7 +109,11 @@ def mask_norm(mask: Tensor) -> float:
 
 
 def mask_jaccard(recovered: Tensor, true: Tensor) -> float:
-    """MJS, TrojanZoo equation 6: Jaccard index of the supports of two masks ``(1, H, W)``; 0 if both are empty."""
+    """MJS, TrojanZoo equation 6: Jaccard index of the supports of two masks ``(1, H, W)``; 0 if both are empty.
+
+    The paper does not say what belongs to a soft mask's support: above :data:`MASK_SUPPORT` is our choice. TrojanZoo's
+    code takes what is above the n-th largest value of either mask, n being an argument.
+    """
     first, second = recovered > MASK_SUPPORT, true > 0
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 0.0

@@ -74,6 +74,10 @@ class PatchAttack(ShapedAttack):
         shape, size, position = task.train.shape, self.trigger_size, self.trigger_position
         pattern = fill(shape, self.trigger_pattern, generator(seed, "pattern"))
         if self.trigger_shape == "scattered":
+            if position == "random" or isinstance(position[0], tuple):
+                raise RequestError(
+                    "a place that is new for every image needs trigger_shape=square: scattered pixels do not move"
+                )
             if self.trigger_image is not None:
                 raise RequestError("trigger_image needs trigger_shape=square: scattered pixels show no picture")
             return Patch(self.mask(shape, seed, "center"), pattern, self.transparency)
