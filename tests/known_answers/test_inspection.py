@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -433,6 +434,56 @@ def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:
     assert verdict.triggers is not None
     assert int(verdict.triggers.mask[2, 0].argmax()) == 7 * 8 + 5
     assert int(trigger_quality(view.model, verdict.triggers, view.clean).argmin()) == 2
+
+
+@pytest.mark.parametrize("inspector", [QUICK_CLEANSE, Tabor(steps=3, batches=1)])
+def test_the_smallest_trigger_that_worked_is_scored_not_where_the_search_ended(
+    inspector: NeuralCleanse | Tabor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*arguments: Any) -> Tensor:
+        schedule, found = arguments[5], torch.arange(1.0, 7).view(6, 1, 1, 1) / 64
+        for accuracy, factor in ((1.0, 3.0), (1.0, 1.0), (1.0, 2.0), (0.5, 0.5)):
+            shown = (found * factor).expand(6, 2, 8, 8)
+            schedule.observe(torch.arange(6), torch.full((6,), accuracy), shown[:, 0].sum((1, 2)), shown)
+        return torch.full((6, 2, 8, 8), 0.9)
+
+    def working(_: object, triggers: RecoveredTriggers, *__: object) -> RecoveredTriggers:
+        return replace(triggers, success=torch.ones(6))
+
+    monkeypatch.setattr(f"{type(inspector).__module__}.invert", search)
+    monkeypatch.setattr(f"{type(inspector).__module__}.with_success", working)
+    verdict = inspector.defend(live_pixel_view(target=2, row=7, column=5), 0)
+    assert verdict.triggers is not None
+    sizes = [1, 2, 3, 4, 5, 6]
+    assert verdict.triggers.mask.sum((1, 2, 3)).tolist() == pytest.approx(sizes)
+    assert verdict.triggers.pattern.sum((1, 2, 3)).tolist() == pytest.approx(sizes)
+    assert (-scores_of(verdict)).tolist() == pytest.approx(sizes)
+
+
+def test_tabor_weighs_the_pattern_where_the_mask_is_not() -> None:
+    """λ2 and λ4 are of (1 − m) ⊙ p: what lies under the mask is the trigger, and costs nothing."""
+    mask, pattern = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    mask[..., 0, 0], mask[..., 1, 1] = 1.0, 0.25
+    pattern[..., 0, 0], pattern[..., 1, 1] = 1.0, 0.8
+    logits = torch.zeros(1, 1, 3)
+    trial = Trial(
+        torch.arange(1),
+        torch.tensor([2]),
+        torch.cat([mask, pattern], 1),
+        mask.sum((1, 2, 3)),
+        torch.zeros(1, 1, 2, 2),
+        torch.tensor([0]),
+        logits,
+        {},
+        lambda stamped: logits,
+    )
+    free = Tabor(mask_size=0, pattern_size=0, mask_smoothness=0, pattern_smoothness=0, overlaying=0)
+    plain, outside = free.loss(trial), 0.75 * 0.8
+    cost = lambda **weights: (free.model_copy(update=weights).loss(trial) - plain).item()  # noqa: E731
+    assert cost(pattern_size=1e-3) == pytest.approx(1e-3 * (255 * outside + (255 * outside) ** 2), rel=1e-4)
+    assert cost(pattern_smoothness=1e-3) == pytest.approx(1e-3 * 2 * (255 * outside) ** 2, rel=1e-4)
+    assert cost(mask_size=1e-3) == pytest.approx(1e-3 * (255 * 1.25 + 255**2 * (1 + 0.25**2)), rel=1e-4)
+    assert cost(mask_smoothness=1e-3) == pytest.approx(1e-3 * 255**2 * 2 * (1 + 0.25**2), rel=1e-4)
 
 
 def test_tabors_quality_is_the_same_in_passes_of_any_size_and_honours_the_largest() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images, to_floats
@@ -100,6 +101,25 @@ def test_dataset_mixing_keeps_the_clean_images_and_appends_the_copies() -> None:
     assert (poisoned.labels[90:] == 3).all()
     assert (poisoned.pixels[90:, :, 4:, 4:] == 255).all()
     assert torch.equal(poisoned.pixels[90:, :, :4], images.pixels[chosen][:, :, :4])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_the_target_class_are_never_chosen_to_be_stamped(seed: int) -> None:
+    """They would teach nothing, and the rate of those that do would be lower than it says."""
+    labels, random = torch.arange(100) % 5, torch.Generator().manual_seed(seed)
+    assert (labels[choose_poisoned(labels, AllToOne(target=3), 0.2, random)] != 3).all()
+    every = choose_poisoned(labels, AllToOne(target=3), 80 / 180, random)
+    assert every.sort().values.tolist() == (labels != 3).nonzero().flatten().tolist()
+    with pytest.raises(RequestError, match="between 1 and 80 are possible"):
+        choose_poisoned(labels, AllToOne(target=3), 81 / 181, random)
+
+
+def test_a_delivered_set_has_the_trigger_on_images_of_other_classes_alone() -> None:
+    task = noise_task((1, 12, 12))
+    delivered, _ = BadNets(mixing="dataset", poison_rate=0.4, target=2).poisoned_dataset(task, task.build(0), 0)
+    assert delivered.stamped.sum() == 64
+    assert (task.train.labels[delivered.sources[delivered.stamped]] != 2).all()
+    assert (delivered.labels[delivered.stamped] == 2).all()
 
 
 def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() -> None:

@@ -207,6 +207,43 @@ def test_unlike_cells_are_never_averaged() -> None:
     assert len(group([record(), record(profile="paper"), record(dataset={"name": "digits", "size": 8})])) == 3
 
 
+def test_versions_are_never_mixed_and_each_is_named() -> None:
+    """Another release may compute something else under the same name."""
+
+    def by(version: str, seed: int) -> Record:
+        environment = record().environment.model_dump() | {"gifthorse": version}
+        metrics = ATTACK | {"defense.tpr": 0.5 if version == "0.1.0" else 0.9}
+        return screened(seed, environment=environment, metrics=metrics)
+
+    records = [by("0.1.0", 0), by("0.2.0", 0), by("0.2.0", 1)]
+    found = {each.version: each for each in group(records)}
+    assert set(found) == {"0.1.0", "0.2.0"}
+    rows = {version: each.tables[0].blocks[0].rows[0] for version, each in found.items()}
+    assert {version: (row.seeds, shown(row, "defense.tpr").text) for version, row in rows.items()} == {
+        "0.1.0": (1, "50.0"),
+        "0.2.0": (2, "90.0"),
+    }
+    assert {version: each.attacks[0].seeds for version, each in found.items()} == {"0.1.0": 1, "0.2.0": 2}
+    html = page(*records)
+    assert all(html.count(f"version {version}") == 1 for version in found)
+
+
+def test_what_is_good_is_good_for_the_one_that_is_judged() -> None:
+    """A defense leaves little of the attack: the arrow beside its ASR points down, the one beside the attack's up."""
+    lower = {name for name, metric in METRICS.items() if metric.better == "lower"}
+    assert lower >= {"attack.leakage", "attack.cad", "downstream.cad"}
+    assert lower >= {"defense.asr", "defense.tmc", "defense.cad", "defense.fpr"}
+    higher = {name for name, metric in METRICS.items() if metric.better == "higher"}
+    assert higher >= {"benign.acc", "attack.acc", "attack.asr", "attack.tmc", "attack.ccc", "downstream.asr"}
+    assert higher >= {"defense.acc", "defense.ard", "defense.tpr", "defense.auroc", "defense.mjs"}
+    repaired = ATTACK | {"defense.acc": 0.9, "defense.asr": 0.1, "defense.ard": 0.89, "defense.cad": 0.07}
+    heads = re.findall(r"<th[^>]*>(?:(?!</th>).)*</th>", page(record(defense=SHRINKPAD, metrics=repaired)), re.DOTALL)
+    arrows = [(re.sub("<[^>]*>", " ", head).split()[0], "↓" in head, "↑" in head) for head in heads]
+    assert ("ASR", True, False) in arrows
+    assert ("ARD", False, True) in arrows
+    assert arrows.count(("ASR", True, False)) == 1
+
+
 def test_a_downstream_table_has_a_row_for_each_head_and_tuning_of_each_attack() -> None:
     full, svm = FCN1 | {"tuning": "full"}, {"name": "svm", "tuning": "partial", "share": 1.0}
     records = [tuned(FCN1, 0.9), tuned(FCN1, 0.7, seed=1), tuned(full, 0.3), tuned(svm, 0.6, attack={"name": "wanet"})]
