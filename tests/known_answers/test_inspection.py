@@ -371,7 +371,10 @@ def test_tabor_weighs_the_pattern_where_the_mask_is_not() -> None:
     )
     free = Tabor(mask_size=0, pattern_size=0, mask_smoothness=0, pattern_smoothness=0, overlaying=0)
     plain, outside = free.loss(trial), 0.75 * 0.8
-    cost = lambda **weights: (free.model_copy(update=weights).loss(trial) - plain).item()  # noqa: E731
+
+    def cost(**weights: float) -> float:
+        return (free.model_copy(update=weights).loss(trial) - plain).item()
+
     assert cost(pattern_size=1e-3) == pytest.approx(1e-3 * (255 * outside + (255 * outside) ** 2), rel=1e-4)
     assert cost(pattern_smoothness=1e-3) == pytest.approx(1e-3 * 2 * (255 * outside) ** 2, rel=1e-4)
     assert cost(mask_size=1e-3) == pytest.approx(1e-3 * (255 * 1.25 + 255**2 * (1 + 0.25**2)), rel=1e-4)

@@ -1,7 +1,7 @@
 """Every default is what its source prints, in the classes and in the paper profile, or differs for a stated reason."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from gifthorse.defenses import DEFENSES
 
 TABLE = tomllib.loads(Path(__file__).with_name("published_settings.toml").read_text())
 ROWS: list[dict[str, Any]] = TABLE["settings"]
-EVERY = {"every attack": ATTACKS, "every recipe": RECIPES}
-ROLES = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES}
+EVERY: dict[str, Mapping[str, type[Configuration]]] = {"every attack": ATTACKS, "every recipe": RECIPES}
+ROLES: dict[str, Mapping[str, type[Configuration]]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES}
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model"}
@@ -49,7 +49,8 @@ def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
     role = next(role for role, listed in ROLES.items() if name in listed)
     everywhere = IMAGES if role != "training" else ["cifar10"]
     for dataset in [row["dataset"]] if "dataset" in row else everywhere:
-        cell = resolve(**{"dataset": dataset, "model": row.get("model"), role: name, "profile": "paper"})
+        said: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: name}
+        cell = resolve(**said, profile="paper")
         yield getattr(cell, role)
 
 
