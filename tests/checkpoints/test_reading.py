@@ -504,12 +504,26 @@ def test_tensors_that_claim_more_than_they_hold_are_refused(numbers: bytes, tmp_
 
 def test_an_expanded_tensor_is_refused(tmp_path: Path) -> None:
     assert "contiguous" in refusal(tmp_path, saved({"a": torch.ones(1).expand(10**6, 10**6)}))
+    assert "contiguous" in refusal(tmp_path, saved({"a": torch.ones(3, 1).expand(3, 2)}))
 
 
 def test_a_legacy_storage_without_data_is_refused(tmp_path: Path) -> None:
     content = saved({"a": torch.ones(200)}, legacy=True).replace(b"K\xc8", b"J\xff\xff\xff\x0f")
     keys = content.rindex(b"\x80\x02]")
     assert "claims more numbers" in refusal(tmp_path, content[:keys] + b"\x80\x02].")
+
+
+@pytest.mark.parametrize("storages", [1, 3])
+def test_together_legacy_storages_claim_no_byte_more_than_the_file_has(storages: int, tmp_path: Path) -> None:
+    """Each of several may be smaller than the file: it is their sum that memory has to hold."""
+
+    def claiming(numbers: int) -> bytes:
+        content = saved({str(place): torch.ones(200) for place in range(storages)}, legacy=True)
+        content = content.replace(b"K\xc8", b"M" + struct.pack("<H", numbers))
+        return content[: content.rindex(b"\x80\x02]")] + b"\x80\x02]."
+
+    limit = len(claiming(0)) // (4 * storages)
+    assert "claims more numbers" in refusal(tmp_path, claiming(limit + 1))
 
 
 @pytest.mark.parametrize("content", [saved(weights()), saved(weights(), legacy=True), to_safetensors(weights())])
