@@ -16,6 +16,7 @@ from gifthorse.bench import cell as cell_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_of, sources_of
+from gifthorse.core import contents
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import file_digest
@@ -100,7 +101,7 @@ def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(file)
         return file_digest(file)
 
-    monkeypatch.setattr(cell_module, "file_digest", counting)
+    monkeypatch.setattr(contents, "file_digest", counting)
     request = cell(model=f'torchvision/resnet18[weights="{path}"]', defense="strip")
     keys = [(request.benign_key(), request.trojan_key(), request.identity()) for _ in range(2)]
     assert keys[0] == keys[1]
@@ -109,6 +110,7 @@ def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 EDITED = """
+from gifthorse.core import contents
 from gifthorse.core.attack import Attack
 
 class Edited(Attack):
