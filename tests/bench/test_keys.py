@@ -13,17 +13,22 @@ import pytest
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench import cell as cell_module
-from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench import source
+from gifthorse.bench.cell import Cell, Downstream, resolve
 from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_of, sources_of
+from gifthorse.core import contents
 from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import file_digest
 from gifthorse.core.defense import Defense
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.datasets.digits import Digits
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.training.heads import OneLayer
 from worlds import digits_task
 
 
@@ -108,6 +113,56 @@ def test_the_content_of_a_file_that_an_inner_request_names_is_in_the_key(tmp_pat
     assert keys[0] == keys[2] != keys[1]
 
 
+class ReadingDefense(ShrinkPad):
+    name = "reading_defense"
+    path: str = ""
+
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.path),)
+
+
+class ReadingHead(OneLayer):
+    name = "reading_head"
+    path: str = ""
+
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.path),)
+
+
+class ReadingDigits(Digits):
+    name = "reading_digits"
+    path: str = ""
+
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.path),)
+
+
+def test_files_and_source_of_a_defense_and_of_a_downstream_user_are_in_the_identity(tmp_path: Path) -> None:
+    file, plain = tmp_path / "file", cell()
+    for request in (
+        replace(plain, defense=ReadingDefense(path=str(file))),
+        replace(plain, downstream=Downstream(ReadingHead(path=str(file)), plain.dataset)),
+        replace(plain, downstream=Downstream(OneLayer(), ReadingDigits(path=str(file)))),
+    ):
+        assert {file, Path(__file__)} <= request.files()
+        keys = []
+        for content in ("one", "two", "one"):
+            file.write_text(content)
+            keys.append(replace(request).identity())
+        assert keys[0] == keys[2] != keys[1]
+        assert request.trojan_key() == plain.trojan_key()
+
+
+@pytest.mark.parametrize("part", ["defense", "downstream"])
+def test_an_edited_defense_or_head_is_another_cell(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = cell(**{part: {"defense": "shrinkpad", "downstream": "fcn1"}[part]})
+    before = replace(request).identity(), request.trojan_key()
+    edited = {"defense": ShrinkPad, "downstream": OneLayer}[part].__module__
+    monkeypatch.setattr(source, "source_of", lambda name: "edited" if name == edited else source_of(name))
+    assert replace(request).trojan_key() == before[1]
+    assert replace(request).identity() != before[0]
+
+
 def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, seen = tmp_path / "weights.pth", []
     path.write_bytes(b"large")
@@ -116,7 +171,7 @@ def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(file)
         return file_digest(file)
 
-    monkeypatch.setattr(cell_module, "file_digest", counting)
+    monkeypatch.setattr(contents, "file_digest", counting)
     request = cell(model=f'torchvision/resnet18[weights="{path}"]', defense="strip")
     keys = [(request.benign_key(), request.trojan_key(), request.identity()) for _ in range(2)]
     assert keys[0] == keys[1]
@@ -125,6 +180,7 @@ def test_a_file_is_hashed_once_for_a_cell(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 EDITED = """
+from gifthorse.core import contents
 from gifthorse.core.attack import Attack
 
 class Edited(Attack):

@@ -36,7 +36,7 @@ EXPORTED = [
 ]
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", [*EXPORTED, "badnets[cad_budget=0.5]"])
 def test_the_exported_set_is_the_one_the_attack_trains_on(
     name: str, task: Task, benign: Classifier, tmp_path: Path
 ) -> None:
@@ -47,6 +47,8 @@ def test_the_exported_set_is_the_one_the_attack_trains_on(
     assert delivered is not None
     assert backdoor is not None
     images, pictures = delivered.images(task.train), about["pictures"]
+    if "cad_budget" in name:
+        assert (~delivered.stamped).sum() < len(task.train), "some are validated on, not trained on"
     assert [picture["label"] for picture in pictures] == images.labels.tolist()
     for index in (0, len(task.train) // 2, len(images) - 1):
         read = np.asarray(Image.open(tmp_path / "out" / pictures[index]["file"]))

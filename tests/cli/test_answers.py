@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gifthorse.bench import answers
-from gifthorse.bench.answers import code_digest, digests, keep, keep_record, kept_record, listing_place, recall
+from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
 from gifthorse.cli.main import KINDS
+from gifthorse.core.contents import content_digests
 from gifthorse.core.record import Record
 
 PACKAGE = Path(answers.__file__).parents[1]
@@ -154,6 +155,29 @@ def test_another_request_or_an_order_to_compute_is_no_old_answer(checkout: Check
     assert there == fresh
 
 
+def test_images_are_looked_at_again_where_they_changed_and_each_data_root_has_its_own(checkout: Checkout) -> None:
+    for root, value in (("data", 0), ("other", 200)):
+        for name in ("cat", "dog"):
+            (checkout.root / root / "pets" / name).mkdir(parents=True)
+            for number in range(8):
+                paint(checkout.root / root / "pets" / name / f"{number}.png", value + number)
+    run = [*RUN, "--dataset", "folder[path=pets,size=8,holdout=2,test=4]", "--attack", "none"]
+    first = checkout.call(run)
+    assert checkout.call(run) == (first[0], False, "")
+    elsewhere = checkout.call([*run, "--data-root", "other"])
+    touched = checkout.root / "data/pets/cat/0.png"
+    os.utime(touched, (1, 1))
+    assert checkout.call(run) == (first[0], False, "")
+    paint(touched, 99)
+    repainted = checkout.call(run)
+    (checkout.root / "data/pets/cat").rename(checkout.root / "data/pets/cow")
+    renamed = checkout.call(run)
+    answers = [first, elsewhere, repainted, renamed]
+    assert all(torch for _, torch, _ in answers)
+    assert len({Record.from_json(said).id for said, _, _ in answers}) == 4
+    assert checkout.call(run) == (renamed[0], False, "")
+
+
 GENEROUS = """
 from gifthorse.core.metric import METRICS, FRACTION, Metric
 from gifthorse.metrics import attacks
@@ -245,7 +269,7 @@ class TestKeeping:
             if content is not None:
                 file.write_text(content)
             assert recall(path, "code") is None
-            keep(path, "code", "yes", digests([file]))
+            keep(path, "code", "yes", content_digests([file]))
             assert recall(path, "code") == "yes"
         assert recall(path, "other") is None
         assert recall(path, None) is None

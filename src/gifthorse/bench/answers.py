@@ -6,9 +6,8 @@ read or is damaged included, is as if nothing had been kept.
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from typing import Any
 
 from gifthorse.bench.store import Store, write_atomically
 from gifthorse.core.configuration import file_digest, fingerprint
+from gifthorse.core.contents import content_digests, home, user_cache
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Record
 
@@ -63,27 +63,17 @@ def keep_record(
 ) -> None:
     """Keep which record answers a request; ``files`` are the digests of what decided it, from before it was run."""
     if record.status == "done":
-        keep(_place(store, request), code, record.id, {**files, **digests([store.record_path(record.id)])})
+        keep(_place(store, request), code, record.id, {**files, **content_digests([store.record_path(record.id)])})
 
 
 def _place(store: Store, request: Mapping[str, Any]) -> Path:
     # A path in a request may begin with the home folder.
-    return store.root / "answers" / f"{fingerprint({**request, 'home': _home()})}.json"
+    return store.root / "answers" / f"{fingerprint({**request, 'home': home()})}.json"
 
 
 def listing_place() -> Path:
     """Return the file that keeps what ``gifthorse list`` shows: in the user's folder for caches."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path(_home(), ".cache")) / "gifthorse" / "listing.json"
-
-
-def _home() -> str:
-    return os.path.expanduser("~")  # noqa: PTH111  # Path raises where nobody has a home
-
-
-def digests(files: Iterable[Path]) -> dict[str, str | None]:
-    """Return the SHA-256 of files by path; ``None`` for what cannot be read."""
-    return {str(path): file_digest(path) for path in files}
+    return user_cache() / "listing.json"
 
 
 def keep(path: Path, code: str | None, answer: Any, files: Mapping[str, str | None]) -> None:
@@ -103,7 +93,7 @@ def recall(path: Path, code: str | None) -> Any:
     if code is None or seal != _seal(code, text):
         return None
     kept = json.loads(text)
-    return kept["answer"] if kept["files"] == digests(map(Path, kept["files"])) else None
+    return kept["answer"] if kept["files"] == content_digests(map(Path, kept["files"])) else None
 
 
 def _seal(code: str, text: str) -> str:

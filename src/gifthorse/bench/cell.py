@@ -13,7 +13,8 @@ from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_files, sources_of
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack, Twin
-from gifthorse.core.configuration import Catalogue, Configuration, file_digest, fingerprint, request_defaults
+from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
+from gifthorse.core.contents import content_digests
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
@@ -50,6 +51,8 @@ class Cell:
     seed: int
     profile: str
     downstream: Downstream | None = None
+    data_root: Path | None = None
+    """Where the images lie, which a runner knows; keys hold what they are then, not where."""
 
     def __post_init__(self) -> None:
         if self.defense is not None and self.downstream is not None:
@@ -77,7 +80,9 @@ class Cell:
         user = {} if self.downstream is None else vars(self.downstream)
         parts = self.dataset, self.model, self.training, self.attack, self.defense, *user.values()
         inner = [each for part in parts if part is not None for each in part.walk()]
-        return {path for each in inner for path in each.files()} | source_files(*map(type, inner))
+        root = self.data_root
+        images = {path for each in inner if isinstance(each, Dataset) and root for path in each.sources(root)}
+        return {path for each in inner for path in each.files()} | images | source_files(*map(type, inner))
 
     @cached_property
     def _keys(self) -> tuple[str, str, str]:
@@ -94,7 +99,9 @@ class Cell:
         inner = [each for configuration in present.values() for each in configuration.walk()]
         key = {**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")}
         key |= {name: configuration.to_dict() for name, configuration in present.items()}
-        key["files"] = {str(path): file_digest(path) for path in sorted({p for each in inner for p in each.files()})}
+        key["data"] = [each.digest(self.data_root) for each in inner if isinstance(each, Dataset)]
+        named = {path for each in inner if not isinstance(each, Dataset) for path in each.files()}
+        key["files"] = content_digests(named)
         key["source"] = sources_of(*inner)
         return fingerprint(key)
 

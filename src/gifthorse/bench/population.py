@@ -43,6 +43,7 @@ def run_population(
     be carried out; a cell that fails later is left out.
     """
     defense = _inspection(request)
+    request = runner.reading(request)
     varied = not same_target and request.attack.aimed_at(0) is not None
     cells = _cells(runner, request, benign, trojaned, varied)
     for _, cell in cells:

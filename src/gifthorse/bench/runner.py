@@ -18,7 +18,8 @@ from gifthorse.bench.source import source_of, sources_of
 from gifthorse.bench.store import Arrays, Store, digest
 from gifthorse.bench.views import builder_of, materials_for
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.configuration import file_digest, fingerprint
+from gifthorse.core.configuration import fingerprint
+from gifthorse.core.contents import content_digest
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record
@@ -55,6 +56,7 @@ class Runner:
         :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
         ends in a record with status ``failed`` and a reason.
         """
+        cell = self.reading(cell)
         known = None if fresh else self.store.load_record(cell.identity())
         if known is not None and known.status == "done":
             return known
@@ -69,6 +71,12 @@ class Runner:
         self.store.save_record(record)
         return record
 
+    def reading(self, cell: Cell) -> Cell:
+        """Return the cell with the images that this runner reads, and may fetch first: its keys hold them."""
+        if self.download:
+            self._tasks(cell)
+        return replace(cell, data_root=self.data_root)
+
     def check(self, cell: Cell) -> None:
         """Raise :class:`RequestError` where the cell cannot be carried out; nothing is trained."""
         self._tasks(cell)
@@ -78,6 +86,7 @@ class Runner:
         reason = cell.attack.exportable()
         if reason is not None:
             raise RequestError(reason)
+        cell = self.reading(cell)
         task = self._task(cell)
         cell.attack.check(task)
         benign, _ = self._benign(cell, task, fresh=False)
@@ -217,7 +226,7 @@ class Runner:
                 "view": defense.view.__name__,
                 "defense": [defense.name, *sources_of(*defense.walk())],
                 "settings": settings,
-                "files": [file_digest(path) for each in defense.walk() for path in each.files()],
+                "files": [content_digest(path) for each in defense.walk() for path in each.files()],
             }
         )
         arrays, about = self._stored("prepared", key, compute, fresh)

@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gifthorse.bench.answers import code_digest, digests, keep, keep_record, kept_record, listing_place, recall
+from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Catalogue
+from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS, UNDECLARED
@@ -68,16 +69,20 @@ def run_cell(
     download: bool,
 ) -> int:
     """Run one cell and print it; returns the exit code."""
-    kept, asked, code = Store(store), {**request, "device": machine.device}, code_digest()
+    kept, code = Store(store), code_digest()
+    # The same request means other images elsewhere.
+    asked = {**request, "device": machine.device, "data_root": str(machine.data_root)}
     record = None if fresh else kept_record(kept, asked, code)
     # What a package declares is known once it is loaded.
     if record is None or any(METRICS.find(name).unit == UNDECLARED for name in record.metrics):
         from gifthorse.bench.cell import resolve
 
         cell = resolve(**request)
-        files = digests(cell.files())
+        runner = make_runner(store, machine, download)
         with showing_progress():
-            record = make_runner(store, machine, download).run(cell, fresh=fresh)
+            cell = runner.reading(cell)
+            files = content_digests(cell.files())
+            record = runner.run(cell, fresh=fresh)
         keep_record(kept, asked, code, record, files)
     if as_json:
         click.echo(record.to_json())
@@ -382,7 +387,7 @@ def _listing() -> dict[str, dict[str, dict[str, Any]]]:
             }
             for each in METRICS.values()
         }
-        keep(place, code, listing, digests(files))
+        keep(place, code, listing, content_digests(files))
     return listing
 
 

@@ -120,7 +120,7 @@ class Configuration(BaseModel):
         return {"name": self.name, **self.model_dump(mode="json")}
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files named by fields whose content, and not only whose name, decides a result."""
+        """Return the files, and folders of images, named by fields whose content, not only whose name, decides."""
         return ()
 
     @classmethod

@@ -9,7 +9,8 @@ import torch
 
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.configuration import Configuration
+from gifthorse.core.configuration import Configuration, fingerprint
+from gifthorse.core.contents import content_digest
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import Recipe
 
@@ -30,6 +31,15 @@ class Dataset(Configuration):
     catalogue = "dataset"
 
     title: ClassVar[str]
+
+    def sources(self, root: Path) -> tuple[Path, ...]:  # noqa: ARG002
+        """Return the files and folders under a data root that are read; in folders only the images count."""
+        return ()
+
+    def digest(self, root: Path | None) -> str:
+        """Return a digest of what would be read under a data root, by content; of no files where there is none."""
+        read = (*self.files(), *(() if root is None else self.sources(root)))
+        return fingerprint({"contents": [content_digest(path) for path in read]})
 
     @abstractmethod
     def load(self, root: Path, *, download: bool = False) -> Splits:

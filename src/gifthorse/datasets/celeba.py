@@ -34,6 +34,10 @@ class CelebA8(Dataset):
     holdout: int = Field(2500, ge=1, description="images of the training partition set aside for defenders")
     test: int | None = Field(10_000, ge=1, description="test images; null: all")
 
+    def sources(self, root: Path) -> tuple[Path, ...]:
+        """Return the folder of images and the lists of labels and parts."""
+        return tuple(root / "celeba" / part for part in (IMAGES, LABELS, PARTITION))
+
     def load(self, root: Path, *, download: bool = False) -> Splits:
         """Read the aligned images, the attributes and the partition; downloads only when asked to."""
         where = (root / "celeba").resolve()

@@ -1,5 +1,6 @@
 """Real handwritten digits that ship inside scikit-learn: the data set that needs no folder and no network."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +21,12 @@ class Digits(Dataset):
     train: int | None = Field(None, ge=1, description="training images; null: all that are left")
     holdout: int = Field(200, ge=1, description="images set aside for defenders")
     test: int = Field(400, ge=1, description="images for judging")
+
+    def files(self) -> tuple[Path, ...]:
+        """Return scikit-learn's file."""
+        found = find_spec("sklearn")
+        places = [] if found is None else found.submodule_search_locations or []
+        return tuple(Path(place) / "datasets/data/digits.csv.gz" for place in places)
 
     def load(self, root: Path, *, download: bool = False) -> Splits:  # noqa: ARG002
         """Read from the installed scikit-learn; the folder is not used."""

@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
+from gifthorse.core.contents import IMAGE_EXTENSIONS
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Dataset, Splits
-from gifthorse.datasets.image_files import EXTENSIONS, ImageFiles, read_splits
+from gifthorse.datasets.image_files import ImageFiles, read_splits
 from gifthorse.datasets.splits import cut
 
 PATH = "the folder, absolute or seen from the data root"
@@ -49,9 +50,13 @@ class FolderDataset(Dataset):
     def choose(self, found: Sequence[str]) -> Sequence[str]:
         """Return the classes to use out of those found, in the order of their labels."""
 
+    def sources(self, root: Path) -> tuple[Path, ...]:
+        """Return the folder."""
+        return (root / Path(self.path).expanduser(),)
+
     def load(self, root: Path, *, download: bool = False) -> Splits:  # noqa: ARG002
         """Read the folder; nothing is ever downloaded."""
-        where = (root / Path(self.path).expanduser()).resolve()
+        where = self.sources(root)[0].resolve()
         if not where.is_dir():
             raise RequestError(
                 f"{self.name}: there is no folder {where}; point --data-root or GIFTHORSE_DATA at the folder that "
@@ -146,7 +151,7 @@ def _list(folders: Mapping[str, Path], names: Sequence[str], inside: tuple[Path,
     for label, name in enumerate(names):
         found = list(image_paths(folders[name], inside))
         if not found:
-            kinds = ", ".join(EXTENSIONS)
+            kinds = ", ".join(IMAGE_EXTENSIONS)
             raise RequestError(f"the class folder {folders[name]} has no images ({kinds})")
         paths += found
         labels += [label] * len(found)
@@ -159,7 +164,7 @@ def image_paths(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
         # A link to a folder may lead in a circle, and opening a pipe waits for ever: neither is followed.
         if entry.is_dir(follow_symlinks=False):
             yield from image_paths(Path(entry.path), inside)
-        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+        elif entry.name.lower().endswith(IMAGE_EXTENSIONS) and entry.is_file():
             yield Path(entry.path)
 
 

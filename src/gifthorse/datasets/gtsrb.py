@@ -27,6 +27,11 @@ class Gtsrb(Dataset):
     holdout: int = Field(2500, ge=1, description="training images set aside for defenders")
     test: int | None = Field(None, ge=1, description="test images; null: all")
 
+    def sources(self, root: Path) -> tuple[Path, ...]:
+        """Return the folders of images and the list of test labels."""
+        where = root / "gtsrb"
+        return where / "GTSRB/Training", where / "GTSRB/Final_Test/Images", where / "GT-final_test.csv"
+
     def load(self, root: Path, *, download: bool = False) -> Splits:
         """Read torchvision's layout under ``root``; downloads only when asked to."""
         from torchvision.datasets import GTSRB

@@ -25,7 +25,6 @@ from gifthorse.core.task import Splits
 log = logging.getLogger("gifthorse")
 
 CACHE = ".gifthorse-cache"
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 # Pillow goes by a file's content, whatever it is called, and hands PostScript to an interpreter: not from here.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 BLOCK = 256
@@ -79,8 +78,9 @@ class ImageFiles:
                 about = path.stat()
             except OSError as error:
                 raise RequestError(f"cannot read the image {path} ({error.strerror})") from None
-            files.append([os.path.relpath(path, root), about.st_size, about.st_mtime_ns])
-        return fingerprint({"format": 1, "size": size, "keep": keep, "files": files})
+            stamp = about.st_size, about.st_mtime_ns, about.st_ctime_ns
+            files.append([os.path.relpath(path, root), *stamp])
+        return fingerprint({"format": 2, "size": size, "keep": keep, "files": files})
 
     def _decode(self, size: int, name: str, keep: float | None) -> Iterator[Pixels]:
         blocks = [self.paths[start : start + BLOCK] for start in range(0, len(self), BLOCK)]

@@ -25,6 +25,12 @@ class _TorchvisionDataset(Dataset):
     holdout: int = Field(2500, ge=1, description="images of the training file set aside for defenders")
     test: int | None = Field(None, ge=1, description="test images; null: all")
 
+    def sources(self, root: Path) -> tuple[Path, ...]:
+        """Return the files in torchvision's folder; archives are not read."""
+        where = root / self.folder
+        found = sorted(where.iterdir()) if where.is_dir() else [where]
+        return tuple(path for path in found if path.suffix != ".gz")
+
     def load(self, root: Path, *, download: bool = False) -> Splits:
         """Read torchvision's layout under ``root``; downloads only when asked to."""
         from torchvision import datasets

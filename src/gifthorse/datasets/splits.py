@@ -40,7 +40,11 @@ def cut(images: S, sizes: dict[str, int | None], name: str) -> dict[str, S]:
     return {part: images.take(index) for part, index in zip(sizes, parts, strict=True)}
 
 
-@cache
 def load_splits(dataset: Dataset, root: Path, download: bool) -> Splits:
-    """Read a data set once per process."""
+    """Read a data set: once per process, and again where its files were changed."""
+    return _read(dataset, root, download, dataset.digest(root))
+
+
+@cache
+def _read(dataset: Dataset, root: Path, download: bool, digest: str) -> Splits:  # noqa: ARG001
     return dataset.load(root, download=download)

@@ -11,6 +11,7 @@ Differs: the ranking trains one model with all the chosen candidates, one in eve
 """
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -61,6 +62,10 @@ class ReflectionAttack(OneTarget, PoisoningAttack):
     selection_iterations: int = Field(5, ge=1, description="iterations; the better half goes on to the next")
     inner_epochs: int = Field(5, ge=1, description="epochs of re-training in an iteration")
     kept: int = Field(1, ge=1, description="most effective candidates that make the trigger, one in every image")
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the folder of pictures, if one is named, and what else the request names."""
+        return (*super().files(), *([] if self.reflections is None else [Path(self.reflections).expanduser()]))
 
     def check(self, task: Task) -> None:
         """Refuse settings that exclude each other, and a pool that is too small."""
