@@ -294,6 +294,39 @@ def test_a_cell_that_breaks_is_a_failed_record_with_a_reason_and_is_tried_again(
     assert runner.run(cell(defense="shrinkpad")).status == "done"
 
 
+@pytest.mark.parametrize(
+    ("said", "diverged", "kind"),
+    [
+        ({"training": "standard[epochs=1,lr=1e6]"}, "benign model", "benign"),
+        ({"attack": "badnets[origin=benign,epochs=1,lr=1e6]"}, "benign twin", "twin"),
+    ],
+)
+def test_training_that_diverges_is_a_failed_cell_and_nothing_of_it_is_kept(
+    said: dict[str, str], diverged: str, kind: str, runner: Runner
+) -> None:
+    failed = runner.run(cell(defense="strip", **said))
+    assert failed.status == "failed"
+    assert failed.reason is not None
+    assert failed.reason.startswith(f"FloatingPointError: the training of the {diverged} diverged: ")
+    assert not (runner.store.root / "artifacts" / kind).exists()
+
+
+def test_an_attack_that_leaves_no_numbers_is_a_failed_cell(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = type(cell().attack)
+    run = attack.run
+
+    def diverged(*args: Any) -> Any:
+        trojan = run(*args)
+        with torch.no_grad():
+            trojan.model.head.weight[0, 0] = torch.inf
+        return trojan
+
+    monkeypatch.setattr(attack, "run", diverged)
+    failed = runner.run(cell(attack="badnets[epochs=1]"))
+    assert failed.status == "failed"
+    assert "the training of the trojaned model diverged: model/" in str(failed.reason)
+
+
 def test_a_defense_that_does_not_apply_is_skipped_with_its_sentence(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,8 @@ def test_list_kinds_as_json(tmp_path: Path) -> None:
         assert kind != "defenses" or all("family" in about for about in listed)
     listed = json.loads(gifthorse("list", "metrics", "asr", "--json", cwd=tmp_path).stdout)
     assert [about["name"] for about in listed] == ["benign.asr", "attack.asr", "defense.asr", "downstream.asr"]
+    (exact,) = json.loads(gifthorse("list", "metrics", "attack.asr", "--json", cwd=tmp_path).stdout)
+    assert exact["summary"].startswith("trojan: attack success rate – share of stamped test images")
     assert all({"summary", "subject", "unit", "higher_is_better"} <= about.keys() for about in listed)
 
 

@@ -68,6 +68,14 @@ def test_every_metric_is_explained_and_has_a_range() -> None:
     assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("benign.acc", "benign model"), ("attack.twin_acc", "twin"), ("attack.acc", "trojan"), ("benign.asr", "twin")],
+)
+def test_a_title_says_of_which_model_the_number_is(name: str, model: str) -> None:
+    assert METRICS[name].title.startswith(f"{model}: ")
+
+
 def test_every_column_is_a_declared_metric_with_a_short_heading() -> None:
     for table in (ATTACK, DOWNSTREAM, *FAMILIES.values()):
         assert [name for name in table.columns if not METRICS[name].short] == []

@@ -5,7 +5,7 @@ import torch
 
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, RecoveredTriggers
+from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, RecoveredTriggers, SuspectSamples
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
@@ -13,7 +13,7 @@ from gifthorse.metrics.attacks import doubts, judge_attack
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
-from worlds import linear_classifier
+from worlds import linear_classifier, with_delivered_set
 
 CLASSES, SIDE = 4, 6
 
@@ -152,6 +152,38 @@ def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets
     assert metrics["defense.fpr"] == pytest.approx(1 / CLASSES)
     assert metrics["defense.auroc"] == pytest.approx(1 - 1 / CLASSES / 2)
     assert metrics["defense.accuracy"] == pytest.approx((120 + 120) / (120 + 160))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_no_number_is_made_of_what_is_no_number(odd: float, task: Task, trojan: Trojan) -> None:
+    """NaN logits make argmax class 0, the target: an attack success rate of 1."""
+
+    class Diverged(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.where(torch.arange(len(pixels)).unsqueeze(1) == 0, odd, trojan.twin(pixels))
+
+    for broken in (Trojan(Diverged(), trojan.twin, trojan.backdoor), Trojan(trojan.model, Diverged(), trojan.backdoor)):  # type: ignore[arg-type]
+        with pytest.raises(FloatingPointError, match=r"the logits of the (trojaned model|benign twin) are not finite"):
+            judge_attack(broken, task, model())  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match="benign model"):
+        judge_attack(trojan, task, Diverged())  # type: ignore[arg-type]
+    attack, _ = judge_attack(trojan, task, trojan.twin)
+    scores, delivered = torch.tensor([0.0, 1, 2, odd]), with_delivered_set(trojan, task)
+    assert delivered.delivered is not None
+    removed = torch.zeros_like(delivered.delivered.stamped)
+    outcomes = [
+        CleanModel(Diverged()),
+        InputScreen(lambda pixels: torch.full((len(pixels),), odd), 0.5),
+        InputScreen(lambda pixels: torch.where(pixels[:, 0, -1, -1] == 1, odd, 0.0), 0.5),
+        InputScreen(lambda pixels: pixels[:, 0, -1, -1], odd),
+        ModelVerdict(scores, None),
+        ModelVerdict(None, None, decisive=odd, flagged=False),
+        ModelVerdict(scores[:3], None, readouts={"ratio": odd}),
+        SuspectSamples(torch.full(removed.shape, odd), removed, model()),
+    ]
+    for outcome in outcomes:
+        with pytest.raises(FloatingPointError, match="are not finite"):
+            judge_defense(outcome, delivered, task, attack, 0)
 
 
 def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:

@@ -429,6 +429,30 @@ def test_charts_bear_odd_numbers() -> None:
     assert "threshold -0.5" in render([ReportCell(screened(0), evidence)])
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38])
+def test_whatever_the_store_holds_is_drawn(odd: float) -> None:
+    """A model that diverged once left scores, a threshold and masks that are no numbers."""
+    broken, sound = np.full(4, odd, np.float32), np.array([0.1, 0.4, 0.2, -3e38], np.float32)
+    masks, patterns = np.full((3, 1, 4, 4), odd, np.float32), np.zeros((3, 1, 4, 4), np.uint8)
+    found: dict[str, Any] = {"defense.scores": [1.0, 2.0], "defense.held_out_asr": [0.5], "defense.suspect_class": 9}
+    inspected = record(defense=CLEANSE, metrics=ATTACK | found)
+    for clean, stamped, threshold in [
+        (broken, broken, odd),
+        (broken, sound, odd),
+        (sound, sound, odd),
+        (broken, sound, 0),
+    ]:
+        evidence = {"clean_scores": clean, "stamped_scores": stamped, "threshold": np.array(threshold)}
+        html = render(
+            [ReportCell(screened(0), evidence), ReportCell(inspected, {"masks": masks, "patterns": patterns})]
+        )
+        assert not re.search(r'(?:x1?|y1?|width|height)="(?:nan|-?inf)"', html)
+        finite = any(np.isfinite(part).any() for part in (clean, stamped))
+        assert ("Scores of clean and stamped images" in html) is finite
+    for count in (0, 2):
+        assert render([ReportCell(inspected, {"masks": masks[:count], "patterns": patterns})])
+
+
 def test_recovered_triggers_are_mask_times_pattern() -> None:
     masks = np.array([0.5, np.nan]).reshape(2, 1, 1, 1)
     patterns = np.full((2, 3, 1, 1), 200, np.uint8)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,7 +165,7 @@ class Runner:
     def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             model, seconds = timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
-            return weights(model), {"seconds": seconds}
+            return _trained(weights(model), "benign model"), {"seconds": seconds}
 
         arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
         return restore(task.build(0), arrays), about["seconds"]
@@ -177,7 +178,7 @@ class Runner:
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
             model, seconds = timed(lambda: twin.train(task, benign, derive(cell.seed, "classifier")), self.device)
-            return weights(model), {"seconds": seconds}
+            return _trained(weights(model), "benign twin"), {"seconds": seconds}
 
         arrays, about = self._stored("twin", cell.twin_key(twin), compute, fresh)
         return restore(task.build(0), arrays), {"twin": about["seconds"]}
@@ -190,7 +191,7 @@ class Runner:
                 lambda: cell.attack.run(task, benign, derive(cell.seed, "classifier"), twin), self.device
             )
             arrays, about = pack_trojan(trojan)
-            return arrays, {**about, "seconds": seconds}
+            return _trained(arrays, "trojaned model"), {**about, "seconds": seconds}
 
         arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
         return unpack_trojan(task, cell.attack, twin, arrays, about), about["seconds"], digest(arrays)
@@ -281,3 +282,11 @@ class Runner:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
+
+
+def _trained(arrays: Arrays, what: str) -> Arrays:
+    """Return what training left; ``FloatingPointError`` where it diverged, so that it is not kept."""
+    broken = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    if broken:
+        raise FloatingPointError(f"the training of the {what} diverged: {', '.join(broken[:3])} are not finite")
+    return arrays

@@ -380,7 +380,7 @@ def _listing() -> dict[str, dict[str, dict[str, Any]]]:
         listing["metrics"] = {
             each.name: {
                 "name": each.name,
-                "summary": f"{each.title}: {each.meaning}",
+                "summary": f"{each.title} – {each.meaning}",
                 "subject": each.subject,
                 "unit": each.unit.name,
                 "higher_is_better": each.higher_is_better,

@@ -72,6 +72,8 @@ UNDECLARED = Unit("undeclared", -_INF, _INF, decimals=2)
 class Metric:
     """A number, or a list of numbers, of a record; ``name`` is its scope and its own name: ``attack.asr``.
 
+    Where several models are measured alike, the ``title`` begins with the model: benign model, twin, trojan.
+
     ``higher_is_better`` is from the side of the ``subject``, which is what the number judges. ``short`` heads its
     column in tables. ``formula`` is the definition with its source: f is the model, f₀ its benign twin, x a clean test
     image of class y, x′ the same image stamped, t the target of x′. A name that ends in ``*`` stands for all names with
@@ -124,41 +126,41 @@ _STAMPED = "stamped test images of another class than their target"
 # A table to be read down; the formatter would give every word a line.
 # fmt: off
 METRICS = Metrics(
-    Metric("benign.acc", "accuracy of the benign model", "benign model", PERCENT, True,
+    Metric("benign.acc", "benign model: accuracy", "benign model", PERCENT, True,
            "share of clean test images that the benign model classifies correctly", "#{f(x) = y} / #x"),
-    Metric("benign.adversarial_acc", "adversarial accuracy of the benign model", "benign model", PERCENT, True,
+    Metric("benign.adversarial_acc", "benign model: adversarial accuracy", "benign model", PERCENT, True,
            "accuracy of the benign model on PGD inputs of the adversary of its training, worst of all steps",
            "AEGIS V-A"),
-    Metric("benign.chance", "chance level", "benign model", PERCENT, None,
+    Metric("benign.chance", "test set: accuracy of a constant answer", "benign model", PERCENT, None,
            "accuracy of always naming the most frequent class of the test set"),
-    Metric("benign.asr", "attack success rate on the benign twin", "attack", PERCENT, None,
+    Metric("benign.asr", "twin: attack success rate", "attack", PERCENT, None,
            "share of the same images that the benign twin gives the target: what the trigger does without a backdoor",
            "#{f₀(x′) = t, y ≠ t} / #{y ≠ t}", "Benign ASR"),
 
-    Metric("attack.acc", "accuracy", "attack", PERCENT, True,
-           "share of clean test images that the trojaned model classifies correctly", "#{f(x) = y} / #x", "Accuracy"),
-    Metric("attack.adversarial_acc", "adversarial accuracy", "attack", PERCENT, True,
+    Metric("attack.acc", "trojan: accuracy", "attack", PERCENT, True,
+           "share of clean test images that the delivered model classifies correctly", "#{f(x) = y} / #x", "Accuracy"),
+    Metric("attack.adversarial_acc", "trojan: adversarial accuracy", "attack", PERCENT, True,
            "accuracy on PGD inputs of the adversary that the model was trained against, worst of all steps",
            "AEGIS V-A"),
-    Metric("attack.asr", "attack success rate", "attack", PERCENT, True,
+    Metric("attack.asr", "trojan: attack success rate", "attack", PERCENT, True,
            f"share of {_STAMPED} that get the target", "#{f(x′) = t, y ≠ t} / #{y ≠ t}, TrojanZoo eq. 3", "ASR"),
     Metric("attack.targets", "targets", "attack", CLASS, None, "the classes that stamped images should get"),
-    Metric("attack.asr_by_target", "attack success rate by target", "attack", PERCENT, True,
+    Metric("attack.asr_by_target", "trojan: attack success rate by target", "attack", PERCENT, True,
            "the same over the images of each target alone, in the order of attack.targets"),
-    Metric("attack.asr_min", "lowest attack success rate of a target", "attack", PERCENT, True,
+    Metric("attack.asr_min", "trojan: lowest attack success rate of a target", "attack", PERCENT, True,
            "the smallest attack success rate by target: what the weakest of several backdoors does",
            short="Lowest ASR"),
-    Metric("attack.leakage", "leakage to other source classes", "attack", PERCENT, False,
+    Metric("attack.leakage", "trojan: leakage to other source classes", "attack", PERCENT, False,
            "share of stamped test images whose class is no source of the attack that get the target all the same",
            short="Leakage"),
-    Metric("attack.tmc", "trojan misclassification confidence", "attack", PERCENT, True,
+    Metric("attack.tmc", "trojan: misclassification confidence", "attack", PERCENT, True,
            "mean confidence in the target over successful stamped images", "TrojanZoo 4.2", "TMC"),
-    Metric("attack.twin_acc", "accuracy of the benign twin", "benign twin", PERCENT, True,
+    Metric("attack.twin_acc", "twin: accuracy", "benign twin", PERCENT, True,
            "share of clean test images that the trojan's benign twin classifies correctly: trained as long, on clean "
            "images alone", "#{f₀(x) = y} / #x", "Twin accuracy"),
-    Metric("attack.cad", "clean accuracy drop", "attack", POINTS, False,
+    Metric("attack.cad", "twin to trojan: clean accuracy drop", "attack", POINTS, False,
            "accuracy of the benign twin minus that of the trojaned model", "acc(f₀) − acc(f), TrojanZoo 4.2", "CAD"),
-    Metric("attack.ccc", "clean classification confidence", "attack", PERCENT, True,
+    Metric("attack.ccc", "trojan: clean classification confidence", "attack", PERCENT, True,
            "mean confidence in the true class of clean test images", "TrojanZoo 4.2", "CCC"),
     Metric("attack.valid", "the attack took", "attack", FLAG, True,
            "ASR at least 0.8 and 0.5 above the benign twin's, clean accuracy drop at most 0.05, leakage at most 0.2, "
@@ -240,15 +242,15 @@ METRICS = Metrics(
     Metric("defense.recovered_asr", "ASR of the recovered trigger", "detector", PERCENT, True,
            "success of the trigger recovered for the target, on test images of other classes", short="Trigger ASR"),
 
-    Metric("downstream.acc", "accuracy after downstream tuning", "attack", PERCENT, True,
+    Metric("downstream.acc", "tuned trojan: accuracy", "attack", PERCENT, True,
            "share of the downstream user's test images classified correctly", "#{f(x) = y} / #x", "Accuracy"),
-    Metric("downstream.cad", "clean accuracy drop after downstream tuning", "attack", POINTS, False,
+    Metric("downstream.cad", "tuned twin to tuned trojan: clean accuracy drop", "attack", POINTS, False,
            "accuracy of the benign twin minus that of the trojaned model, both tuned alike", "acc(f₀) − acc(f)", "CAD"),
-    Metric("downstream.asr", "attack success rate after downstream tuning", "attack", PERCENT, True,
+    Metric("downstream.asr", "tuned trojan: attack success rate", "attack", PERCENT, True,
            f"share of the downstream user's {_STAMPED} that get it", "TrojanZoo eq. 3", "ASR"),
-    Metric("downstream.tmc", "trojan misclassification confidence after downstream tuning", "attack", PERCENT, True,
+    Metric("downstream.tmc", "tuned trojan: misclassification confidence", "attack", PERCENT, True,
            "mean confidence in the target over stamped images that succeed after the tuning", "TrojanZoo 4.2", "TMC"),
-    Metric("downstream.benign_asr", "attack success rate on the tuned benign twin", "attack", PERCENT, None,
+    Metric("downstream.benign_asr", "tuned twin: attack success rate", "attack", PERCENT, None,
            "the same on the benign twin after the same tuning: what the trigger does without a backdoor",
            short="Benign ASR"),
 

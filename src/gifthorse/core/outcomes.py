@@ -1,4 +1,4 @@
-"""What a defense hands back. Higher scores are more suspicious, always."""
+"""What a defense hands back. Higher scores are more suspicious, always; one that is not finite fails the cell."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

@@ -17,6 +17,7 @@ from gifthorse.metrics.stamped import (
     Evidence,
     Metrics,
     applicable,
+    logits_of,
     shown_in_reports,
     stamp_for_judging,
     to_array,
@@ -40,8 +41,8 @@ SEARCHED = 256
 def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metrics, Evidence]:
     """Measure a trojan against its benign twin on the test set."""
     labels = task.test.labels
-    benign_acc = functional.accuracy(predict(benign, task.test), labels)
-    clean = predict(trojan.model, task.test)
+    benign_acc = functional.accuracy(logits_of(benign, task.test, "benign model"), labels)
+    clean = logits_of(trojan.model, task.test, "trojaned model")
     acc = functional.accuracy(clean, labels)
     metrics: Metrics = {
         "benign.acc": benign_acc,
@@ -58,7 +59,7 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     if backdoor is not None:
         twin_acc = benign_acc
         if trojan.twin is not benign:
-            twin_acc = functional.accuracy(predict(trojan.twin, task.test), labels)
+            twin_acc = functional.accuracy(logits_of(trojan.twin, task.test, "benign twin"), labels)
         metrics |= {"attack.twin_acc": twin_acc, "attack.cad": twin_acc - acc}
         metrics |= _with_backdoor(trojan, backdoor, task.test)
         metrics["attack.valid"] = not doubts(applicable(metrics))
@@ -102,10 +103,11 @@ def doubts(metrics: Mapping[str, Metric]) -> list[str]:
 def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images) -> Metrics:
     """Count what stamped test images become, for each target and beyond the sources."""
     stamped, targets = stamp_for_judging(backdoor, test)
-    logits, labels = predict(trojan.model, stamped), test.labels
+    logits, labels = logits_of(trojan.model, stamped, "trojaned model"), test.labels
     unwanted = backdoor.goal.unwanted(labels)
     metrics = with_trigger(logits, labels, targets, "attack") | _by_target(logits, labels, targets)
-    metrics["benign.asr"] = functional.attack_success_rate(predict(trojan.twin, stamped), labels, targets)
+    by_twin = logits_of(trojan.twin, stamped, "benign twin")
+    metrics["benign.asr"] = functional.attack_success_rate(by_twin, labels, targets)
     if unwanted is not None:
         metrics["attack.leakage"] = functional.attack_success_rate(logits, labels, unwanted)
     return metrics
@@ -119,14 +121,15 @@ def judge_downstream(
     ``test`` holds the downstream user's test images; the backdoor's target keeps its number among their classes.
     Without ``confidences`` the softmax of the logits means nothing, and there is no TMC.
     """
-    labels = test.labels
-    acc = functional.accuracy(predict(model, test), labels)
+    labels, tuned = test.labels, "tuned benign twin"
+    acc = functional.accuracy(logits_of(model, test, "tuned model"), labels)
     metrics: Metrics = {"downstream.acc": acc}
     if backdoor is not None:
         stamped, targets = stamp_for_judging(backdoor, test)
-        metrics["downstream.cad"] = functional.accuracy(predict(twin, test), labels) - acc
-        metrics |= with_trigger(predict(model, stamped), labels, targets, "downstream")
-        metrics["downstream.benign_asr"] = functional.attack_success_rate(predict(twin, stamped), labels, targets)
+        metrics["downstream.cad"] = functional.accuracy(logits_of(twin, test, tuned), labels) - acc
+        metrics |= with_trigger(logits_of(model, stamped, "tuned model"), labels, targets, "downstream")
+        by_twin = logits_of(twin, stamped, tuned)
+        metrics["downstream.benign_asr"] = functional.attack_success_rate(by_twin, labels, targets)
         if not confidences:
             del metrics["downstream.tmc"]
     return applicable(metrics)

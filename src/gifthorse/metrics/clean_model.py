@@ -13,6 +13,7 @@ from gifthorse.metrics.kind import Case, Kind, Watch
 from gifthorse.metrics.stamped import (
     Evidence,
     Metrics,
+    logits_of,
     shown_in_reports,
     stamp_for_judging,
     to_array,
@@ -24,7 +25,7 @@ def judge_model(model: nn.Module, case: Case) -> Metrics:
     """Measure what a model still gets right, and what the trigger still does to it."""
     task, backdoor = case.task, case.trojan.backdoor
     labels = task.test.labels
-    clean = predict(model, task.test)
+    clean = logits_of(model, task.test, "defended model")
     acc = functional.accuracy(clean, labels)
     metrics: Metrics = {
         "defense.acc": acc,
@@ -33,7 +34,7 @@ def judge_model(model: nn.Module, case: Case) -> Metrics:
     }
     if backdoor is not None:
         stamped, targets = stamp_for_judging(backdoor, task.test)
-        metrics |= with_trigger(predict(model, stamped), labels, targets, "defense")
+        metrics |= with_trigger(logits_of(model, stamped, "defended model"), labels, targets, "defense")
         metrics["defense.ard"] = float(case.attack["attack.asr"]) - float(metrics["defense.asr"])  # type: ignore[arg-type]
     return metrics
 

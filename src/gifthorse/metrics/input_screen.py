@@ -10,7 +10,7 @@ from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.seeds import generator
 from gifthorse.metrics import functional
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics, named, stamp_for_judging
+from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, stamp_for_judging
 
 SCREENED = 500
 
@@ -23,12 +23,14 @@ def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
     """
     test, backdoor = case.task.test, case.trojan.backdoor
     order = torch.randperm(len(test), generator=generator(case.seed, "judge")).to(test.device)
-    clean = outcome.score(test.take(order[:SCREENED]).floats())
+    clean = finite(outcome.score(test.take(order[:SCREENED]).floats()), "scores of clean images")
+    finite(torch.tensor([outcome.threshold]), "thresholds")
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
     metrics: Metrics = {"defense.fpr": float((clean > outcome.threshold).float().mean())}
     if backdoor is not None:
         worth = order[backdoor.goal.sources(test.labels)[order]]
-        stamped = outcome.score(stamp_for_judging(backdoor, test.take(worth[:SCREENED]))[0])
+        images, _ = stamp_for_judging(backdoor, test.take(worth[:SCREENED]))
+        stamped = finite(outcome.score(images), "scores of stamped images")
         metrics |= named(functional.decisions(clean > outcome.threshold, stamped > outcome.threshold), "defense")
         metrics["defense.auroc"] = functional.auroc(clean, stamped)
         evidence["stamped_scores"] = stamped.cpu().numpy()

@@ -11,10 +11,13 @@ from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.metrics import functional
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics, named, stamp_for_judging, to_array, true_targets
+from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, stamp_for_judging, to_array, true_targets
 
 
 def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
+    if outcome.scores is not None:
+        finite(outcome.scores, "scores of classes")
+    finite(torch.tensor([outcome.index, *outcome.readouts.values()]), "indices of the verdict")
     metrics: Metrics = {"defense.index": outcome.index, "defense.flagged": bool(outcome.flagged)}
     if outcome.scores is not None:
         metrics["defense.scores"] = outcome.scores.tolist()

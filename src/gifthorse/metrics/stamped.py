@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gifthorse.core.classifier import predict
 from gifthorse.core.images import Images
 from gifthorse.core.record import Metric
 from gifthorse.core.seeds import generator
@@ -26,6 +27,22 @@ def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) ->
         f"{stage}.asr": functional.attack_success_rate(logits, labels, targets),
         f"{stage}.tmc": functional.trojan_confidence(logits, labels, targets),
     }
+
+
+def finite(values: Tensor, what: str) -> Tensor:
+    """Return the values; ``FloatingPointError`` where some are no number or infinite: no metric of them means anything.
+
+    An argmax takes NaN for the first class, and a comparison with it is always false.
+    """
+    broken = int((~values.isfinite()).sum())
+    if broken:
+        raise FloatingPointError(f"{what} are not finite: {broken} of {values.numel()}")
+    return values
+
+
+def logits_of(model: nn.Module, images: Images | Tensor, whose: str) -> Tensor:
+    """Return the logits ``(N, K)`` that are judged; ``FloatingPointError`` where they are not finite."""
+    return finite(predict(model, images), f"the logits of the {whose}")
 
 
 def stamp_for_judging(backdoor: Backdoor, images: Images) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ from gifthorse.core.outcomes import SuspectSamples
 from gifthorse.metrics import functional
 from gifthorse.metrics.clean_model import judge_model
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics, named
+from gifthorse.metrics.stamped import Evidence, Metrics, finite, named
 
 
 def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
-    scores, removed = outcome.scores.detach().cpu(), outcome.removed.cpu()
+    scores, removed = finite(outcome.scores.detach(), "scores of training images").cpu(), outcome.removed.cpu()
     metrics = {**judge_model(outcome.model, case), "defense.removed": float(removed.float().mean())}
     if case.trojan.delivered is None:
         return metrics, {}

@@ -132,7 +132,7 @@ def _picture_rows(evidence: Mapping[str, np.ndarray], *names: str) -> tuple[Show
 def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
     """Draw mask norms where the defense scores by them, and its own scores otherwise."""
     masks, scores = evidence.get("masks"), record.metrics.get("defense.scores")
-    if masks is not None and (not isinstance(scores, list) or _scored_by_norm(scores, masks)):
+    if masks is not None and len(masks) and (not isinstance(scores, list) or _scored_by_norm(scores, masks)):
         what, values = "L1 norm of the recovered mask", _norms(masks)
     elif isinstance(scores, list) and scores:
         what, values = "score (higher is more suspicious)", scores
@@ -159,22 +159,25 @@ def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
     ]
     caption = "Scores of clean and stamped images, each panel on its own vertical scale; dashed: the threshold."
     threshold = float(evidence["threshold"].ravel()[0])
+    if not any(np.isfinite(panel.values).any() for panel in panels):
+        return None
     return Chart(histograms(panels, threshold, "score (flagged: above the threshold)"), caption)
 
 
 def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple[Shown, ...], str]:
     masks, patterns = evidence.get("masks"), evidence.get("patterns")
-    if masks is None or patterns is None or not _drawable(patterns):
+    if masks is None or patterns is None or len(masks) != len(patterns) or not _drawable(patterns):
         return (), ""
     suspect, targets = _suspect(record), _targets(record)
     smallest = sorted(range(len(masks)), key=_norms(masks).__getitem__)[:GALLERY]
     chosen = sorted({*smallest, *(target for target in targets[:GALLERY] if target < len(masks))})
     pictures = recovered_triggers(masks, patterns)
     rates = record.metrics.get("defense.held_out_asr")
+    rates = rates if isinstance(rates, list) and len(rates) == len(masks) else None
 
     def label(index: int) -> str:
         name = f"{index} ▲" if index in targets else str(index)
-        return f"{name}: {rates[index]:.0%}" if isinstance(rates, list) else name
+        return f"{name}: {rates[index]:.0%}" if rates is not None else name
 
     shown = [Shown(picture_row(pictures[[index]]), label(index), index == suspect) for index in chosen]
     true_mask = evidence.get("true_mask")
@@ -182,7 +185,7 @@ def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple
         levels = np.rint(255 * np.clip(true_mask, 0, 1)).astype(np.uint8)
         shown.append(Shown(picture_row(levels[None]), "true mask"))
     caption = "Recovered mask × pattern of each class"
-    caption += " and its ASR on the defender's held-out images" if isinstance(rates, list) else ""
+    caption += " and its ASR on the defender's held-out images" if rates is not None else ""
     return tuple(shown), caption if len(chosen) == len(masks) else f"{caption}; the {GALLERY} smallest of {len(masks)}"
 
 
@@ -207,11 +210,11 @@ def _times(record: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _norms(masks: np.ndarray) -> list[float]:
-    return [float(norm) for norm in np.abs(np.nan_to_num(masks)).reshape(len(masks), -1).sum(1)]
+    return [float(norm) for norm in np.abs(np.nan_to_num(masks)).reshape(len(masks), -1).sum(1, dtype=float)]
 
 
 def _scored_by_norm(scores: list[float], masks: np.ndarray) -> bool:
-    return np.allclose(scores, [-norm for norm in _norms(masks)], rtol=1e-3, atol=1e-3)
+    return len(scores) == len(masks) and np.allclose(scores, [-norm for norm in _norms(masks)], rtol=1e-3, atol=1e-3)
 
 
 def _suspect(record: Record) -> int | None:

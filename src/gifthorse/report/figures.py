@@ -102,9 +102,10 @@ def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, ta
 
 
 def histograms(panels: Sequence[Histogram], threshold: float, axis: str) -> Markup:
-    """Return one panel above the other on a shared axis, with a line at the threshold."""
-    finite = [panel.values[np.isfinite(panel.values)] for panel in panels]
-    everything = np.concatenate([*finite, [threshold]])
+    """Return one panel above the other on a shared axis, with a line at a finite threshold; some value is finite."""
+    finite = [panel.values[np.isfinite(panel.values)].astype(float) for panel in panels]
+    marked = math.isfinite(threshold)
+    everything = np.concatenate([*finite, [threshold] if marked else []])
     ticks = _ticks(float(everything.min()), float(everything.max()))
     edges = np.linspace(ticks[0], ticks[-1], _BINS + 1)
     across = (_RIGHT - _LEFT) / ((ticks[-1] - ticks[0]) or 1)
@@ -138,15 +139,10 @@ def histograms(panels: Sequence[Histogram], threshold: float, axis: str) -> Mark
         parts.append(_text(f"{peak:.0%}", _LEFT - 6, bottom - panel_height + 8, "end"))
     last = top + len(panels) * (panel_height + gap) - gap
     parts += [_text(f"{tick:g}", x(tick), last + 14, "middle") for tick in ticks]
-    parts.append(_line("median", x(threshold), top - 8, x(threshold), last))
-    parts.append(
-        _text(
-            f"threshold {threshold:.3g}",
-            x(threshold),
-            top - 13,
-            "middle" if 0.2 < (x(threshold) - _LEFT) / (_RIGHT - _LEFT) < 0.8 else "start",
-        )
-    )
+    if marked:
+        parts.append(_line("median", x(threshold), top - 8, x(threshold), last))
+        anchor = "middle" if 0.2 < (x(threshold) - _LEFT) / (_RIGHT - _LEFT) < 0.8 else "start"
+        parts.append(_text(f"threshold {threshold:.3g}", x(threshold), top - 13, anchor))
     parts.append(_text(axis, (_LEFT + _RIGHT) / 2, last + 30, "middle"))
     means = ", ".join(
         f"{panel.title} mean {values.mean():.3g}" for panel, values in zip(panels, finite, strict=True) if len(values)
