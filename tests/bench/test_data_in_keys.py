@@ -1,5 +1,6 @@
 """Keys hold what was read: other images under the same name are another cell, the same ones are the same cell."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
+from gifthorse.core.configuration import file_digest
+from gifthorse.core.record import Record
 from gifthorse.datasets import DATASETS
 
 FOLDER = "folder[path=pets,size=8,holdout=2,test=4]"
@@ -104,6 +107,26 @@ def test_the_pictures_that_an_attack_reflects_count(attack: str, tmp_path: Path)
     second = cell(request)
     assert second.benign_key() == first.benign_key()
     assert second.trojan_key() != first.trojan_key()
+
+
+def test_a_record_says_what_was_read(runner: Runner, tmp_path: Path) -> None:
+    mark = tmp_path / "mark.png"
+    Image.new("L", (3, 3), 255).save(mark)
+    request = cell(f'badnets[trigger_image="{mark}",epochs=1,poison_rate=0.2]', downstream="fcn1")
+    found = runner.run(request)
+    assert found.data_digest == request.dataset.digest(runner.data_root) != request.dataset.digest(None)
+    assert found.downstream is not None
+    assert found.downstream.data_digest == found.data_digest
+    assert found.class_names == ["cat", "dog", "emu"]
+    assert found.file_digests == {str(mark): file_digest(mark)}
+    assert Record.from_json(found.to_json()) == found
+    old = json.loads(found.to_json())
+    for name in ("data_digest", "class_names", "file_digests"):
+        del old[name]
+    del old["downstream"]["data_digest"]
+    for name in ("torchvision", "numpy", "scikit_learn", "cpu", "system"):
+        del old["environment"][name]
+    assert Record.model_validate(old).data_digest is None
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))

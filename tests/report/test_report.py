@@ -244,6 +244,13 @@ def test_what_is_good_is_good_for_the_one_that_is_judged() -> None:
     assert arrows.count(("ASR", True, False)) == 1
 
 
+def test_images_that_were_replaced_under_the_same_name_are_a_table_of_their_own() -> None:
+    records = [record(data_digest=digest) for digest in ("a" * 24, "b" * 24, None)]
+    names = ["digits (images aaaaaaaa)", "digits (images bbbbbbbb)", "digits (images of an older record)"]
+    assert [found.dataset for found in group(records)] == names
+    assert only_group(records[0], record(seed=1, data_digest="a" * 24)).dataset == "digits"
+
+
 def test_a_downstream_table_has_a_row_for_each_head_and_tuning_of_each_attack() -> None:
     full, svm = FCN1 | {"tuning": "full"}, {"name": "svm", "tuning": "partial", "share": 1.0}
     records = [tuned(FCN1, 0.9), tuned(FCN1, 0.7, seed=1), tuned(full, 0.3), tuned(svm, 0.6, attack={"name": "wanet"})]

@@ -77,12 +77,29 @@ class Cell:
 
     def files(self) -> set[Path]:
         """Return every file whose content decides the record: those that requests name, and the classes' source."""
-        user = {} if self.downstream is None else vars(self.downstream)
-        parts = self.dataset, self.model, self.training, self.attack, self.defense, *user.values()
-        inner = [each for part in parts if part is not None for each in part.walk()]
-        root = self.data_root
+        inner, root = self._inner(), self.data_root
         images = {path for each in inner if isinstance(each, Dataset) and root for path in each.sources(root)}
         return {path for each in inner for path in each.files()} | images | source_files(*map(type, inner))
+
+    def data_digest(self, dataset: Dataset) -> str:
+        """Return the digest of a data set under this cell's data root, as it was when it was first asked for."""
+        if dataset not in self._digests:
+            self._digests[dataset] = dataset.digest(self.data_root)
+        return self._digests[dataset]
+
+    @cached_property
+    def _digests(self) -> dict[Dataset, str]:
+        return {}
+
+    def named_files(self) -> dict[str, str | None]:
+        """Return the digests by path of the files and folders that the request names, other than the data sets."""
+        return content_digests(path for each in self._inner() if not isinstance(each, Dataset) for path in each.files())
+
+    def _inner(self) -> list[Configuration]:
+        """Return every configuration of the request."""
+        user = {} if self.downstream is None else vars(self.downstream)
+        parts = self.dataset, self.model, self.training, self.attack, self.defense, *user.values()
+        return [each for part in parts if part is not None for each in part.walk()]
 
     @cached_property
     def _keys(self) -> tuple[str, str, str]:
@@ -99,7 +116,7 @@ class Cell:
         inner = [each for configuration in present.values() for each in configuration.walk()]
         key = {**parts, "seed": self.seed, "gifthorse": metadata.version("gifthorse")}
         key |= {name: configuration.to_dict() for name, configuration in present.items()}
-        key["data"] = [each.digest(self.data_root) for each in inner if isinstance(each, Dataset)]
+        key["data"] = [self.data_digest(each) for each in inner if isinstance(each, Dataset)]
         named = {path for each in inner if not isinstance(each, Dataset) for path in each.files()}
         key["files"] = content_digests(named)
         key["source"] = sources_of(*inner)

@@ -41,8 +41,24 @@ def environment(device: torch.device) -> Environment:
         torch=torch.__version__,
         device=name,
         threads=torch.get_num_threads(),
+        torchvision=metadata.version("torchvision"),
+        numpy=metadata.version("numpy"),
+        scikit_learn=metadata.version("scikit-learn"),
+        cpu=_processor(),
+        system=f"{platform.system()} {platform.release()}",
         deterministic=torch.backends.cudnn.deterministic if device.type == "cuda" else None,
     )
+
+
+@cache
+def _processor() -> str | None:
+    """Return the processor's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor()) or None
 
 
 @cache

@@ -68,7 +68,7 @@ class Runner:
             raise
         except Exception as error:
             log.debug("cell failed", exc_info=True)
-            record = self._record(cell, status="failed", reason=f"{type(error).__name__}: {error}")
+            record = self._record(cell, task, "failed", f"{type(error).__name__}: {error}")
         self.store.save_record(record)
         return record
 
@@ -132,15 +132,15 @@ class Runner:
         seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds, **twin_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
-            return self._finish(cell, {**metrics, **judged}, evidence, seconds)
+            return self._finish(cell, task, {**metrics, **judged}, evidence, seconds)
         defense = cell.defense
         if defense is None:
-            return self._finish(cell, metrics, evidence, seconds)
+            return self._finish(cell, task, metrics, evidence, seconds)
 
         view = builder_of(defense.view)(trojan, task)
         reason = view if isinstance(view, str) else defense.skip(view)
         if isinstance(view, str) or reason is not None:
-            return self._record(cell, "skipped", reason, metrics, seconds)
+            return self._record(cell, task, "skipped", reason, metrics, seconds)
         prepared, preparation_seconds = self._prepared(cell, defense, task, fresh)
         if prepared:
             view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
@@ -149,7 +149,7 @@ class Runner:
         judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch)
         if stopwatch.seconds_per_input is not None:
             seconds["defense_per_input"] = stopwatch.seconds_per_input
-        return self._finish(cell, {**metrics, **judged}, {**evidence, **found}, seconds)
+        return self._finish(cell, task, {**metrics, **judged}, {**evidence, **found}, seconds)
 
     def _transfer(self, downstream: Downstream, trojan: Trojan, task: Task, seed: int) -> tuple[Metrics, float]:
         """Tune the trojan and its benign twin alike on the downstream user's images, and judge both."""
@@ -248,24 +248,31 @@ class Runner:
             self.store.save_artifact(kind, key, *found)
         return found
 
-    def _finish(self, cell: Cell, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]) -> Record:
+    def _finish(
+        self, cell: Cell, task: Task, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]
+    ) -> Record:
         self.store.save_artifact("evidence", cell.identity(), evidence, {})
-        return self._record(cell, "done", None, metrics, seconds)
+        return self._record(cell, task, "done", None, metrics, seconds)
 
     def _record(
         self,
         cell: Cell,
+        task: Task,
         status: str,
         reason: str | None,
         metrics: Metrics | None = None,
         seconds: Mapping[str, float] | None = None,
     ) -> Record:
+        user = cell.downstream
         return Record.model_validate(
             {
                 "id": cell.identity(),
                 "status": status,
                 "reason": reason,
                 "dataset": cell.dataset.to_dict(),
+                "data_digest": cell.data_digest(cell.dataset),
+                "class_names": list(task.class_names),
+                "file_digests": cell.named_files(),
                 "model": cell.model.to_dict(),
                 "training": cell.training.to_dict(),
                 "profile": cell.profile,
@@ -273,7 +280,7 @@ class Runner:
                 "attack": cell.attack.to_dict(),
                 "defense": cell.defense.to_dict() if cell.defense else None,
                 "family": cell.defense.family if cell.defense else None,
-                "downstream": cell.downstream.to_dict() if cell.downstream else None,
+                "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
                 "metrics": metrics or {},
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},

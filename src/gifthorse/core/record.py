@@ -17,12 +17,16 @@ def _without_null(seconds: Any) -> Any:
 
 
 class Downstream(BaseModel):
-    """What a downstream user does with the delivered network: every field of the head and of their data set."""
+    """What a downstream user does with the delivered network: every field of the head and of their data set.
+
+    ``data_digest`` is of their images, as :class:`Record` has it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     head: dict[str, Any]
     dataset: dict[str, Any]
+    data_digest: str | None = None
 
 
 class Environment(BaseModel):
@@ -39,6 +43,13 @@ class Environment(BaseModel):
     threads: int
     deterministic: bool | None = None
     """Whether a GPU's arithmetic was repeatable."""
+    torchvision: str | None = None
+    numpy: str | None = None
+    scikit_learn: str | None = None
+    cpu: str | None = None
+    """The processor's model."""
+    system: str | None = None
+    """Operating system and its release."""
 
 
 class Document(BaseModel):
@@ -62,8 +73,10 @@ class Record(Document):
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
-    stage, measured by the runner; a stage answered from the store keeps the time it once took. What metrics, stages
-    and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
+    stage, measured by the runner; a stage answered from the store keeps the time it once took.
+    ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
+    file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
+    metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -71,6 +84,9 @@ class Record(Document):
     status: Status
     reason: str | None = None
     dataset: dict[str, Any]
+    data_digest: str | None = None
+    class_names: list[str] = []
+    file_digests: dict[str, str | None] = {}
     model: dict[str, Any]
     training: dict[str, Any]
     profile: str

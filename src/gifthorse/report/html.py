@@ -61,6 +61,7 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
         ("Seeds", _listed(str(seed) for seed in sorted({record.seed for record in records}))),
         ("Cells", _listed(f"{count} {status}" for status, count in counts if count)),
         ("Device", _listed(each.device for each in environments)),
+        ("Processor", _listed(each.cpu for each in environments if each.cpu)),
         ("Version", _listed(f"gifthorse {each.gifthorse}, torch {each.torch}" for each in environments)),
         ("Commit", _listed(commits)),
         ("Date", " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))),

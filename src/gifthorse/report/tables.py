@@ -76,7 +76,7 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class Group:
-    """The tables of everything that shares a data set, model, training recipe, profile and version."""
+    """The tables of everything that shares a data set and its images, model, training recipe, profile and version."""
 
     dataset: str
     model: str
@@ -90,13 +90,13 @@ class Group:
 
 
 def group(records: Sequence[Record]) -> list[Group]:
-    """Return the tables, a group for each data set, model, training recipe, profile and version."""
+    """Return the tables, a group for each data set and its images, model, training recipe, profile and version."""
     datasets = labels(record.dataset for record in records)
     models = labels(record.model for record in records)
     trainings = labels(record.training for record in records)
     return [
         Group(
-            dataset=datasets[key(members[0].dataset)],
+            dataset=datasets[key(members[0].dataset)] + _images(members[0], records),
             model=models[key(members[0].model)],
             training=trainings[key(members[0].training)],
             profile=members[0].profile,
@@ -163,8 +163,16 @@ def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
 
 
 def _setting(record: Record) -> str:
-    parts = (record.dataset, record.model, record.training, {"": record.profile}, {"": record.environment.gifthorse})
+    others = record.data_digest, record.profile, record.environment.gifthorse
+    parts = (record.dataset, record.model, record.training, *({"": each} for each in others))
     return "\n".join(key(part) for part in parts)
+
+
+def _images(record: Record, records: Iterable[Record]) -> str:
+    """Return what tells a record's images from those of others by the same name; nothing where they are the same."""
+    if len({other.data_digest for other in records if other.dataset == record.dataset}) == 1:
+        return ""
+    return f" (images {record.data_digest[:8] if record.data_digest else 'of an older record'})"
 
 
 def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
