@@ -17,6 +17,7 @@ from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.defenses.inspection.abs import Abs
+from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import REFERENCES, CostSchedule, NeuralCleanse
 from gifthorse.defenses.inspection.tabor import Tabor, elastic_net, roughness, trigger_quality
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert, watching
@@ -342,6 +343,17 @@ def test_where_no_trigger_works_nothing_stands_out() -> None:
     assert verdict.suspect is None
     assert verdict.index == 0
     assert verdict.readouts == {"log": 0, "ratio": 1}
+
+
+@pytest.mark.parametrize("inspector", [NeuralCleanse(steps=3), Tabor(steps=3), DeepInspect(epochs=1, channels=4)])
+def test_in_a_model_that_tells_no_classes_apart_nothing_stands_out(
+    inspector: NeuralCleanse | Tabor | DeepInspect,
+) -> None:
+    view = ModelView(linear_classifier(torch.zeros(6, 1, 8, 8), torch.zeros(6)), noise_images(60, (1, 8, 8), 6))
+    verdict = inspector.defend(view, 0)
+    assert verdict.suspect is None
+    assert verdict.index == 0
+    assert all(value == (name == "ratio") for name, value in verdict.readouts.items())
 
 
 @pytest.mark.parametrize(
