@@ -161,10 +161,11 @@ def test_images_are_looked_at_again_where_they_changed_and_each_data_root_has_it
             (checkout.root / root / "pets" / name).mkdir(parents=True)
             for number in range(8):
                 paint(checkout.root / root / "pets" / name / f"{number}.png", value + number)
-    run = [*RUN, "--dataset", "folder[path=pets,size=8,holdout=2,test=4]", "--attack", "none"]
+    asked = [*RUN, "--dataset", "folder[path=pets,size=8,holdout=2,test=4]", "--attack", "none"]
+    run = [*asked, "--data-root", "data"]
     first = checkout.call(run)
     assert checkout.call(run) == (first[0], False, "")
-    elsewhere = checkout.call([*run, "--data-root", "other"])
+    elsewhere = checkout.call([*asked, "--data-root", "other"])
     touched = checkout.root / "data/pets/cat/0.png"
     os.utime(touched, (1, 1))
     assert checkout.call(run) == (first[0], False, "")
