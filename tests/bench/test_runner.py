@@ -18,6 +18,7 @@ from gifthorse.bench.store import Store
 from gifthorse.core.classifier import predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
+from gifthorse.core.metric import METRICS
 from gifthorse.core.outcomes import CleanModel, SuspectSamples
 from gifthorse.core.record import Record
 from gifthorse.core.views import DataFreeView, Materials, SuspectDataView
@@ -400,3 +401,12 @@ def test_damaged_image_files_are_one_clear_line(name: str, tmp_path: Path) -> No
     with pytest.raises(RequestError, match="cannot read") as caught:
         DATASETS.build(name).load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_record_reads_alike_whether_its_trojan_was_judged_before(runner: Runner) -> None:
+    """In the order of declaration; a judgement from the store comes sorted by name."""
+    first = runner.run(cell())
+    again = runner.run(cell(defense="shrinkpad"))
+    shared = [name for name in again.metrics if name in first.metrics]
+    assert shared == list(first.metrics)
+    assert shared == [name for name in METRICS if name in first.metrics]

@@ -23,6 +23,7 @@ from gifthorse.core.configuration import fingerprint
 from gifthorse.core.contents import content_digest
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Dataset, Task
@@ -281,7 +282,7 @@ class Runner:
                 "defense": cell.defense.to_dict() if cell.defense else None,
                 "family": cell.defense.family if cell.defense else None,
                 "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
-                "metrics": metrics or {},
+                "metrics": in_order(metrics or {}),
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": peak_memory_mb(self.device),
@@ -297,3 +298,9 @@ def _trained(arrays: Arrays, what: str) -> Arrays:
     if broken:
         raise FloatingPointError(f"the training of the {what} diverged: {', '.join(broken[:3])} are not finite")
     return arrays
+
+
+def in_order(metrics: Metrics) -> Metrics:
+    """Return metrics in the order of their declaration, then the others: the store keeps no order of its own."""
+    places = {name: place for place, name in enumerate(METRICS)}
+    return dict(sorted(metrics.items(), key=lambda each: places.get(each[0], len(places))))
