@@ -19,6 +19,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.stamped import stamp_for_judging, targets_when_judged, true_targets
 from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned
 from worlds import linear_classifier, noise_images, noise_task
 
@@ -93,6 +94,14 @@ def test_image_and_target_come_from_the_same_draw() -> None:
     lit = (mixed.pixels[200:, 0, -1, :4] == 1).float().argmax(1)
     assert torch.equal(mixed.labels[200:], 3 - lit)
     assert (mixed.labels[200:] != dark.labels).all()
+
+
+def test_the_targets_that_verdicts_are_judged_by_are_those_of_the_stamped_images() -> None:
+    images = noise_images(9, (1, 6, 6), 4)
+    for goal in (OnePerCondition(target=(3, 2, 1, 0)), SourceSpecific(target=3, source=(0,)), AllToAll(count=4)):
+        backdoor = Backdoor(Lamp(), goal)
+        targets = stamp_for_judging(backdoor, images).targets
+        assert targets_when_judged(backdoor, images) == true_targets(targets, images.labels)
 
 
 def test_cover_images_keep_their_labels_at_every_level() -> None:

@@ -11,7 +11,7 @@ from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.metrics import functional
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, stamp_for_judging, to_array, true_targets
+from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, targets_when_judged, to_array
 
 
 def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
@@ -34,8 +34,7 @@ def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
         if triggers.success is not None:
             metrics["defense.held_out_asr"] = triggers.success.tolist()
     if case.trojan.backdoor is not None:
-        test = case.task.test
-        targets = true_targets(stamp_for_judging(case.trojan.backdoor, test)[1], test.labels)
+        targets = targets_when_judged(case.trojan.backdoor, case.task.test)
         if outcome.scores is not None and targets:
             top = int(outcome.scores.argmax())
             # Above all others, not beside them: who scores all classes alike has named none.

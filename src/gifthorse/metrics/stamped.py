@@ -11,7 +11,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.record import Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
-from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.core.trojan import Backdoor, Stamped, Trojan
 from gifthorse.metrics import functional
 
 PICTURES = 8
@@ -45,7 +45,7 @@ def logits_of(model: nn.Module, images: Images | Tensor, whose: str) -> Tensor:
     return finite(predict(model, images), f"the logits of the {whose}")
 
 
-def stamp_for_judging(backdoor: Backdoor, images: Images) -> tuple[Tensor, Tensor]:
+def stamp_for_judging(backdoor: Backdoor, images: Images) -> Stamped:
     """Return test images stamped ``(N, C, H, W)``, and the class ``(N,)`` that each should get.
 
     Where a backdoor is random each image has its own draw, the same for every defense.
@@ -57,6 +57,13 @@ def stamp_for_judging(backdoor: Backdoor, images: Images) -> tuple[Tensor, Tenso
 def true_targets(targets: Tensor, labels: Tensor) -> list[int]:
     """Return the classes, in order, that stamped images of other classes should get."""
     return sorted(set(targets[targets != labels].tolist()))
+
+
+def targets_when_judged(backdoor: Backdoor, images: Images) -> list[int]:
+    """Return the :func:`true_targets` of :func:`stamp_for_judging`, without stamping anything."""
+    random = generator(0, "judge", "stamp", device=images.device)
+    conditions = backdoor.goal.draw(images.pixels, images.labels, random)
+    return true_targets(backdoor.goal.targets(images.labels, conditions), images.labels)
 
 
 def shown_in_reports(trojan: Trojan, task: Task) -> Tensor:
