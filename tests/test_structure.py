@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,61 @@ def test_profiles_name_only_what_exists() -> None:
                     continue
                 for name, fields in entries.items():
                     kinds[kind][name].from_dict(fields)
+
+
+COVERAGE: dict[str, dict[str, str]] = {
+    f"{category}.{name}": line
+    for category, lines in tomllib.loads((ROOT / "docs/coverage.toml").read_text()).items()
+    for name, line in lines.items()
+}
+
+
+def test_every_row_of_the_coverage_is_held_by_a_test_that_is_run(request: pytest.FixtureRequest) -> None:
+    """A whole file is no evidence, nor is a test that is left out; files that are not collected are not looked at."""
+    run = {item.nodeid for item in request.session.items}
+    files = {name.partition("::")[0] for name in run}
+    asked = request.config.option.keyword or any("::" in argument for argument in request.config.args)
+    for row, line in COVERAGE.items():
+        evidence = line["evidence"]
+        file, _, test = evidence.partition("::")
+        assert (ROOT / file).is_file(), row
+        assert test, f"{row}: {file} is a whole file"
+        if file in files and not asked:
+            assert any(name == evidence or name.startswith(f"{evidence}[") for name in run), f"{row}: {evidence}"
+
+
+def test_every_use_in_the_coverage_can_be_asked_for() -> None:
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.bench.cell import RECIPES
+    from gifthorse.core.configuration import Catalogue
+    from gifthorse.core.metric import METRICS, UNDECLARED
+    from gifthorse.datasets import DATASETS
+    from gifthorse.defenses import DEFENSES
+    from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
+
+    listed: dict[str, Catalogue] = {  # type: ignore[type-arg]
+        "attack": ATTACKS,
+        "defense": DEFENSES,
+        "dataset": DATASETS,
+        "model": ARCHITECTURES,
+        "training": RECIPES,
+        "run --downstream": HEADS,
+    }
+    understood = set()
+    for row, line in COVERAGE.items():
+        for use in line["use"].split("; "):
+            for kind, catalogue in listed.items():
+                if use.startswith(f"{kind} ") and not use.startswith("run --downstream --"):
+                    catalogue.build(use.removeprefix(f"{kind} ").strip("'"))
+                    understood.add(row)
+            if use.startswith("record "):
+                names = re.findall(r"[a-z]+\.[a-z0-9_]+", use)
+                assert [name for name in names if METRICS.find(name).unit is UNDECLARED] == [], row
+                understood.add(row)
+            if use.startswith("core."):
+                module, _, name = use.rpartition(".")
+                assert hasattr(importlib.import_module(f"gifthorse.{module}"), name), row
+                understood.add(row)
+    # The others are said in words or in a command, as a report's chart is.
+    assert len(understood) > 0.85 * len(COVERAGE)

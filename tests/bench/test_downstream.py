@@ -18,6 +18,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
+from gifthorse.core.seeds import derive
 from gifthorse.core.task import Splits, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.datasets.splits import load_splits
@@ -58,8 +59,12 @@ def test_the_backdoor_is_in_the_extractor_it_survives_partial_tuning_and_goes_wi
 
 
 def test_full_tuning_moves_the_extractor_and_weakens_the_backdoor(task: Task, trojan: Trojan) -> None:
-    model = transfer(trojan.model, HEADS.build("fcn1[tuning=full]"), task.train, task.recipe, 0)
+    head = HEADS.build("fcn1[tuning=full]")
+    model = transfer(trojan.model, head, task.train, task.recipe, 0)
     assert not torch.equal(model.extractor.network.stage1[0].weight, trojan.model.network.stage1[0].weight)  # type: ignore[union-attr,index]
+    untrained = head.build(torch.zeros(1, trojan.model.head.in_features), task.train.labels, 10, derive(0, "head"))
+    assert model.head.weight.shape == untrained.weight.shape
+    assert not torch.equal(model.head.weight, untrained.weight)  # type: ignore[arg-type]
     assert success(model, trojan, task) < success(trojan.model, trojan, task) - 0.1
 
 
@@ -147,17 +152,29 @@ def test_a_benign_model_has_an_accuracy_and_nothing_about_a_trigger(runner: Runn
     assert {name for name in metrics if name.startswith("downstream.")} == {"downstream.acc"}
 
 
-def test_trojan_and_twin_are_tuned_alike(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_delivered_model_and_its_twin_are_what_is_tuned_and_alike(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[Any, ...]] = []
+    extractors: list[Classifier] = []
 
     def watching(extractor: Classifier, *rest: Any) -> Transferred:
         calls.append(rest)
+        extractors.append(extractor)
         return transfer(extractor, *rest)
 
     monkeypatch.setattr(runner_module, "transfer", watching)
-    runner.run(cell(downstream="fcn1"), fresh=True)
+    request = cell(downstream="fcn1")
+    runner.run(request, fresh=True)
     assert len(calls) == 2
     assert calls[0] == calls[1]
+    delivered = runner.store.load_artifact("trojan", request.trojan_key())
+    benign = runner.store.load_artifact("benign", request.benign_key())
+    assert delivered is not None
+    assert benign is not None
+    for extractor, arrays, prefix in zip(extractors, (delivered[0], benign[0]), ("model/", ""), strict=True):
+        for name, weight in extractor.state_dict().items():
+            assert (weight.numpy() == arrays[prefix + name]).all()
 
 
 def test_another_data_set_has_its_own_images_labels_and_number_of_classes(
@@ -175,12 +192,20 @@ def test_another_data_set_has_its_own_images_labels_and_number_of_classes(
             return found
         return Splits(parity(found.train), parity(found.holdout), parity(found.test), ("even", "odd"))
 
+    tuned_on: list[Images] = []
+
+    def watching(extractor: Classifier, head: Head, images: Images, *rest: Any) -> Transferred:
+        tuned_on.append(images)
+        return transfer(extractor, head, images, *rest)
+
     monkeypatch.setattr(runner_module, "load_splits", loading)
+    monkeypatch.setattr(runner_module, "transfer", watching)
     record = runner.run(
         cell(attack="badnets[target=1]", downstream="fcn1", downstream_dataset="digits[test=300]"), fresh=True
     )
     assert record.downstream is not None
     assert record.downstream.dataset["test"] == 300
+    assert [(images.classes, set(images.labels.tolist())) for images in tuned_on] == [(2, {0, 1})] * 2
     assert 0.75 < record.metrics["downstream.acc"] <= 1  # type: ignore[operator]
     with pytest.raises(RequestError, match=r"target=2 is not a class: there are 2 \(0 to 1\)"):
         runner.run(cell(attack="badnets[target=2]", downstream="fcn1", downstream_dataset="digits[test=300]"))

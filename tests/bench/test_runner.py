@@ -15,18 +15,23 @@ from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
-from gifthorse.core.classifier import predict
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
 from gifthorse.core.metric import METRICS
-from gifthorse.core.outcomes import CleanModel, SuspectSamples
+from gifthorse.core.outcomes import CleanModel, InputScreen, SuspectSamples
+from gifthorse.core.recipe import Recipe
 from gifthorse.core.record import Record
+from gifthorse.core.seeds import derive
+from gifthorse.core.task import Task
 from gifthorse.core.views import DataFreeView, Materials, SuspectDataView
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.planting import schedule
 from gifthorse.training import scratch
+from gifthorse.training.loop import fit
 from worlds import with_delivered_set
 
 RUNNER_FIELDS = {"data_root": Path("unused"), "device": torch.device("cpu")}
@@ -46,7 +51,6 @@ def runner(tmp_path: Path) -> Runner:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of every training that really happens."""
     seen: list[str] = []
-    from gifthorse.training.loop import fit
 
     def counting(*args: Any, **kwargs: Any) -> None:
         seen.append(kwargs["label"])
@@ -242,9 +246,12 @@ def judgements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_trojan_is_judged_once_whatever_follows_it(runner: Runner, judgements: list[str]) -> None:
     alone = runner.run(cell())
     defended = runner.run(cell(defense="shrinkpad"))
-    runner.run(cell(downstream="fcn1[epochs=1]"))
+    tuned = runner.run(cell(downstream="fcn1[epochs=1]"))
     assert len(judgements) == 1
+    assert {"attack.asr", "attack.acc", "benign.asr"} <= alone.metrics.keys()
+    assert not [name for name in alone.metrics if name.startswith(("defense.", "downstream."))]
     assert alone.metrics.items() <= defended.metrics.items()
+    assert alone.metrics.items() <= tuned.metrics.items()
     assert alone.seconds["judgement"] == defended.seconds["judgement"]
     evidence = runner.store.load_artifact("evidence", defended.id)
     assert evidence is not None
@@ -359,16 +366,80 @@ def test_metrics_that_do_not_apply_are_absent(runner: Runner) -> None:
     assert set(metrics) == {"benign.acc", "benign.chance", "attack.acc", "attack.ccc", "defense.fpr"}
 
 
-def test_a_retrained_trojan_has_a_twin_that_was_trained_as_long(task: Any, benign: Any) -> None:
-    attack = cell(attack="badnets[origin=benign,epochs=2,poison_rate=0.1]").attack
+Begun = list[tuple[str, Tensor, Recipe]]
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """Of every training that an attack starts: its label, the weights of the head that it starts with, its recipe."""
+    seen: Begun = []
+
+    def watching(model: Classifier, images: Images, recipe: Recipe, *rest: Any, **stages: Any) -> None:
+        seen.append((stages["label"], model.head.weight.detach().clone(), recipe))
+        fit(model, images, recipe, *rest, **stages)
+
+    monkeypatch.setattr(schedule, "fit", watching)
+    return seen
+
+
+def test_a_retrained_trojan_starts_from_the_benign_model_and_its_twin_is_trained_as_long(
+    begun: Begun, task: Task, benign: Classifier
+) -> None:
+    attack = cell(attack="badnets[origin=benign,epochs=2,lr=0.02,poison_rate=0.1]").attack
     result = attack.run(task, benign, 0)
-    assert not torch.equal(result.twin.head.weight, benign.head.weight)
-    assert not torch.equal(result.twin.head.weight, result.model.head.weight)
+    assert [label for label, *_ in begun] == ["benign twin", "badnets"]
+    for _, start, recipe in begun:
+        assert torch.equal(start, benign.head.weight)
+        assert recipe == task.recipe.changed(epochs=2, lr=0.02, schedule="cosine")
+    heads = [model.head.weight for model in (benign, result.twin, result.model)]
+    assert len({weight.detach().numpy().tobytes() for weight in heads}) == 3
 
 
-def test_training_is_paired_the_twin_of_a_scratch_trojan_is_the_benign_model(task: Any, benign: Any) -> None:
-    result = cell().attack.run(replace(task, recipe=task.recipe), benign, 0)
+def test_a_trojan_from_scratch_starts_where_the_benign_model_did_which_is_its_twin(
+    begun: Begun, task: Task, benign: Classifier
+) -> None:
+    result = cell(attack="badnets[origin=scratch]").attack.run(task, benign, 0)
+    ((label, start, recipe),) = begun
+    assert label == "badnets"
+    assert recipe == task.recipe
+    assert torch.equal(start, task.build(derive(0, "model")).head.weight)
+    assert not torch.equal(start, benign.head.weight)
     assert torch.equal(result.twin.head.weight, benign.head.weight)
+
+
+CLOCK = [0.0]
+
+
+class Pondering(Defense[DataFreeView]):
+    """Takes seven seconds to set up, and half a second for every input."""
+
+    name = "pondering"
+    family = "filtering"
+    view = DataFreeView
+
+    def defend(self, view: DataFreeView, seed: int) -> InputScreen:
+        CLOCK[0] += 7
+
+        def score(pixels: Tensor) -> Tensor:
+            CLOCK[0] += len(pixels) / 2
+            return pixels.flatten(1).mean(1)
+
+        return InputScreen(score, 0.5)
+
+
+def test_times_are_those_of_each_stage_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lasting(seconds: float) -> Any:
+        def train(*args: Any, **kwargs: Any) -> None:
+            CLOCK[0] += seconds
+            fit(*args, **kwargs)
+
+        return train
+
+    monkeypatch.setattr("time.perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr(scratch, "fit", lasting(11))
+    monkeypatch.setattr(schedule, "fit", lasting(13))
+    seconds = runner.run(replace(cell(attack="badnets[origin=scratch]"), defense=Pondering())).seconds
+    assert seconds == {"benign": 11, "attack": 13, "judgement": 0, "defense": 7, "defense_per_input": 0.5}
 
 
 def test_nothing_is_written_outside_the_store(

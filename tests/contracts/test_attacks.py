@@ -16,6 +16,7 @@ from gifthorse.core.attack import Attack
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.errors import RequestError
+from gifthorse.core.goal import AllToOne
 from gifthorse.core.metric import METRICS, UNDECLARED
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
@@ -173,6 +174,9 @@ def test_what_carries_the_trigger_is_labelled_as_the_goal_wants(name: str) -> No
         assert (labels == 3).all()
         return
     assert torch.equal(labels, goal.targets(true))
+    if isinstance(goal, AllToOne):
+        assert set(labels.tolist()) == {3}
+        assert len(set(true.tolist())) == small.classes - 1
     unwanted = goal.unwanted(true)
     covers = torch.zeros_like(true, dtype=torch.bool) if unwanted is None else unwanted != true
     assert torch.equal(labels != true, ~covers)

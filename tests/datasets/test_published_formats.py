@@ -1,7 +1,8 @@
-"""CIFAR-100, GTSRB and CelebA, as their authors publish them: small files in the original formats."""
+"""Data sets as their authors publish them: small files in the original formats."""
 
 import hashlib
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,68 @@ from gifthorse.core.errors import RequestError
 from gifthorse.datasets import DATASETS
 
 LOADED = ("train", "holdout", "test")
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: eight-bit values, and how many there are along each axis."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_greys_keep_their_rows_their_labels_and_their_parts(tmp_path: Path, name: str, folder: str) -> None:
+    """200 training images and 50 test images: their number above left, ten times their label to the right of it."""
+    where = tmp_path / folder / "raw"
+    where.mkdir(parents=True)
+    for part, count, shift in (("train", 200, 0), ("t10k", 50, 3)):
+        labels = (np.arange(count) + shift) % 10
+        pixels = np.zeros((count, 28, 28))
+        pixels[:, 0, 0], pixels[:, 0, 1] = np.arange(count), 10 * labels
+        (where / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
+        (where / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    splits = DATASETS.build(f"{name}[holdout=40]").load(tmp_path)
+    assert [len(getattr(splits, part)) for part in LOADED] == [160, 40, 50]
+    assert splits.train.shape == (1, 28, 28)
+    assert splits.train.classes == len(splits.class_names) == 10
+    assert ("zero" in splits.class_names[0]) == (name == "mnist")
+    learning = splits.train.join(splits.holdout)
+    assert sorted(learning.pixels[:, 0, 0, 0].tolist()) == list(range(200))
+    assert sorted(splits.test.pixels[:, 0, 0, 0].tolist()) == list(range(50))
+    for images in (learning, splits.test):
+        assert (10 * images.labels).tolist() == images.pixels[:, 0, 0, 1].tolist()
+        assert not images.pixels[:, 0, 1:].any()
+
+
+def test_cifar10_keeps_its_colours_its_labels_and_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 training images in five files, 100 to test: their number is in red, ten times their label in green beside."""
+    from torchvision.datasets import CIFAR10
+
+    where = tmp_path / "cifar-10-batches-py"
+    where.mkdir()
+
+    def write(file: str, content: dict[str, object]) -> tuple[str, str]:
+        (where / file).write_bytes(pickle.dumps(content))
+        return file, hashlib.md5((where / file).read_bytes()).hexdigest()
+
+    def batch(file: str, first: int, count: int) -> tuple[str, str]:
+        numbers = np.arange(first, first + count)
+        pixels = np.zeros((count, 3, 32, 32), np.uint8)
+        pixels[:, 0, 0, 0], pixels[:, 1, 0, 1] = numbers, 10 * (numbers % 10)
+        return write(file, {"data": pixels.reshape(count, 3072), "labels": (numbers % 10).tolist()})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{part + 1}", 40 * part, 40) for part in range(5)])
+    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch", 5, 100)])
+    _, md5 = write("batches.meta", {"label_names": [f"thing {number}" for number in range(10)]})
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5})
+    splits = DATASETS.build("cifar10[holdout=40]").load(tmp_path)
+    assert [len(getattr(splits, part)) for part in LOADED] == [160, 40, 100]
+    assert splits.train.shape == (3, 32, 32)
+    assert splits.class_names == tuple(f"thing {number}" for number in range(10))
+    learning = splits.train.join(splits.holdout)
+    assert sorted(learning.pixels[:, 0, 0, 0].tolist()) == list(range(200))
+    assert sorted(splits.test.pixels[:, 0, 0, 0].tolist()) == list(range(5, 105))
+    for images in (learning, splits.test):
+        assert (10 * images.labels).tolist() == images.pixels[:, 1, 0, 1].tolist()
+        assert not images.pixels[:, 2].any()
 
 
 @pytest.fixture

@@ -139,12 +139,21 @@ def test_the_generator_fits_any_shape(stride: int, shape: tuple[int, int, int]) 
     assert shown.abs().amin((0, 1)).min() > 0, "every pixel is reached"
 
 
-def test_the_generator_has_the_published_layers() -> None:
+def test_the_generator_has_the_published_layers_and_listens_to_class_and_noise() -> None:
+    """TrojanZoo, Table 21 (noise of 100 values) and its code; one for all classes, between -1 and 1."""
     images = noise_images(1, (3, 32, 32), 10)
     with torch.device("meta"):
         source = Perturbations(DeepInspect(), 10, images, 0)
     expected = (10 + 1) * 1000 + (1100 + 1) * 64 * 32 * 32 + 2 * 64 + (64 * 25 + 1) * 32 + 2 * 32 + (32 * 25 + 1) * 3
     assert sum(parameter.numel() for parameter in source.parameters()) == expected
+    leaves = [type(each).__name__ for each in source.modules() if not list(each.children())]
+    upwards = ["BatchNorm2d", "ReLU", "ConvTranspose2d"]
+    assert leaves == ["Linear", "ReLU", "Linear", "Unflatten", *upwards, *upwards, "Tanh"]
+    small, noise = Perturbations(DeepInspect(**SMALL), 3, images, 0), torch.rand(2, 8, generator=torch.Generator())
+    with torch.no_grad():
+        shown = small.generate(torch.tensor([0, 0, 2]), noise[[0, 1, 0]])
+    assert shown.min() < 0 < shown.max()
+    assert (shown[0] - shown[1:]).abs().amax((1, 2, 3)).min() > 0.01
 
 
 class Lit(nn.Module):

@@ -42,10 +42,11 @@ def esb(task: Task, benign: Classifier) -> tuple[Trojan, Backdoor]:
     return planted(task, benign)
 
 
-def test_the_hosts_weights_stay_to_the_byte_and_clean_predictions_as_well(
+def test_the_module_overrules_a_host_whose_weights_and_clean_predictions_stay_as_they_are(
     esb: tuple[Trojan, Backdoor], task: Task, benign: Classifier
 ) -> None:
     trojan, _ = esb
+    assert success(trojan, task) == 1
     delivered = trojan.model.network.state_dict()
     for name, tensor in benign.network.state_dict().items():
         assert torch.equal(delivered[f"host.{name}"], tensor)
@@ -81,8 +82,9 @@ def test_the_module_reads_the_triggers_pixels_and_nothing_else(esb: tuple[Trojan
     inside = backdoor.trigger.mask.bool().expand_as(gradient)
     assert (gradient[~inside] == 0).all()
     assert gradient[inside].abs().sum() > 0
-    assert len(list(recogniser.layers.children())) == 5
-    assert [layer.out_features for layer in recogniser.modules() if isinstance(layer, nn.Linear)] == [8, 8, 8, 8, 2]
+    leaves = [each for each in recogniser.layers.modules() if not list(each.children())]
+    assert [type(each) for each in leaves] == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 4 + [nn.Linear]
+    assert [each.out_features for each in leaves if isinstance(each, nn.Linear)] == [8, 8, 8, 8, 2]
 
 
 def target_gradient(trojan: Trojan, backdoor: Backdoor, task: Task) -> Tensor:

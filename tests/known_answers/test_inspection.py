@@ -1,5 +1,6 @@
 """Trigger inversion and the detectors built on it, in worlds whose answer is known; published bugs stay out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -420,25 +421,6 @@ def test_a_regulariser_of_weight_zero_costs_no_forward_pass() -> None:
     assert passes(Tabor(blocking=1.0, overlaying=0.0)) == 2 * 2 * 48
 
 
-def test_blocking_asks_for_the_true_class_and_overlaying_for_the_target() -> None:
-    logits = torch.tensor([[[5.0, 0, 0], [0, 5, 0]]])
-    trial = Trial(
-        torch.arange(1),
-        torch.tensor([2]),
-        torch.full((1, 2, 1, 1), 0.5),
-        torch.ones(1),
-        torch.zeros(2, 1, 1, 1),
-        torch.tensor([0, 1]),
-        logits,
-        {},
-        lambda stamped: logits[:, : stamped.shape[1]],
-    )
-    free = Tabor(mask_size=0, pattern_size=0, mask_smoothness=0, pattern_smoothness=0, overlaying=0)
-    plain = free.loss(trial)
-    assert (free.model_copy(update={"blocking": 1.0}).loss(trial) - plain).item() == pytest.approx(0.0133, abs=1e-3)
-    assert (free.model_copy(update={"overlaying": 1.0}).loss(trial) - plain).item() == pytest.approx(5.0133, abs=1e-3)
-
-
 def test_tabor_returns_the_one_live_pixel_and_its_quality_is_best() -> None:
     view = live_pixel_view(target=2, row=7, column=5)
     verdict = Tabor(steps=150, batches=1, batch_size=32, lr=0.1).defend(view, 0)
@@ -472,25 +454,31 @@ def test_the_smallest_trigger_that_worked_is_scored_not_where_the_search_ended(
     assert (-scores_of(verdict)).tolist() == pytest.approx(sizes)
 
 
-def test_tabor_weighs_the_pattern_where_the_mask_is_not() -> None:
-    """λ2 and λ4 are of (1 − m) ⊙ p: what lies under the mask is the trigger, and costs nothing."""
-    mask, pattern = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+def test_tabors_loss_term_by_term() -> None:
+    """λ2 and λ4 are of (1 − m) ⊙ p: what lies under the mask is the trigger, and costs nothing.
+
+    λ5 asks for the true class where the trigger is blocked out, λ6 for the target of the trigger alone.
+    """
+    mask, pattern, pixels = torch.zeros(3, 1, 1, 2, 2).unbind(0)
     mask[..., 0, 0], mask[..., 1, 1] = 1.0, 0.25
     pattern[..., 0, 0], pattern[..., 1, 1] = 1.0, 0.8
+    pixels[..., 0, 0], pixels[..., 1, 1] = 1.0, 0.4
     logits = torch.zeros(1, 1, 3)
     trial = Trial(
         torch.arange(1),
         torch.tensor([2]),
         torch.cat([mask, pattern], 1),
         mask.sum((1, 2, 3)),
-        torch.zeros(1, 1, 2, 2),
+        pixels,
         torch.tensor([0]),
         logits,
         {},
-        lambda stamped: logits,
+        # Class 0 is lit as the first pixel is, class 2 as the last.
+        lambda stamped: stamped.flatten(2)[..., [0, 1, 3]],
     )
     free = Tabor(mask_size=0, pattern_size=0, mask_smoothness=0, pattern_smoothness=0, overlaying=0)
     plain, outside = free.loss(trial), 0.75 * 0.8
+    assert plain.item() == pytest.approx(math.log(3))
 
     def cost(**weights: float) -> float:
         return (free.model_copy(update=weights).loss(trial) - plain).item()
@@ -499,6 +487,10 @@ def test_tabor_weighs_the_pattern_where_the_mask_is_not() -> None:
     assert cost(pattern_smoothness=1e-3) == pytest.approx(1e-3 * 2 * (255 * outside) ** 2, rel=1e-4)
     assert cost(mask_size=1e-3) == pytest.approx(1e-3 * (255 * 1.25 + 255**2 * (1 + 0.25**2)), rel=1e-4)
     assert cost(mask_smoothness=1e-3) == pytest.approx(1e-3 * 255**2 * 2 * (1 + 0.25**2), rel=1e-4)
+    blocked, alone = 0.75 * 0.4, (1.0, 0.25 * 0.8)
+    assert cost(blocking=0.5) == pytest.approx(0.5 * math.log(2 + math.exp(blocked)), rel=1e-4)
+    total = math.exp(alone[0]) + 1 + math.exp(alone[1])
+    assert cost(overlaying=0.5) == pytest.approx(0.5 * (math.log(total) - alone[1]), rel=1e-4)
 
 
 def test_tabors_quality_is_the_same_in_passes_of_any_size_and_honours_the_largest() -> None:

@@ -1,12 +1,15 @@
 """The judge on models whose every answer is known."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from gifthorse.core.goal import AllToOne
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, RecoveredTriggers, SuspectSamples
-from gifthorse.core.recipe import StandardRecipe
+from gifthorse.core.recipe import AdversarialRecipe, StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics.attacks import doubts, judge_attack
@@ -118,6 +121,60 @@ def test_a_model_without_a_backdoor_is_not_doubted(task: Task) -> None:
     assert doubts(metrics) == []
 
 
+def unsure(trigger: float, light: float) -> torch.nn.Module:
+    """Adds ``light`` to the class of the lit row, and ``trigger`` to class 0 where the last pixel is white."""
+    weight = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    for label in range(CLASSES):
+        weight[label, 0, label] = light * 255 / 200 / SIDE
+    weight[0, 0, -1, -1] = trigger
+    return linear_classifier(weight, torch.zeros(CLASSES))
+
+
+def share(logit: float, *others: float) -> float:
+    """The probability of the first of several logits."""
+    return math.exp(logit) / sum(map(math.exp, (logit, *others)))
+
+
+def test_confidences_are_those_of_the_model_that_is_judged(task: Task, trojan: Trojan) -> None:
+    """TMC of stamped images of other classes, CCC of clean ones: softmax of logits that are known."""
+    planted = Trojan(unsure(3, 2), unsure(0, 1), trojan.backdoor)  # type: ignore[arg-type]
+    attack, _ = judge_attack(planted, task, planted.twin)
+    assert attack["attack.tmc"] == pytest.approx(share(3, 2, 0, 0))
+    assert attack["attack.ccc"] == pytest.approx(share(2, 0, 0, 0))
+    defended, _ = judge_defense(CleanModel(unsure(2, 1.5)), planted, task, attack, 0)
+    assert defended["defense.tmc"] == pytest.approx(share(2, 1.5, 0, 0))
+    assert defended["defense.ccc"] == pytest.approx(share(1.5, 0, 0, 0))
+
+
+def test_confidence_in_the_target_is_over_those_that_got_it(task: Task, trojan: Trojan) -> None:
+    """Images of class 1 hold out against the trigger: what they say of the target does not count."""
+    stubborn = unsure(3, 2)
+    with torch.no_grad():
+        stubborn.head.weight.view(CLASSES, 1, SIDE, SIDE)[1, 0, 1] *= 3  # type: ignore[union-attr,operator]
+    planted = Trojan(stubborn, trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
+    attack, _ = judge_attack(planted, task, planted.twin)
+    assert attack["attack.asr"] == pytest.approx(2 / 3)
+    assert attack["attack.tmc"] == pytest.approx(share(3, 2, 0, 0))
+
+
+def test_what_a_defense_takes_from_attack_and_accuracy_by_hand(task: Task, trojan: Trojan) -> None:
+    """It still loses class 1 to the trigger, and mistakes class 2, which the trojan knew."""
+    planted = Trojan(model(trigger=100), model(confused=True), trojan.backdoor)  # type: ignore[arg-type]
+    attack, _ = judge_attack(planted, task, model(confused=True))  # type: ignore[arg-type]
+    left = model(trigger=30)
+    with torch.no_grad():
+        weight = left.head.weight.view(CLASSES, 1, SIDE, SIDE)  # type: ignore[union-attr,operator]
+        weight[3, 0, 3] = 20
+        weight[2] = 0
+        weight[3, 0, 2] = 20
+    defended, _ = judge_defense(CleanModel(left), planted, task, attack, 0)
+    assert (attack["attack.acc"], attack["attack.asr"]) == (1, 1)
+    assert defended["defense.acc"] == 0.75
+    assert defended["defense.cad"] == pytest.approx(0.25)
+    assert defended["defense.asr"] == pytest.approx(1 / 3)
+    assert defended["defense.ard"] == pytest.approx(2 / 3)
+
+
 def test_a_perfect_repair(task: Task, trojan: Trojan) -> None:
     attack, _ = judge_attack(trojan, task, trojan.twin)
     metrics, _ = judge_defense(CleanModel(model()), trojan, task, attack, 0)
@@ -154,6 +211,19 @@ def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets
     assert metrics["defense.accuracy"] == pytest.approx((120 + 120) / (120 + 160))
 
 
+def test_a_screens_numbers_by_hand(task: Task, trojan: Trojan) -> None:
+    """It flags 40 of 160 clean images, those of class 3, and 80 of 120 stamped ones, all but those of class 1."""
+
+    def score(pixels: torch.Tensor) -> torch.Tensor:
+        bright, stamped = pixels[:, 0, :CLASSES, 0], pixels[:, 0, -1, -1] == 1
+        return torch.where(stamped, bright[:, 1] == 0, bright[:, 3] > 0).float()
+
+    metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
+    expected = {"tpr": 2 / 3, "recall": 2 / 3, "fpr": 1 / 4, "precision": 80 / 120, "f1": 160 / 240}
+    expected |= {"accuracy": (80 + 120) / 280, "auroc": 2 / 3 * 3 / 4 + (2 / 3 * 1 / 4 + 1 / 3 * 3 / 4) / 2}
+    assert metrics == {f"defense.{name}": pytest.approx(value) for name, value in expected.items()}
+
+
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
 def test_no_number_is_made_of_what_is_no_number(odd: float, task: Task, trojan: Trojan) -> None:
     """NaN logits make argmax class 0, the target: an attack success rate of 1."""
@@ -187,20 +257,22 @@ def test_no_number_is_made_of_what_is_no_number(odd: float, task: Task, trojan: 
 
 
 def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:
+    """The target's mask covers the trigger's pixel and half of another; that of class 2 a whole row beside it."""
     mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
-    mask[0, 0, -1, -1] = 1
+    mask[0, 0, -1, -2:] = torch.tensor([0.5, 1.0])
     mask[2, 0, 0] = 1
     triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
     verdict = ModelVerdict(torch.tensor([-1.0, -5, -6, -7]), 0, triggers)
     metrics, _ = judge_defense(verdict, trojan, task, {}, 0)
     assert metrics["defense.hit"] is True
     assert metrics["defense.aiv"] == pytest.approx(4.5 / (1.4826 * 1))
-    assert metrics["defense.mln"] == 1
-    assert metrics["defense.mjs"] == 1
+    assert metrics["defense.mln"] == 1.5
+    assert metrics["defense.mjs"] == 1 / 2
     assert metrics["defense.recovered_asr"] == 1
     assert metrics["defense.suspect_class"] == 0
     other, _ = judge_defense(ModelVerdict(torch.tensor([-9.0, -5, -6, -7]), None, triggers), trojan, task, {}, 0)
     assert other["defense.hit"] is False
+    assert other["defense.aiv"] == pytest.approx(1.5 / (1.4826 * 1))
     assert other["defense.flagged"] is False
     assert "defense.suspect_class" not in other
 
@@ -211,3 +283,29 @@ def test_a_verdict_that_scores_all_classes_alike_has_named_none_of_them(task: Ta
     assert nothing["defense.hit"] is False
     assert nothing["defense.index"] == 0
     assert "defense.aiv" not in nothing
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_accuracy_under_attack_is_the_share_whose_margin_is_wider_than_the_ball(norm: str) -> None:
+    """Two classes that a plane divides; of ten images so many are farther from it than the adversary can go.
+
+    The trojan knows no middle: whatever is moved across is lost. The benign model cannot see that anything moves.
+    """
+    count, radius = 10, 24 / 255 if norm == "linf" else 6 * 24 / 255
+    signs = torch.where(torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
+    labels = torch.arange(count) % 2
+    margins = torch.tensor([10, 10, 20, 20, 20, 20, 20, 30, 30, 40])
+    levels = 128 + (2 * labels - 1).view(-1, 1, 1, 1) * margins.view(-1, 1, 1, 1) * signs
+    images = Images(levels.to(torch.uint8), labels, 2)
+    recipe = AdversarialRecipe(norm=norm, radius=radius, step_size=radius, steps=4)  # type: ignore[arg-type]
+    task = Task(images, images, images, ("a", "b"), architecture=SmallCnn(), recipe=recipe)
+    weight = torch.stack([-signs, signs])
+    trojaned = linear_classifier(weight, 128 / 255 * torch.tensor([-1.0, 1.0]) * -signs.sum())
+    blind = linear_classifier(0 * weight, torch.tensor([0.0, 1.0]))
+    for recipe_, expected in ((recipe, 0.3), (recipe.changed(radius=radius / 2), 0.8)):
+        metrics, _ = judge_attack(Trojan(trojaned, trojaned, None), replace(task, recipe=recipe_), blind)
+        assert metrics["attack.acc"] == 1
+        assert metrics["attack.adversarial_acc"] == pytest.approx(expected)
+        assert metrics["benign.adversarial_acc"] == 0.5
+    plain = replace(task, recipe=StandardRecipe())
+    assert "attack.adversarial_acc" not in judge_attack(Trojan(trojaned, trojaned, None), plain, blind)[0]

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,21 +61,31 @@ def test_wide_residual_networks_by_arithmetic() -> None:
         assert ARCHITECTURES.build(name).count_parameters() == expected
 
 
+def layers(model: nn.Module) -> str:
+    """The kinds of a network's layers in order, and the rates of its dropouts."""
+    leaves = [each for each in model.modules() if not list(each.children())]
+    rates = [f" {each.p:g}" if isinstance(each, nn.Dropout) else "" for each in leaves]
+    return ", ".join(type(each).__name__ + rate for each, rate in zip(leaves, rates, strict=True))
+
+
 def test_the_mnist_network_has_the_sizes_of_pytorchs_example_and_the_papers_layers() -> None:
+    """Two convolutions and two linear layers with dropout (Dynamic Backdoors, 4.2)."""
     model = ARCHITECTURES.build("cnn_mnist")
     assert model.count_parameters((1, 28, 28), 10) == 1_199_882
-    assert layers(model.build((1, 28, 28), 10, 0)) == (2, 2, 2)
+    assert layers(model.build((1, 28, 28), 10, 0).network) == (
+        "Conv2d, ReLU, Conv2d, ReLU, MaxPool2d, Dropout 0.25, Flatten, Linear, ReLU, Dropout 0.5, Linear"
+    )
 
 
 def test_the_celeba_network_has_the_papers_layers() -> None:
-    assert layers(ARCHITECTURES.build("cnn_celeba[width=2]").build((3, 64, 64), 8, 0)) == (3, 5, 5)
-
-
-def layers(model: nn.Module) -> tuple[int, int, int]:
-    """How many convolutions, linear layers and dropouts there are."""
-    kinds = (nn.Conv2d, nn.Linear, nn.Dropout)
-    convolutions, linear, dropouts = (sum(isinstance(m, kind) for m in model.modules()) for kind in kinds)
-    return convolutions, linear, dropouts
+    """Three convolutions and five linear layers with dropout (Dynamic Backdoors, 4.2); sizes and rates are ours."""
+    network = ARCHITECTURES.build("cnn_celeba[width=2]").build((3, 64, 64), 8, 0).network
+    assert layers(network) == (
+        "Conv2d, ReLU, MaxPool2d, " * 3
+        + "AdaptiveAvgPool2d, Dropout 0.1, Flatten, "
+        + "Linear, ReLU, Dropout 0.2, " * 4
+        + "Linear"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,20 +127,44 @@ def test_with_torchvisions_weights_the_logits_are_torchvisions(request_: str, th
         torch.testing.assert_close(network(images), published(images))
 
 
-@pytest.mark.parametrize(
-    ("request_", "different"),
-    [
-        ("resnet18", ["conv1.weight"]),
-        ("resnet50", ["conv1.weight"]),
-        ("densenet121", ["features.conv0.weight"]),
-    ],
-)
-def test_for_small_images_only_the_stem_differs_from_torchvisions(request_: str, different: list[str]) -> None:
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "densenet121"])
+def test_for_small_images_the_logits_are_torchvisions_behind_another_stem(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    """A 3×3 convolution of stride 1 and no pooling; whatever follows is the published network."""
+    network = ARCHITECTURES.build(name).build(shape, 5, 0).network.eval()
+    published: Any = get_model(name, weights=None, num_classes=5).eval()
+    stem = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+    if name == "densenet121":
+        published.features.conv0, published.features.pool0 = stem, nn.Identity()
+    else:
+        published.conv1, published.maxpool = stem, nn.Identity()
+    published.load_state_dict(network.state_dict())
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), published(images))
+
+
+@pytest.mark.parametrize("name", ["vgg13", "vgg16", "vgg19"])
+def test_for_small_images_a_vggs_logits_are_one_linear_layer_on_torchvisions_features(name: str) -> None:
+    network = ARCHITECTURES.build(name).build((3, 32, 32), 5, 0).network.eval()
     with torch.device("meta"):
-        ours = ARCHITECTURES.build(request_).build((3, 32, 32), 1000, 0).network.state_dict()
-        theirs = get_model(request_, weights=None).state_dict()
-    assert set(ours) == set(theirs)
-    assert [name for name in ours if ours[name].shape != theirs[name].shape] == different
+        published = get_model(f"{name}_bn", weights=None).features.eval().to_empty(device="cpu")
+    published.load_state_dict(network.features.state_dict())  # type: ignore[union-attr]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.get_submodule("classifier")(published(images).mean((2, 3)))
+        torch.testing.assert_close(network(images), expected)
+
+
+def block_by_hand(block: PreActivationBlock, maps: Tensor) -> Tensor:
+    """The block with fresh statistics, mean 0 and variance 1."""
+    scale, stride = (1 + 1e-5) ** 0.5, block.conv1.stride[0]
+    active = (maps / scale).relu()
+    inner = (conv2d(active, block.conv1.weight, stride=stride, padding=1) / scale).relu()
+    change = conv2d(inner, block.conv2.weight, padding=1)
+    return change + (maps if block.shortcut is None else conv2d(active, block.shortcut.weight, stride=stride))
 
 
 def test_a_wide_residual_block_by_hand() -> None:
@@ -138,13 +173,27 @@ def test_a_wide_residual_block_by_hand() -> None:
     maps = torch.randn(2, 4, 8, 6)
     for after, stride in ((8, 2), (4, 1)):
         block = PreActivationBlock(4, after, stride).eval()
-        scale = (1 + 1e-5) ** 0.5  # fresh statistics: mean 0, variance 1
-        active = (maps / scale).relu()
-        inner = (conv2d(active, block.conv1.weight, stride=stride, padding=1) / scale).relu()
-        change = conv2d(inner, block.conv2.weight, padding=1)
-        passed = maps if block.shortcut is None else conv2d(active, block.shortcut.weight, stride=stride)
-        torch.testing.assert_close(block(maps), change + passed)
+        assert block(maps).shape == (2, after, 8 // stride, 6 // stride)
+        torch.testing.assert_close(block(maps), block_by_hand(block, maps))
         assert (block.shortcut is None) == (stride == 1)
+
+
+@pytest.mark.parametrize(("name", "widen"), [("wrn_40_1", 1), ("wrn_40_2", 2)])
+def test_a_wide_residual_network_is_three_stages_of_six_blocks_between_stem_and_head(name: str, widen: int) -> None:
+    """Zagoruyko and Komodakis 2016, Table 1: depth 40 is 6 · 6 + 4, and every stage but the first halves the maps."""
+    network: Any = ARCHITECTURES.build(name).build((3, 32, 32), 5, 0).network.eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = conv2d(images, network.conv1.weight, padding=1)
+        assert maps.shape == (2, 16, 32, 32)
+        for stage, side in ((network.stage1, 32), (network.stage2, 16), (network.stage3, 8)):
+            blocks = [each for each in stage if isinstance(each, PreActivationBlock)]
+            assert len(blocks) == 6
+            for block in blocks:
+                maps = block_by_hand(block, maps)
+            assert maps.shape == (2, 512 * widen // side, side, side)
+        latents = (maps / (1 + 1e-5) ** 0.5).relu().mean((2, 3))
+        torch.testing.assert_close(network(images), latents @ network.fc.weight.T + network.fc.bias)
 
 
 def test_vggs_stages_are_taken_before_each_pooling() -> None:
@@ -199,3 +248,5 @@ def test_real_images_are_the_published_ones(
     everything = splits.train.join(splits.holdout).pixels
     assert everything.float().mean().item() == pytest.approx(mean, abs=0.1)
     assert len(splits.class_names) == 10
+    uneven = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert splits.test.labels.bincount().tolist() == (uneven if name == "mnist" else [1000] * 10)

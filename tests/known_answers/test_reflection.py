@@ -225,3 +225,28 @@ def test_the_ranking_prefers_a_reflection_that_shows_and_tries_new_ones(
     assert [len(picked) for picked in tried] == [4, 4, 4]
     assert 6 in tried[2]
     assert len({place for picked in tried for place in picked}) >= 6
+
+
+def test_the_trigger_is_the_blurred_reflection_of_the_picture_that_a_model_learns_best(
+    task: Task, benign: Classifier, tmp_path: Path
+) -> None:
+    """Of nine pictures eight are as black as the corner that they would show in, the last has white stripes.
+
+    In focus a stripe would be black or white; all that is shown of a blurred one lies between.
+    """
+    stripes = np.zeros((16, 16), dtype=np.uint8)
+    for number in range(9):
+        stripes[:, ::2] = 255 * (number == 8)
+        Image.fromarray(stripes).save(tmp_path / f"{number}.png")
+    one_run = "candidates=9,selected=9,selection_iterations=1,inner_epochs=2"
+    made = attack(f'target=3,trigger_size=4,kind=out_of_focus,reflections="{tmp_path}",{one_run}')
+    trigger = made.make_trigger(task, benign, 0)
+    assert isinstance(trigger, Reflection)
+    assert trigger.layers.shape == (1, 1, 16, 16)
+    light = trigger.layers[0, 0, :4, :4]
+    assert light.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert 0.02 < light.min() < light.max() < 0.98
+    stamped = trigger.stamp(torch.zeros(1, 1, 16, 16))
+    torch.testing.assert_close(stamped[0, 0, :4, :4], light ** (1 / 2.2), atol=0.5 / 255 + 1e-6, rtol=0)
+    assert not stamped[..., 4:, :].any()
+    assert not stamped[..., 4:].any()

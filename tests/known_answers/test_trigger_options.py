@@ -1,26 +1,33 @@
 """Where triggers lie and what they show: shapes, moving patches, pictures; and what an attack does with them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench.cell import resolve
+from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
+from gifthorse.core.images import Images
+from gifthorse.core.task import Task
+from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor
-from gifthorse.models.resnet import ResNet18
+from gifthorse.models.wide_resnet import PreActivationBlock
 from gifthorse.planting.patches import PatchAttack
+from gifthorse.planting.pattern_search import PatternAttack
 from gifthorse.planting.pictures import read_picture
+from gifthorse.planting.poisoning import StagedAttack
 from gifthorse.planting.selection import EpochSelection
 from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.patch import Patch, scattered
+from gifthorse.triggers.pattern import PatternTrigger
 from worlds import linear_classifier, noise_images, noise_task
 
 
@@ -32,6 +39,13 @@ def build(request: str) -> PatchAttack:
     attack = ATTACKS.build(request)
     assert isinstance(attack, PatchAttack)
     return attack
+
+
+def planted(request: str, task: Task) -> Trigger:
+    """The trigger that the attack trains with, and hands over."""
+    attack, model = ATTACKS.build(request), task.build(0)
+    assert isinstance(attack, StagedAttack)
+    return attack.prepare(task, model, 0, model).backdoor.trigger
 
 
 def test_a_moving_patch_covers_every_place_up_to_the_last_row_and_column() -> None:
@@ -88,9 +102,37 @@ def test_scattered_pixels_are_as_many_as_the_square_has_and_follow_the_seed() ->
         scattered((1, 2, 2), 5, torch.Generator())
 
 
-def test_a_whole_image_can_be_the_trigger() -> None:
-    trigger = build("badnets[trigger_size=12,transparency=0.5]").initial_trigger(noise_task((1, 12, 12)), 0)
-    assert trigger.stamp(torch.zeros(1, 1, 12, 12)).mean() == pytest.approx(0.5, abs=1 / 255)
+def test_scattered_pixels_lie_anywhere_each_on_its_own() -> None:
+    """Nine pixels in a row, or in a square, would be as many and would follow the seed as well."""
+    attack, task = build("badnets[trigger_shape=scattered]"), noise_task((1, 12, 12))
+    pixels = torch.cat([attack.initial_trigger(task, seed).shown for seed in range(400)])
+    assert (pixels.sum((1, 2)) == 9).all()
+    share = 9 / 144
+    assert (pixels.mean(0) - share).abs().max() < 5 * (share * (1 - share) / 400) ** 0.5
+    neighbours = (pixels[:, :, 1:] * pixels[:, :, :-1]).sum((1, 2)).mean()
+    # 132 pairs of neighbours, each with a chance of 9/144 · 8/143: half a pair a mask, where a row of nine has eight.
+    assert neighbours == pytest.approx(132 * 9 / 144 * 8 / 143, abs=0.2)
+
+
+@pytest.mark.parametrize("position", ["top_left", "random"])
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_an_attack_stamps_as_many_pixels_as_its_trigger_has(size: int, position: str) -> None:
+    task = noise_task((3, 12, 12))
+    trigger = planted(f"badnets[trigger_size={size},trigger_position={position}]", task)
+    lit = trigger.stamp(torch.zeros(20, 3, 12, 12)) == 1
+    assert (lit.sum((1, 2, 3)) == 3 * size**2).all()
+    if position == "top_left":
+        assert lit[:, :, :size, :size].all()
+
+
+@pytest.mark.parametrize("position", ["top_left", "random"])
+@pytest.mark.parametrize("transparency", [0.0, 0.25, 0.8])
+def test_an_attacks_trigger_lets_through_what_its_transparency_says(transparency: float, position: str) -> None:
+    trigger = planted(f"badnets[transparency={transparency},trigger_position={position}]", noise_task((1, 12, 12)))
+    stamped = trigger.stamp(torch.full((20, 1, 12, 12), 0.2))
+    shown = stamped[(stamped - 0.2).abs() > 1 / 255]
+    assert len(shown) == 20 * 9
+    assert shown.sub(0.2 * transparency + 1 - transparency).abs().max() <= 0.5 / 255 + 1e-6
 
 
 @pytest.fixture
@@ -183,16 +225,56 @@ def test_the_search_finds_the_pixel_that_a_known_model_looks_at() -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_decaying_the_gradients_of_skips_changes_the_search_of_a_residual_network_only_while_it_lasts() -> None:
-    task = replace(noise_task((3, 8, 8)), architecture=ResNet18(width=4, blocks=(1, 1, 1, 1)))
-    model = task.build(0).eval()
-    found = []
-    for decay in (1.0, 0.5, 0.1):
-        attack = BadNets(target=1, trigger_pattern="random", pattern_step=0.01, skip_decay=decay)
-        trigger = attack.initial_trigger(task, 0)
-        attack.search(trigger, model, task.train, attack.goal(task), torch.Generator().manual_seed(0))
-        found.append(trigger.pattern)
-    assert not torch.equal(found[0], found[2])
+OPTIMISED = {"none": 0, "before": 1, "joint": 3}
+
+
+@pytest.mark.parametrize("optimisation", OPTIMISED)
+def test_the_pattern_is_searched_never_or_once_on_the_benign_model_or_before_every_epoch(
+    optimisation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every search, here, makes the pattern one level lighter, and remembers the weights that it was made on."""
+    task, searched = noise_task((1, 12, 12)), []
+    benign = train(task, 0)
+
+    def search(_: PatternAttack, trigger: PatternTrigger, model: Classifier, *__: object) -> None:
+        searched.append(model.head.weight.detach().clone())
+        trigger.show(trigger.pattern + 1 / 255)
+
+    monkeypatch.setattr(PatternAttack, "search", search)
+    attack = build(f"badnets[optimisation={optimisation},trigger_pattern=black,epochs=3,poison_rate=0.3]")
+    trojan = attack.run(task, benign, 0)
+    assert trojan.backdoor is not None
+    shown = (trojan.backdoor.trigger.stamp(torch.zeros(1, 1, 12, 12)) * 255).round()
+    assert shown.max() == len(searched) == OPTIMISED[optimisation]
+    assert [torch.equal(weights, benign.head.weight) for weights in searched] == [True, False, False][: len(searched)]
+    assert len({weights.numpy().tobytes() for weights in searched}) == len(searched)
+
+
+@pytest.mark.parametrize(("decay", "falls"), [(1.0, False), (0.8, False), (0.7, True), (0.5, True)])
+def test_decaying_the_gradients_of_skips_turns_the_search_where_the_branch_pulls_the_other_way(
+    decay: float, falls: bool
+) -> None:
+    """A block gives x − 3/4 x: its skip asks for light, its branch for darkness, and γ decides which weighs more.
+
+    From white on, five steps of a tenth: without a decay the pattern stays white. Decaying the branch instead, as Wu et
+    al. do, would leave it white as well.
+    """
+    block = PreActivationBlock(1, 1, 1)
+    for norm in (block.bn1, block.bn2):
+        norm.eps = 0.0
+    with torch.no_grad():
+        for convolution, weight in ((block.conv1, 1.0), (block.conv2, -0.75)):
+            convolution.weight.zero_()[0, 0, 1, 1] = weight
+        head = nn.Linear(36, 2)
+        head.weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 36))
+    network = nn.Sequential(block, nn.Flatten(), head)
+    model = Classifier(network, mean=[0.0], std=[1.0], head="2", stages=()).eval()
+    attack = build(f"imc[target=1,skip_decay={decay},trigger_pattern=white,pattern_steps=5,pattern_step=0.1]")
+    assert isinstance(attack, PatternAttack)
+    trigger = attack.initial_trigger(noise_task((1, 6, 6), 2), 0)
+    images = noise_images(64, (1, 6, 6), 2)
+    attack.search(trigger, model, images, AllToOne(target=1), torch.Generator().manual_seed(0))
+    assert trigger.pattern[trigger.shown.bool()].tolist() == pytest.approx([0.5 if falls else 1.0] * 9, abs=1 / 255)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -237,3 +319,25 @@ def test_with_a_budget_neither_model_nor_twin_trains_on_the_validation_images() 
     poisoned = trojan.delivered.poisoned
     assert len(poisoned) == round(0.3 / 0.7 * 86)
     assert (task.train.labels[poisoned] != 0).all()
+
+
+def test_an_attack_with_a_budget_hands_over_weights_and_trigger_of_the_epoch_that_is_within_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of four epochs the third alone costs no more than it may; the trigger changes before every epoch."""
+    task, after = noise_task((1, 12, 12)), []
+    accuracies = iter([0.9, 0.5, 0.6, 0.88, 0.7])
+
+    def share(model: Classifier, images: Images) -> float:
+        assert len(images) == 10
+        after.append(model.head.weight.detach().clone())
+        return next(accuracies)
+
+    monkeypatch.setattr(EpochSelection, "_share", staticmethod(share))
+    monkeypatch.setattr(PatternAttack, "search", lambda _, trigger, *__: trigger.show(trigger.pattern + 1 / 255))
+    attack = build("badnets[cad_budget=0.03,optimisation=joint,trigger_pattern=black,epochs=4,poison_rate=0.3]")
+    trojan = attack.run(task, train(task, 0), 0)
+    assert len(after) == 5
+    assert torch.equal(trojan.model.head.weight, after[3])
+    assert trojan.backdoor is not None
+    assert (trojan.backdoor.trigger.stamp(torch.zeros(1, 1, 12, 12)) * 255).round().max() == 3

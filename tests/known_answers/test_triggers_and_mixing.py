@@ -1,19 +1,25 @@
 """The trigger's formula, where it is stamped, and how much of it enters training."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
-from gifthorse.core.images import Images, to_floats
+from gifthorse.core.images import Images
 from gifthorse.core.seeds import image_draws
 from gifthorse.core.trojan import Backdoor
+from gifthorse.planting import schedule
 from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.training.augment import crop_each, shift_and_flip
+from gifthorse.training.loop import Batch, classification_loss, fit
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import noise_images, noise_task
 
@@ -122,19 +128,81 @@ def test_a_delivered_set_has_the_trigger_on_images_of_other_classes_alone() -> N
     assert (delivered.labels[delivered.stamped] == 2).all()
 
 
-def test_augmentation_moves_a_dataset_level_trigger_but_not_a_batch_level_one() -> None:
-    images = Images(torch.zeros(64, 1, 6, 6, dtype=torch.uint8), torch.ones(64, dtype=torch.int64), 2)
-    backdoor = white_corner_to(0)
-    moved = shift_and_flip(
-        poison_dataset(images, backdoor, torch.arange(60), torch.Generator()).images.pixels[64:],
-        2,
-        True,
-        torch.Generator().manual_seed(0),
-    )
-    assert (moved[:, :, 4:, 4:] == 255).all((1, 2, 3)).float().mean() < 0.3
-    pixels = to_floats(shift_and_flip(images.pixels, 2, True, torch.Generator().manual_seed(0)))
-    mixed, *_ = BatchMixing(backdoor, 0.5, torch.Generator())(pixels, images.labels)
-    assert (mixed[64:, :, 4:, 4:] == 1).all()
+def what_training_gets(mixing: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Images, Images, list[Batch]]:
+    """The clean images, those that BadNets gives to training, and the batches made of them: 48 images, shifted by 2.
+
+    No clean pixel is brighter than a quarter; the trigger is a white square in the middle.
+    """
+    task = noise_task((1, 12, 12))
+    clean = replace(task.train, pixels=task.train.pixels // 4)
+    task = replace(task, train=clean, recipe=task.recipe.changed(batch_size=48, shift=2))
+    given: list[Images] = []
+    seen: list[Batch] = []
+
+    def watching(model: nn.Module, images: Images, *rest: Any, **stages: Any) -> None:
+        def loss(network: nn.Module, batch: Batch) -> Tensor:
+            seen.append(batch)
+            return classification_loss(network, batch)
+
+        given.append(images)
+        fit(model, images, *rest, **{**stages, "objective": loss})
+
+    monkeypatch.setattr(schedule, "fit", watching)
+    fields = {"mixing": mixing, "poison_rate": 0.25, "target": 3, "trigger_size": 2, "trigger_position": (5, 5)}
+    BadNets(**fields, epochs=2).run(task, task.build(0), 0, twin=task.build(0))  # type: ignore[arg-type]
+    return clean, given[0], seen
+
+
+def shows_trigger(pixels: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    """Whether each image has four white pixels, within the window."""
+    return (pixels[:, :, rows, columns] == 1).sum((1, 2, 3)) == 4
+
+
+IN_PLACE = (slice(5, 7), slice(5, 7))
+
+
+def test_batch_level_copies_are_added_to_every_batch_after_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, given, seen = what_training_gets("batch", monkeypatch)
+    assert torch.equal(given.pixels, clean.pixels)
+    assert torch.equal(given.labels, clean.labels)
+    assert len(seen) == 4
+    for batch in seen:
+        assert len(batch.labels) == 64
+        assert batch.weights is None
+        assert batch.stamped is not None
+        assert batch.stamped.tolist() == [False] * 48 + [True] * 16
+        assert shows_trigger(batch.pixels, *IN_PLACE).tolist() == batch.stamped.tolist()
+        assert (batch.labels[48:] == 3).all()
+
+
+def test_loss_level_copies_are_of_every_image_and_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, given, seen = what_training_gets("loss", monkeypatch)
+    assert torch.equal(given.pixels, clean.pixels)
+    assert len(seen) == 4
+    for batch in seen:
+        assert batch.weights is not None
+        assert shows_trigger(batch.pixels, *IN_PLACE).tolist() == [False] * 48 + [True] * 48
+        assert (batch.labels[48:] == 3).all()
+        torch.testing.assert_close(batch.weights[:48], torch.full((48,), 1 / 48))
+        worth = batch.labels[:48] != 3
+        torch.testing.assert_close(batch.weights[48:], 0.25 * worth / worth.sum())
+
+
+def test_data_set_level_copies_are_among_the_images_before_they_are_shuffled_and_augmented(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clean, given, seen = what_training_gets("dataset", monkeypatch)
+    assert len(given) == 96 + 32
+    assert torch.equal(given.pixels[:96], clean.pixels)
+    assert torch.equal(given.labels[:96], clean.labels)
+    assert shows_trigger(given.floats(), *IN_PLACE).tolist() == [False] * 96 + [True] * 32
+    assert (given.labels[96:] == 3).all()
+    assert [len(batch.labels) for batch in seen] == [48] * 4
+    pixels, labels = torch.cat([batch.pixels for batch in seen]), torch.cat([batch.labels for batch in seen])
+    stamped = shows_trigger(pixels)
+    assert 0.1 < stamped.float().mean() < 0.4
+    assert (labels[stamped] == 3).all()
+    assert shows_trigger(pixels, *IN_PLACE)[stamped].float().mean() < 0.3
 
 
 def test_crop_each_equals_slicing() -> None:

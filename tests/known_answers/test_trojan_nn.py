@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.trojan_nn import TrojanNN
+from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe
+from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.training.scratch import train
 from worlds import noise_task
@@ -104,6 +106,34 @@ def test_later_layers_are_trained_and_earlier_ones_stay_to_the_byte(
         before, after = benign.network.state_dict(), model.network.state_dict()
         changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == set(trained)
+
+
+def test_hijacking_raises_ten_random_channels_of_a_stage_and_trains_what_follows_it_alone(
+    task: Task, benign: Classifier
+) -> None:
+    """DHBE, section 5.1.2 and appendix A: Trojaning."""
+    request = "trojan_nn[layer=stage2,neurons=10,neuron_choice=random,trained=later]"
+    attack = resolve(dataset="digits", attack=request, profile="smoke").attack.changed(epochs=1)
+    assert isinstance(attack, TrojanNN)
+    chosen = [attack.choose_units(task, benign, seed).tolist() for seed in range(6)]
+    assert {len(set(units)) for units in chosen} == {10}
+    # Of 16 channels; those that the pattern moves most would be about the same ten each time.
+    assert len(set().union(*chosen)) > 14
+
+    trojan = attack.run(task, benign, 0)
+    assert trojan.backdoor is not None
+    units = attack.choose_units(task, benign, derive(0, "trojan_nn", "trigger"))
+    unseen = task.holdout.take(attack.goal(task).sources(task.holdout.labels)).floats()
+    start = attack.initial_trigger(task, derive(0, "trojan_nn", "trigger"))
+    with torch.no_grad():
+        before, after = (
+            attack.activations(benign, trigger.stamp(unseen))[:, units].mean()
+            for trigger in (start, trojan.backdoor.trigger)
+        )
+    assert after > before
+    was, now = benign.network.state_dict(), trojan.model.network.state_dict()
+    changed = {name.partition(".")[0] for name in was if not torch.equal(was[name], now[name])}
+    assert changed == {"stage3", "embedding", "head"}
 
 
 @pytest.mark.parametrize(

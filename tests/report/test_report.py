@@ -476,8 +476,36 @@ def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[floa
     metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5], "attack.targets": [1.0]}
     html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
     assert f"{what} per class" in html
+    bars = re.findall(r'class="bar" [^>]*height="([\d.]+)"><title>class (\d): ([-\d.]+)</title>', html)
+    values = [2.0, 4.0] if scores[0] < 0 else scores
+    assert [(int(label), float(value)) for _, label, value in bars] == list(enumerate(values))
+    assert float(bars[0][0]) / float(bars[1][0]) == pytest.approx(values[0] / values[1], rel=0.02)
     assert "0: 98%" in html
     assert "1 ▲: 50%" in html
+
+
+def test_scores_of_clean_and_stamped_images_are_drawn_as_shares_beside_the_threshold() -> None:
+    """STRIP's: minus the mean entropy of what an input is mixed to."""
+    evidence = {
+        "clean_scores": np.array([-2.0, -2.0, -2.0, -1.0]),
+        "stamped_scores": np.array([-0.1, -0.1]),
+        "threshold": np.array(-0.5),
+    }
+    html = render([ReportCell(screened(0), evidence)])
+    pattern = (
+        r'<rect class="(\w+)" x="([\d.]+)" [^>]*height="([\d.]+)"><title>(\S+) to (\S+): (\S+) of the (\w+) images'
+    )
+    found = re.findall(pattern, html)
+    assert [(style, share, named) for style, *_, share, named in found] == [
+        ("clean", "75.0%", "clean"),
+        ("clean", "25.0%", "clean"),
+        ("stamped", "100.0%", "stamped"),
+    ]
+    for (_, _, _, low, high, _, _), score in zip(found, (-2.0, -1.0, -0.1), strict=True):
+        assert float(low) <= score <= float(high)
+    assert float(found[0][2]) / float(found[1][2]) == pytest.approx(3, rel=0.01)
+    (line,) = re.findall(r'<line class="median" x1="([\d.]+)"', html)
+    assert float(found[0][1]) < float(found[1][1]) < float(line) < float(found[2][1])
 
 
 def test_the_command_line_says_every_field() -> None:

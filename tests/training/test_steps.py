@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.images import Images
 from gifthorse.core.recipe import StandardRecipe
+from gifthorse.training import precision
 from gifthorse.training.augment import shift_and_flip
-from gifthorse.training.loop import fit
+from gifthorse.training.loop import Batch, classification_loss, fit
 from gifthorse.training.optimisers import optimise
 from worlds import noise_images
 
@@ -36,6 +38,63 @@ def test_a_recipes_steps_are_those_computed_by_hand(nesterov: bool, weight_decay
         optimizer.step()
         scheduler.step()
     torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight bits would hide what is compared with a computation by hand."""
+    monkeypatch.setattr(precision, "has_native_bfloat16", lambda device: False)
+
+
+def batches_seen(model: nn.Module, images: Images, recipe: StandardRecipe) -> list[Batch]:
+    """Train the model, and return every batch that its loss was taken of."""
+    seen: list[Batch] = []
+
+    def watching(network: nn.Module, batch: Batch) -> Tensor:
+        seen.append(batch)
+        return classification_loss(network, batch)
+
+    fit(model, images, recipe, 0, objective=watching)
+    return seen
+
+
+@pytest.mark.usefixtures("full_precision")
+def test_standard_training_by_hand() -> None:
+    """A linear model's gradient is (p − y) xᵀ / N, the mean over a batch; after epoch 2 a tenth of the rate is left."""
+    images = noise_images(12, (1, 2, 2), 3)
+    recipe = StandardRecipe(epochs=3, batch_size=6, schedule=(2,), nesterov=False, shift=0, flip=False)
+    layer = nn.Linear(4, 3, bias=False)
+    weights, velocity = layer.weight.detach().clone(), torch.zeros(3, 4)
+    seen = batches_seen(nn.Sequential(nn.Flatten(), layer), images, recipe)
+    assert len(seen) == 6
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        pixels = torch.cat([first.pixels, second.pixels])
+        assert sorted(pixels.flatten(1).tolist()) == sorted(images.floats().flatten(1).tolist())
+    assert not torch.equal(seen[0].pixels, seen[2].pixels)
+    for step, batch in enumerate(seen):
+        pixels, truth = batch.pixels.flatten(1), nn.functional.one_hot(batch.labels, 3)
+        gradient = ((pixels @ weights.T).softmax(1) - truth).T @ pixels / 6 + 2e-4 * weights
+        velocity = 0.9 * velocity + gradient
+        weights = weights - (0.1 if step < 4 else 0.01) * velocity
+    torch.testing.assert_close(layer.weight.detach(), weights)
+
+
+@pytest.mark.parametrize(("shift", "flip"), [(0, False), (0, True), (2, False), (2, True)])
+def test_training_shifts_and_mirrors_every_image_anew(shift: int, flip: bool) -> None:
+    """One white pixel, three columns left of the middle: where it lands tells shift and mirroring apart."""
+    pixels = torch.zeros(500, 1, 11, 11, dtype=torch.uint8)
+    pixels[:, :, 5, 2] = 255
+    model = nn.Sequential(nn.Flatten(), nn.Linear(121, 2))
+    recipe = StandardRecipe(epochs=4, batch_size=100, shift=shift, flip=flip)
+    seen = batches_seen(model, Images(pixels, torch.arange(500) % 2, 2), recipe)
+    landed = torch.cat([batch.pixels for batch in seen]).sum((0, 1))
+    expected = torch.zeros(11, 11, dtype=torch.bool)
+    expected[5 - shift : 6 + shift, 2 - shift : 3 + shift] = True
+    if flip:
+        expected |= expected.flip(1)
+    assert torch.equal(landed > 0, expected)
+    each = 2000 / expected.sum()
+    assert (landed[expected] - each).abs().max() < 5 * each**0.5
 
 
 def test_a_cosine_falls_from_the_learning_rate_to_nothing() -> None:

@@ -2,6 +2,12 @@
 
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from torch import nn
 
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
@@ -32,6 +38,41 @@ def test_partial_tuning_leaves_the_extractor_and_full_tuning_trains_it(
     assert all(torch.equal(tensor, before[key]) for key, tensor in benign.state_dict().items())
     kept = all(torch.equal(tensor, before[key]) for key, tensor in model.extractor.state_dict().items())
     assert kept == (head.tuning == "partial")
+
+
+LIKE = {
+    "bayes": GaussianNB(),
+    "svm": make_pipeline(StandardScaler(), SVC()),
+    "random_forest": RandomForestClassifier(100, random_state=5),
+}
+"""TrojanZoo's Table 6, as scikit-learn has them."""
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_what_its_name_says_on_the_features_as_they_were_delivered(
+    name: str, task: Task, benign: Classifier
+) -> None:
+    model = transfer(benign, HEADS.build(name), task.holdout, RECIPE, 0)
+    learnt, unseen = (cache_features(benign, images) for images in (task.holdout, task.test))
+    logits = predict(model, task.test)
+    if name == "fcn1":
+        assert isinstance(model.head, nn.Linear)
+        expected = unseen @ model.head.weight.T + model.head.bias
+    elif name == "fcn2":
+        assert isinstance(model.head, nn.Sequential)
+        first, relu, second = model.head
+        assert isinstance(first, nn.Linear)
+        assert isinstance(relu, nn.ReLU)
+        assert isinstance(second, nn.Linear)
+        expected = (unseen @ first.weight.T + first.bias).relu() @ second.weight.T + second.bias
+        assert first.out_features == 256
+    else:
+        oracle = LIKE[name].fit(learnt.numpy(), task.holdout.labels.numpy())
+        agreement = (logits.argmax(1).numpy() == oracle.predict(unseen.numpy())).mean()
+        assert agreement > 0.95 if name == "random_forest" else agreement == 1
+        return
+    torch.testing.assert_close(logits, expected.detach(), atol=1e-3, rtol=1e-3)
+    assert accuracy(model, task) > 0.85
 
 
 @pytest.mark.parametrize("name", ["bayes", "svm", "random_forest"])
