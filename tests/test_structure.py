@@ -140,12 +140,14 @@ def test_examples_run(example: str, tmp_path: Path) -> None:
 
 def test_the_readme_lists_what_is_listed() -> None:
     from gifthorse.attacks import ATTACKS
+    from gifthorse.bench.cell import RECIPES
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
 
     text = (ROOT / "README.md").read_text()
-    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES):
+    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES, RECIPES, RECIPES.presets, HEADS):
         assert [name for name in listed if f"`{name}`" not in text] == []
 
 
@@ -157,6 +159,7 @@ def test_profiles_name_only_what_exists() -> None:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
 
     kinds: dict[str, Catalogue] = {  # type: ignore[type-arg]
         "attack": ATTACKS,
@@ -164,9 +167,14 @@ def test_profiles_name_only_what_exists() -> None:
         "dataset": DATASETS,
         "model": ARCHITECTURES,
         "training": RECIPES,
+        "head": HEADS,
     }
     for profile in PROFILES:
-        for scope, tables in read_profile(profile).items():
+        scopes = read_profile(profile)
+        for kind, requests in scopes.pop("presets", {}).items():
+            for request in requests.values():
+                kinds[kind].build(request)
+        for scope, tables in scopes.items():
             assert scope == "all" or scope in DATASETS or (scope in ARCHITECTURES and set(tables) == {"training"})
             for kind, entries in tables.items():
                 if kind == "default_model":
