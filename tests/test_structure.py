@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,10 @@ def test_profiles_name_only_what_exists() -> None:
                     continue
                 for name, fields in entries.items():
                     kinds[kind][name].from_dict(fields)
+
+
+def test_every_table_of_measurements_names_its_commit() -> None:
+    lines = (ROOT / "docs" / "measurements.md").read_text().splitlines()
+    headings = [above for above, line in pairwise(lines) if line.startswith("|---")]
+    assert len(headings) > 20
+    assert [heading for heading in headings if not re.search(r"\bas of [0-9a-f]{7}\b", heading)] == []
