@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,14 @@ def test_examples_run(example: str, tmp_path: Path) -> None:
 
 def test_the_readme_lists_what_is_listed() -> None:
     from gifthorse.attacks import ATTACKS
+    from gifthorse.bench.cell import RECIPES
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
 
     text = (ROOT / "README.md").read_text()
-    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES):
+    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES, RECIPES, RECIPES.presets, HEADS):
         assert [name for name in listed if f"`{name}`" not in text] == []
 
 
@@ -158,6 +161,7 @@ def test_profiles_name_only_what_exists() -> None:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.training.heads import HEADS
 
     kinds: dict[str, Catalogue] = {  # type: ignore[type-arg]
         "attack": ATTACKS,
@@ -165,9 +169,14 @@ def test_profiles_name_only_what_exists() -> None:
         "dataset": DATASETS,
         "model": ARCHITECTURES,
         "training": RECIPES,
+        "head": HEADS,
     }
     for profile in PROFILES:
-        for scope, tables in read_profile(profile).items():
+        scopes = read_profile(profile)
+        for kind, requests in scopes.pop("presets", {}).items():
+            for request in requests.values():
+                kinds[kind].build(request)
+        for scope, tables in scopes.items():
             assert scope == "all" or scope in DATASETS or (scope in ARCHITECTURES and set(tables) == {"training"})
             for kind, entries in tables.items():
                 if kind == "default_model":
@@ -233,3 +242,10 @@ def test_every_use_in_the_coverage_can_be_asked_for() -> None:
                 understood.add(row)
     # The others are said in words or in a command, as a report's chart is.
     assert len(understood) > 0.85 * len(COVERAGE)
+
+
+def test_every_table_of_measurements_names_its_commit() -> None:
+    lines = (ROOT / "docs" / "measurements.md").read_text().splitlines()
+    headings = [above for above, line in pairwise(lines) if line.startswith("|---")]
+    assert len(headings) > 20
+    assert [heading for heading in headings if not re.search(r"\bas of [0-9a-f]{7}\b", heading)] == []

@@ -15,7 +15,7 @@ from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.bench import cell as cell_module
 from gifthorse.bench import source
 from gifthorse.bench.cell import Cell, Downstream, resolve
-from gifthorse.bench.profiles import read_profile
+from gifthorse.bench.profiles import PROFILES, read_profile
 from gifthorse.bench.source import source_of, sources_of
 from gifthorse.core import contents
 from gifthorse.core.attack import Attack
@@ -53,6 +53,28 @@ def _wrapping_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cell(**request: Any) -> Cell:
     return resolve(**{"dataset": "digits", "profile": "smoke", "attack": "badnets", **request})
+
+
+def test_a_papers_recipe_by_name_is_kept_as_the_recipe_that_it_is() -> None:
+    said = "standard[epochs=200,batch_size=128,lr=0.1,nesterov=false,weight_decay=0.0005,schedule=[100,150]]"
+    for profile in ("paper", "laptop"):
+        named, spelt = (cell(training=training, profile=profile) for training in ("dhbe", said))
+        assert named.training.to_dict()["name"] == "standard"
+        assert (named.training, named.identity()) == (spelt.training, spelt.identity())
+    assert cell(training="dhbe", dataset="mnist", profile="paper").training.flip is False
+    # What the paper says goes before what the profile says of an architecture.
+    assert cell(training="dhbe", model="cnn_mnist", profile="paper").training.lr == 0.1
+    assert cell(training="dhbe[epochs=160]").training.epochs == 160
+
+
+def test_a_downstream_user_trains_as_trojanzoo_re_trains_in_the_paper_profile_alone() -> None:
+    for request in ("fcn1", "fcn2[tuning=full]"):
+        by_profile = {each: cell(downstream=request, profile=each).downstream for each in PROFILES}
+        tuning = {each: (user.head.epochs, user.head.lr) for each, user in by_profile.items()}  # type: ignore[union-attr]
+        assert tuning == {"paper": (50, 0.01), "laptop": (None, None), "smoke": (None, None)}
+    for profile, head in (("paper", OneLayer(epochs=50, lr=0.01)), ("laptop", OneLayer())):
+        elsewhere = cell(downstream="fcn1", downstream_dataset="mnist", profile=profile).downstream
+        assert elsewhere == Downstream(head, cell(dataset="mnist", profile=profile).dataset)
 
 
 @pytest.mark.usefixtures("_wrapping_is_listed")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gifthorse.bench.profiles import read_profile
 from gifthorse.core.record import Population, Record
 
 QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
@@ -134,6 +135,9 @@ def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for
         (["run", "--defense", "stripe"], "no defense is called 'stripe'; did you mean 'strip'?"),
         (["run", "--dataset", "minst"], "did you mean 'mnist'?"),
         (["run", "--model", "smal_cnn"], "did you mean 'small_cnn'?"),
+        (["run", "--training", "dhb"], "no training recipe is called 'dhb'; did you mean 'dhbe'?"),
+        (["run", "--training", "zzz"], "listed: adversarial, aegis, aegis_mnist, aegis_mnist_standard,"),
+        (["run", "--training", "dhbe[epochs=20]"], "the training ends after 20 epochs, so that the milestone 150"),
         (["run", "--attack", "badnets[poison_rat=0.1]"], "unknown field 'poison_rat'; did you mean 'poison_rate'?"),
         (["run", "--attack", "badnets[poison_rate=7]"], "poison_rate=7: input should be less than 1"),
         (["run", "--attack", "badnets[trigger_size=big]"], 'trigger_size="big": input should be a valid integer'),
@@ -184,7 +188,7 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_list_kinds_as_json(tmp_path: Path) -> None:
-    for kind in ("attacks", "defenses", "models", "datasets"):
+    for kind in ("attacks", "defenses", "models", "datasets", "recipes", "heads"):
         listed = json.loads(gifthorse("list", kind, "--json", cwd=tmp_path).stdout)
         for about in listed:
             assert {"name", "aliases", "paper", "fields"} <= about.keys()
@@ -203,6 +207,18 @@ def test_list_one_thing_shows_its_fields(tmp_path: Path) -> None:
     assert "poison_rate" in found
     assert "trigger_pattern" in found
     assert "[row, column]" in " ".join(found.split())
+
+
+def test_lists_the_papers_recipes_by_name_with_what_they_stand_for(tmp_path: Path) -> None:
+    every = "".join(gifthorse("list", "recipes", cwd=tmp_path).stdout.split())
+    presets = read_profile("paper")["presets"]["training"]
+    assert {"dhbe", "trojanzoo", "rethink_vgg19", "aegis"} <= presets.keys()
+    assert [name for name, request in presets.items() if name + request not in every] == []
+    found = gifthorse("list", "recipes", "trojanzoo", cwd=tmp_path).stdout
+    assert found.startswith(f"trojanzoo: {presets['trojanzoo']}\n")
+    (about,) = json.loads(gifthorse("list", "recipes", "dhbe", "--json", cwd=tmp_path).stdout)
+    values = {field["name"]: field["default"] for field in about["fields"]}
+    assert (values["epochs"], values["schedule"], values["weight_decay"]) == (200, [100, 150], 5e-4)
 
 
 def test_the_environment_names_store_and_data(tmp_path: Path) -> None:

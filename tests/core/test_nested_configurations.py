@@ -151,6 +151,36 @@ def test_walks_from_the_outside_in_and_in_order() -> None:
     assert found == ["pair", "pair", 4, 1, 3, "plain", 5, 6, 3, "plain"]
 
 
+def test_a_preset_stands_for_a_whole_request() -> None:
+    toys: Catalogue[Toy[Any]] = Catalogue("toy", [Leaf, Pair], {"big_leaf": "leaf[size=9,text=tall]"})
+    assert toys.build("big_leaf") == toys.build({"name": "Big-Leaf"}) == Leaf(size=9, text="tall")
+    assert toys.build("big_leaf[size=10]") == toys.build({"name": "big_leaf", "size": 10}) == Leaf(size=10, text="tall")
+    with request_defaults({"toy": {"leaf": {"size": 8, "ratio": 0.5}}}):
+        assert toys.build("big_leaf") == Leaf(size=9, text="tall", ratio=0.5)
+    described = toys.describe()
+    assert list(described) == ["leaf", "pair", "big_leaf"]
+    assert {field["name"]: field["default"] for field in described["big_leaf"]["fields"]} == {
+        "size": 9,
+        "text": "tall",
+        "ratio": None,
+        "file": None,
+    }
+    assert described["big_leaf"]["summary"] == "leaf[size=9,text=tall]"
+    for wrong, complaint in (
+        ("big_lef", "did you mean 'big_leaf'"),
+        ("zzz", "listed: big_leaf, leaf, pair"),
+        ("big_leaf[siz=1]", "unknown field 'siz'"),
+    ):
+        with pytest.raises(RequestError, match=complaint):
+            toys.build(wrong)
+
+    class Big(Stackable):
+        name = "big_leaf"
+
+    with pytest.raises(ValueError, match=r"'big_leaf' is the toy leaf\[size=9,text=tall\]"):
+        toys.add(Big)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -137,3 +137,22 @@ def test_mask_jaccard() -> None:
     recovered[:, 3, 3] = 0.5
     assert F.mask_jaccard(recovered, true) == pytest.approx(2 / 5)
     assert F.mask_jaccard(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)) == 0
+
+
+def test_mask_jaccard_of_the_top_pixels_is_of_the_kind_that_table_12_has() -> None:
+    """Of a 3×3 trigger eight pixels count: 8/9 if all of them hit, one less in common for every one that misses."""
+    true = torch.zeros(1, 6, 6)
+    true[:, :3, :3] = 1
+    values = torch.linspace(0.9, 0.1, 8)
+    inside, outside = true.flatten().nonzero().squeeze(1), (1 - true).flatten().nonzero().squeeze(1)
+    found = []
+    for missed in range(9):
+        recovered = torch.linspace(0, 0.01, 36)
+        recovered[torch.cat([inside[: 8 - missed], outside[:missed]])] = values
+        found.append(F.mask_jaccard_top(recovered.view(1, 6, 6), true))
+    assert found == pytest.approx([8 / 9, 7 / 10, 6 / 11, 5 / 12, 4 / 13, 3 / 14, 2 / 15, 1 / 16, 0])
+    # How large the mask is does not matter, and what is all alike has no top.
+    recovered = torch.linspace(1, 0, 36).view(1, 6, 6)
+    assert F.mask_jaccard_top(recovered / 50, true) == F.mask_jaccard_top(recovered, true) == 5 / 12
+    assert F.mask_jaccard_top(true, true) == 0
+    assert F.mask_jaccard_top(recovered, torch.zeros(1, 6, 6)) == 0

@@ -63,9 +63,9 @@ def task() -> Task:
     return Task(images, images, images, tuple("abcd"), architecture=SmallCnn(), recipe=StandardRecipe())
 
 
-def trojan(goal: Goal) -> Trojan:
+def trojan(goal: Goal, size: int = 1) -> Trojan:
     shape = (1, SIDE, SIDE)
-    patch = Patch(square(shape, 1, "bottom_right"), fill(shape, "white", torch.Generator()))
+    patch = Patch(square(shape, size, "bottom_right"), fill(shape, "white", torch.Generator()))
     return Trojan(planted(), planted(), Backdoor(patch, goal))  # type: ignore[arg-type]
 
 
@@ -93,6 +93,17 @@ def test_a_verdict_on_several_targets_is_a_hit_where_any_of_them_leads_and_its_t
     assert found["defense.mjs"] == pytest.approx((1 + 1 / SIDE**2) / 2)
     # Its own trigger sends all others to each target; that of class 0 would send none to class 1.
     assert found["defense.recovered_asr"] == 1
+
+
+def test_of_each_targets_own_mask_the_top_pixels_are_compared_one_less_than_the_trigger_has(task: Task) -> None:
+    mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
+    mask[0, 0, -2:, -2:] = torch.tensor([[0.04, 0.03], [0.02, 0.01]])
+    mask[1, 0, -1, -1], mask[1, 0, 0, :3] = 0.9, torch.tensor([0.8, 0.7, 0.6])
+    triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
+    verdict = ModelVerdict(torch.tensor([9.0, 1, 2, 3]), None, triggers)
+    found = judge_defense(verdict, trojan(Swap(), size=2), task, BEFORE, 0)[0]
+    assert found["defense.mjs_top"] == pytest.approx((3 / 4 + 1 / 6) / 2)
+    assert found["defense.mjs"] == pytest.approx((0 + 1 / 7) / 2)
 
 
 def test_a_verdict_on_the_model_as_a_whole_has_an_index_and_no_hit(task: Task) -> None:

@@ -9,23 +9,29 @@ from typing import Any
 import pytest
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.cell import RECIPES, resolve
-from gifthorse.core.configuration import Catalogue, Configuration
+from gifthorse.bench.cell import RECIPES, Downstream, resolve
+from gifthorse.core.configuration import Catalogue, Configuration, split_request
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
+from gifthorse.training.heads import HEADS
 
 TABLE = tomllib.loads(Path(__file__).with_name("published_settings.toml").read_text())
 ROWS: list[dict[str, Any]] = TABLE["settings"]
-EVERY: dict[str, Catalogue[Any]] = {"every attack": ATTACKS, "every recipe": RECIPES}
-ROLES: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES}
-METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES}
+EVERY: dict[str, Catalogue[Any]] = {"every attack": ATTACKS, "every recipe": RECIPES, "every head": HEADS}
+ROLES: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES, "downstream": HEADS}
+METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
-PLACES = {"dataset", "model"}
+PLACES = {"dataset", "model", "profile"}
+
+
+def names(row: dict[str, Any]) -> list[str]:
+    """The method that a row names, or the methods and presets."""
+    return row["method"] if isinstance(row["method"], list) else [row["method"]]
 
 
 def label(row: dict[str, Any]) -> str:
-    place = row.get("dataset") or row.get("model")
-    return f"{row['method']}.{row['field']}" + (f" ({place})" if place else "")
+    place = row.get("dataset") or row.get("model") or row.get("profile")
+    return f"{', '.join(names(row))}.{row['field']}" + (f" ({place})" if place else "")
 
 
 def read(value: Any) -> Any:
@@ -39,19 +45,19 @@ def read(value: Any) -> Any:
 
 def meant(row: dict[str, Any]) -> list[str]:
     """The names of the methods that a row is about."""
-    if row["method"] not in EVERY:
-        return [row["method"]]
+    if names(row)[0] not in EVERY:
+        return names(row)
     return [name for name, cls in EVERY[row["method"]].items() if row["field"] in cls.model_fields]
 
 
 def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
     """The method as the paper profile has it, on every data set or the one that the row names."""
-    role = next(role for role, listed in ROLES.items() if name in listed)
+    role = next(role for role, listed in ROLES.items() if name in listed or name in listed.presets)
     everywhere = IMAGES if role != "training" else ["cifar10"]
     for dataset in [row["dataset"]] if "dataset" in row else everywhere:
         request: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: name, "profile": "paper"}
-        cell = resolve(**request)
-        yield getattr(cell, role)
+        found = getattr(resolve(**request), role)
+        yield found.head if isinstance(found, Downstream) else found
 
 
 @pytest.mark.parametrize("row", ROWS, ids=label)
@@ -59,7 +65,7 @@ def test_a_default_is_what_its_source_prints(row: dict[str, Any]) -> None:
     expected = read(row.get("here", row["value"]))
     found = [each for name in meant(row) for each in in_paper_profile(row, name)]
     if not PLACES & row.keys():
-        found += [METHODS[name].model_construct() for name in meant(row)]
+        found += [METHODS[name].model_construct() for name in meant(row) if name in METHODS]
     assert found
     for each in found:
         assert getattr(each, row["field"]) == expected, f"{each} is not {row['paper']}, {row['where']}"
@@ -76,10 +82,15 @@ def test_every_row_names_its_source_and_every_departure_its_reason() -> None:
 
 def test_every_listed_method_has_a_row_of_its_own_or_a_reason_to_have_none() -> None:
     """A new method brings its rows."""
-    with_rows, excused = {row["method"] for row in ROWS}, set(TABLE["without"])
-    assert {*ATTACKS, *DEFENSES, *RECIPES} == (with_rows - set(EVERY)) | excused
+    with_rows, excused = {name for row in ROWS for name in names(row)}, set(TABLE["without"])
+    assert {*METHODS, *RECIPES.presets} == (with_rows - set(EVERY)) | excused
     assert all(TABLE["without"].values())
     assert not with_rows & excused
+
+
+@pytest.mark.parametrize("name", RECIPES.presets)
+def test_whatever_a_preset_says_has_its_source(name: str) -> None:
+    assert set(split_request(RECIPES.presets[name])[1]) == {row["field"] for row in ROWS if name in names(row)}
 
 
 @pytest.mark.parametrize("name", METHODS)

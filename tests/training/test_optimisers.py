@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gifthorse.bench.cell import RECIPES
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.training.optimisers import adam, optimise
@@ -34,7 +35,7 @@ def test_adam_is_torchs() -> None:
 
 def test_a_tenth_of_the_learning_rate_is_left_after_each_milestone() -> None:
     """DHBE, appendix A: 0.1, a tenth of it from epoch 100 and again from 150."""
-    recipe = StandardRecipe.parse("standard[schedule=[100,150],weight_decay=0.0005,nesterov=false]")
+    recipe = RECIPES.build("dhbe")
     optimizer, scheduler = optimise(nn.Linear(2, 2), recipe, 200 * 3)
     rates = []
     for _ in range(200 * 3):
@@ -46,7 +47,16 @@ def test_a_tenth_of_the_learning_rate_is_left_after_each_milestone() -> None:
     assert optimizer.defaults["weight_decay"] == 5e-4
 
 
-@pytest.mark.parametrize("text", ["standard[schedule=[0]]", "standard[schedule=linear]", "standard[schedule=[1.5]]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "standard[schedule=[0]]",
+        "standard[schedule=linear]",
+        "standard[schedule=[1.5]]",
+        "standard[epochs=20,schedule=[10,20]]",
+        "standard[epochs=20,schedule=[100,150]]",
+    ],
+)
 def test_a_schedule_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="schedule"):
-        StandardRecipe.parse(text)
+        RECIPES.build(text)

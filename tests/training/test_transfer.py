@@ -87,6 +87,12 @@ def test_a_head_overrides_the_recipe_where_it_says_so() -> None:
     assert changed == RECIPE.model_copy(update={"epochs": 3, "lr": 0.5})
 
 
+def test_milestones_do_not_outlive_the_epochs_that_they_are_counted_in() -> None:
+    steps = RECIPE.changed(epochs=200, schedule=[100, 150])
+    assert HEADS.build("fcn1[lr=0.01]").adapt(steps) == steps.changed(lr=0.01)
+    assert HEADS.build("fcn1[epochs=50]").adapt(steps) == steps.changed(epochs=50, schedule="cosine")
+
+
 def test_the_downstream_users_share_is_counted_drawn_by_the_seed_and_never_empty(
     task: Task, benign: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

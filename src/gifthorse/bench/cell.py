@@ -24,7 +24,9 @@ from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
 from gifthorse.training.heads import HEADS, Head
 
-RECIPES: Catalogue[Recipe] = Catalogue("training recipe", [StandardRecipe, AdversarialRecipe])
+RECIPES: Catalogue[Recipe] = Catalogue(
+    "training recipe", [StandardRecipe, AdversarialRecipe], read_profile("paper")["presets"]["training"]
+)
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,9 @@ def resolve(
         network = ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"))
     user = None
     if downstream is not None:
-        images = upstream
-        if downstream_dataset is not None:
-            with filled(_dataset_name(downstream_dataset)):
-                images = DATASETS.build(downstream_dataset)
-        user = Downstream(HEADS.build(downstream), images)
+        own = downstream_dataset or dataset
+        with filled(_dataset_name(own)):
+            user = Downstream(HEADS.build(downstream), DATASETS.build(own))
 
     with filled(name, network.name):
         return Cell(

@@ -18,7 +18,8 @@ PROFILES = {
 def read_profile(name: str) -> dict[str, Any]:
     """Return a profile: by scope, by kind, by name, the fields that differ from the paper's.
 
-    A scope is ``all``, a data set, or for training an architecture; a later one of these overrides.
+    A scope is ``all``, a data set, or for training an architecture; a later one of these overrides. The paper profile's
+    ``presets`` are no scope: whole requests, by kind and by a name of their own.
     """
     if name not in PROFILES:
         raise RequestError(f"no profile is called '{name}'; listed: {', '.join(PROFILES)}")

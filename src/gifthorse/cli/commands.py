@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
@@ -166,14 +166,14 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
         return
     if name is None or len(described) > 1:
-        table = Table("name", "also", "what it is", box=None)
+        table = Table("name", "also", Column("what it is", overflow="fold"), box=None)
         for about in described.values():
             family = f" ({about['family']})" if "family" in about else ""
-            table.add_row(about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family)
+            table.add_row(about["name"], ", ".join(about.get("aliases", [])), escape(about["summary"] + family))
         answers.print(table)
         return
     (about,) = described.values()
-    answers.print(f"{about['name']}: {about['summary']}", highlight=False)
+    answers.print(f"{about['name']}: {about['summary']}", markup=False, highlight=False)
     if about.get("paper"):
         answers.print(f"Paper: {about['paper']}", highlight=False)
     if about.get("fields"):
@@ -371,7 +371,7 @@ def _listing() -> dict[str, dict[str, dict[str, Any]]]:
 
         catalogues = _catalogues()
         # The catalogues first: packages that add to them declare metrics and families as well.
-        listing = {kind: {name: cls.describe() for name, cls in each.items()} for kind, each in catalogues.items()}
+        listing = {kind: each.describe() for kind, each in catalogues.items()}
         files = source_files(*(cls for catalogue in catalogues.values() for cls in catalogue.values()))
         listing["families"] = {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}

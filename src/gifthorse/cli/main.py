@@ -146,7 +146,11 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @click.option("--attack", default="none", show_default=True, metavar="NAME[...]", help="Attack; none: a benign model.")
 @click.option("--defense", metavar="NAME[...]", help="Defense; without one, or with none, only the attack is judged.")
 @click.option(
-    "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
+    "--training",
+    default="standard",
+    show_default=True,
+    metavar="NAME[...]",
+    help="Recipe, as 'standard[epochs=30]' or 'dhbe'.",
 )
 @click.option(
     "--downstream",
@@ -203,7 +207,11 @@ def run(
     "number of classes.",
 )
 @click.option(
-    "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
+    "--training",
+    default="standard",
+    show_default=True,
+    metavar="NAME[...]",
+    help="Recipe, as 'standard[epochs=30]' or 'dhbe'.",
 )
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first of either group.")

@@ -199,14 +199,18 @@ D = TypeVar("D", bound=Configuration)
 class Catalogue(Mapping[str, type[C]], Generic[C]):
     """The listed classes of one kind, by name; aliases are understood, misspellings get a suggestion.
 
+    ``presets`` are whole requests by a name of their own, which stands for them wherever a request is read: if ``dhbe``
+    is ``standard[lr=0.1,schedule=[100,150]]``, then ``dhbe[lr=0.2]`` is that with another rate.
+
     Other packages list theirs with :meth:`add`, in a module or a function that they declare as an entry point of the
     group ``gifthorse``; it is loaded when something is first looked up.
     """
 
     _packages: ClassVar[list[metadata.EntryPoint] | None] = None
 
-    def __init__(self, kind: str, listed: Iterable[type[C]]):
+    def __init__(self, kind: str, listed: Iterable[type[C]], presets: Mapping[str, str] = MappingProxyType({})):
         self.kind = kind
+        self.presets = presets
         self._classes: dict[str, type[C]] = {}
         self._names: dict[str, str] = {}
         for cls in listed:
@@ -228,10 +232,9 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         names = dict.fromkeys((cls.name, *cls.aliases))
         for name in names:
             taken = self._names.get(_plain(name))
-            if taken is not None:
-                raise ValueError(
-                    f"{cls.__name__} cannot be listed: '{name}' is the {self.kind} {self._classes[taken].__qualname__}"
-                )
+            owner = self.presets.get(_plain(name)) if taken is None else self._classes[taken].__qualname__
+            if owner is not None:
+                raise ValueError(f"{cls.__name__} cannot be listed: '{name}' is the {self.kind} {owner}")
         if not _BARE.fullmatch(cls.name) or "/" in cls.name or cls.name.lower() in _RESERVED:
             raise ValueError(f"{cls.__name__} cannot be listed: its name '{cls.name}' is not a plain word")
         self._classes[cls.name] = cls  # type: ignore[assignment]
@@ -258,7 +261,8 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         cls = classes.get(self._names.get(key, ""))
         if cls is None or (slash and not cls.slash_field):
             raise RequestError(
-                f"no {self.kind or 'configuration'} is called '{name}'{_suggest(key, classes, 'listed')}"
+                f"no {self.kind or 'configuration'} is called '{name}'"
+                f"{_suggest(key, [*classes, *self.presets], 'listed')}"
             )
         return cls
 
@@ -268,11 +272,24 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         What it leaves open, outside and in the configurations that it holds, :func:`request_defaults` fill in.
         """
         name, said = split_request(request) if isinstance(request, str) else (request["name"], request)
+        if (preset := self.presets.get(_plain(name))) is not None:
+            name, whole = split_request(preset)
+            said = {**whole, **said}
         cls = self.find(name)
         held = {key: field.default for key, field in cls.model_fields.items() if _held(field.default)}
         fields = {key: _request(value) for key, value in held.items()}
         fields |= _DEFAULTS.get().get(self.kind, {}).get(cls.name, {})
         return cls.from_dict({**fields, **cls._with_slash(name, said)})
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return by name what ``gifthorse list --json`` prints of every class, and of every preset with its values."""
+        described = {name: cls.describe() for name, cls in self.items()}
+        for name, request in self.presets.items():
+            built = self.build(request)
+            about, values = built.describe(), built.to_dict()
+            fields = [{**field, "default": values[field["name"]]} for field in about["fields"]]
+            described[name] = {**about, "name": name, "aliases": [], "summary": request, "fields": fields}
+        return described
 
     def _listed(self) -> dict[str, type[C]]:
         Catalogue.load_packages()

@@ -239,6 +239,9 @@ METRICS = Metrics(
     Metric("defense.mjs", "mask Jaccard similarity", "detector", FRACTION, True,
            "Jaccard index of recovered and true mask, recovered pixels above 0.1 (our choice)", "TrojanZoo eq. 6",
            "MJS"),
+    Metric("defense.mjs_top", "mask Jaccard similarity by TrojanZoo's pixels", "detector", FRACTION, True,
+           "the same of the recovered mask's top pixels: for a trigger of n, those above the n-th largest value; "
+           "(n − 1) / n is the most", "TrojanZoo eq. 6, code", "MJS, top"),
     Metric("defense.recovered_asr", "ASR of the recovered trigger", "detector", PERCENT, True,
            "success of the trigger recovered for the target, on test images of other classes", short="Trigger ASR"),
 

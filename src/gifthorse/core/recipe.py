@@ -1,8 +1,8 @@
 """How a classifier is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.pgd import PgdSteps
@@ -12,8 +12,8 @@ class Recipe(Configuration):
     """What every training has: SGD, a schedule, augmentation.
 
     TrojanZoo prints SGD's momentum, Nesterov and weight decay (Table 20) but not how its benign models are trained;
-    epochs, learning rate, crop and flip are DHBE's (appendix A), whose whole recipe is
-    ``standard[schedule=[100,150],weight_decay=0.0005,nesterov=false]``.
+    epochs, learning rate, crop and flip are DHBE's (appendix A). The papers' whole recipes go by a name of their own
+    (``dhbe``, ``trojanzoo``, ``rethink_vgg19``, ``aegis``, ...): they are presets of the paper profile.
     """
 
     catalogue = "training recipe"
@@ -35,6 +35,15 @@ class Recipe(Configuration):
         "trainings; attacks with a loss of their own on the latents train without",
     )
 
+    @field_validator("schedule")
+    @classmethod
+    def _ends_after_its_milestones(cls, schedule: Any, info: ValidationInfo) -> Any:
+        epochs = info.data.get("epochs")
+        last = max(schedule, default=0) if isinstance(schedule, tuple) else 0
+        if epochs is not None and last >= epochs:
+            raise ValueError(f"the training ends after {epochs} epochs, so that the milestone {last} never comes")
+        return schedule
+
 
 class StandardRecipe(Recipe):
     """Training on the images as they are."""
@@ -50,9 +59,8 @@ class StandardRecipe(Recipe):
 class AdversarialRecipe(PgdSteps, Recipe):
     """PGD adversarial training: every batch is replaced by inputs that fool the model most within a small ball.
 
-    Defaults are TrojanZoo's adversarial re-training (Table 21: linf, 8/255, steps of 2/255, 7 of them); AEGIS trains
-    with ``norm=l2,radius=0.5,steps=20`` (its printed step size is lost), and its library with
-    ``start=image,returned=best``.
+    Defaults are TrojanZoo's adversarial re-training (Table 21: linf, 8/255, steps of 2/255, 7 of them); AEGIS's are the
+    presets ``aegis`` and ``aegis_mnist``.
     """
 
     name = "adversarial"

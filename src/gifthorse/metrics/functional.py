@@ -111,9 +111,25 @@ def mask_norm(mask: Tensor) -> float:
 def mask_jaccard(recovered: Tensor, true: Tensor) -> float:
     """MJS, TrojanZoo equation 6: Jaccard index of the supports of two masks ``(1, H, W)``; 0 if both are empty.
 
-    The paper does not say what belongs to a soft mask's support: above :data:`MASK_SUPPORT` is our choice. TrojanZoo's
-    code takes what is above the n-th largest value of either mask, n being an argument.
+    The paper does not say what belongs to a soft mask's support: above :data:`MASK_SUPPORT` is our choice.
     """
-    first, second = recovered > MASK_SUPPORT, true > 0
+    return jaccard(recovered > MASK_SUPPORT, true > 0)
+
+
+def mask_jaccard_top(recovered: Tensor, true: Tensor) -> float:
+    """MJS as TrojanZoo's code has it: of the recovered mask counts what is above its n-th largest value.
+
+    n is how many pixels of the true mask are not zero. At most n - 1 count, (n - 1) / n is the most there can be, and
+    of pixels that are all alike none counts. The values of Table 12 are of this kind, but for DeepInspect's: 8/9, 7/10,
+    6/11, ... of a 3×3 trigger. Masks are ``(1, H, W)``; 0 if nothing counts in either.
+    """
+    support = true > 0
+    pixels = int(support.sum())
+    found = recovered > recovered.flatten().topk(pixels).values[-1] if pixels else recovered < 0
+    return jaccard(found, support)
+
+
+def jaccard(first: Tensor, second: Tensor) -> float:
+    """Return the Jaccard index of two sets, ``bool`` of one shape; 0 if both are empty."""
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 0.0

@@ -54,7 +54,9 @@ def _judge_triggers(triggers: RecoveredTriggers, targets: list[int], case: Case)
     true_mask, test = case.trojan.backdoor.trigger.mask, case.task.test
     metrics: Metrics = {"defense.mln": fmean(functional.mask_norm(triggers.mask[target]) for target in targets)}
     if true_mask is not None:
-        metrics["defense.mjs"] = fmean(functional.mask_jaccard(triggers.mask[target], true_mask) for target in targets)
+        masks = [triggers.mask[target] for target in targets]
+        metrics["defense.mjs"] = fmean(functional.mask_jaccard(mask, true_mask) for mask in masks)
+        metrics["defense.mjs_top"] = fmean(functional.mask_jaccard_top(mask, true_mask) for mask in masks)
 
     def success(target: int) -> float:
         logits = predict(case.trojan.model, triggers.stamp(test.floats(), target))

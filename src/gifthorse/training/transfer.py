@@ -2,8 +2,9 @@
 
 Paper: TrojanZoo, sections 3.1 and 5.2.3, Table 6. Partial tuning trains the head with the extractor fixed, full
     tuning trains both; "none" is the delivered model as it is.
-Differs: with the extractor fixed the features of every image are computed once, so that partial tuning never augments.
-    The paper does not say whether it does.
+Differs: partial tuning never augments: with the extractor fixed the features of every image are computed once, which is
+    one pass over the images instead of one in every epoch. The paper does not say whether it augments; its code shifts
+    and flips in any training. Full tuning augments as the recipe says.
 """
 
 import torch
