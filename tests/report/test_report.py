@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gifthorse.core.command import bracket, command
 from gifthorse.core.configuration import split_request
 from gifthorse.core.family import FAMILIES, Family
 from gifthorse.core.metric import METRICS, NORM, Metric
@@ -16,7 +17,6 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
 from gifthorse.report.html import render
-from gifthorse.report.naming import bracket, command
 from gifthorse.report.tables import Group, Row, group, measure
 
 HOSTILE = "</td></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
@@ -297,7 +297,7 @@ def test_a_network_of_a_librarys_goes_by_its_own_name() -> None:
     one, two = ({"name": "torchvision", "arch": arch} for arch in ("resnet50", "vgg11"))
     found = group([record(model=one), record(model=two), record(model={"name": "timm", "arch": "vit", "img_size": 32})])
     assert [each.model for each in found] == ["torchvision/resnet50", "torchvision/vgg11", "timm/vit"]
-    assert "--model 'torchvision[arch=resnet50]'" in command(record(model=one))
+    assert "--model 'torchvision[arch=resnet50]'" in command(record(model=one).model_dump())
 
 
 def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
@@ -495,7 +495,7 @@ def test_the_command_line_says_every_field() -> None:
         "empty": "",
     }
     cell = record(attack=attack, defense=STRIP, seed=7)
-    words = shlex.split(command(cell).replace("\\\n", ""))
+    words = shlex.split(command(cell.model_dump()))
     assert words[:2] == ["gifthorse", "run"]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--seed"], options["--profile"]) == ("7", "smoke")
@@ -503,11 +503,12 @@ def test_the_command_line_says_every_field() -> None:
         name, fields = split_request(options[option])
         assert {"name": name, **fields} == configuration
     assert bracket(attack).startswith("badnets[rate=1e-05,at=[1,2],word=top_left,flag=true,nothing=null,")
-    assert "--defense" not in command(record())
-    assert "--downstream" not in command(record())
-    again = command(tuned(FCN1, 0.5))
+    assert "--defense" not in command(record().model_dump())
+    assert "--downstream" not in command(record().model_dump())
+    again = command(tuned(FCN1, 0.5).model_dump())
     assert "--downstream 'fcn1[tuning=partial,share=1.0]'" in again
     assert "--downstream-dataset 'digits[size=16]'" in again
+    assert "gifthorse run \\\n  --dataset &#39;digits[size=16]&#39; \\\n  --model" in page(cell)
 
 
 def test_reports_are_made_without_torch() -> None:

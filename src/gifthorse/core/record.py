@@ -73,7 +73,8 @@ class Record(Document):
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
-    stage, measured by the runner; a stage answered from the store keeps the time it once took.
+    stage, measured by the runner; a stage answered from the store keeps the time it once took. ``command`` is the
+    command line that runs the cell again.
     ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
     file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
@@ -81,6 +82,7 @@ class Record(Document):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     id: str
+    command: str | None = None
     status: Status
     reason: str | None = None
     dataset: dict[str, Any]

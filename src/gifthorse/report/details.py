@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from gifthorse.core.command import command
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
-from gifthorse.report.naming import command, key, labels
+from gifthorse.report.naming import key, labels
 from gifthorse.report.tables import Value, downstream_labels, measure
 
 GALLERY = 20
@@ -120,7 +121,7 @@ def _cell(cell: ReportCell, title: str) -> CellDetail:
         triggers_caption=caption,
         measurements=_measurements(record),
         times=_times(record),
-        command=command(record),
+        command=command(record.model_dump(), " \\\n  "),
     )
 
 
