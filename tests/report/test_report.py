@@ -275,6 +275,17 @@ def test_other_images_than_the_networks_own_are_named_and_are_another_row() -> N
     assert [row.label for row in table.blocks[0].rows] == ["fcn1[tuning=partial]", "fcn1[tuning=partial,dataset=mnist]"]
 
 
+def test_a_benign_model_says_how_it_was_trained_where_it_is_a_twin() -> None:
+    twin = {"name": "none", "trained": {"name": "schedule", "epochs": 3}}
+    (row,) = only_group(record(attack=twin)).attacks
+    assert row.label == "none[trained=schedule[epochs=3]]"
+    (row,) = only_group(record(attack={"name": "none", "trained": None})).attacks
+    assert row.label == "none"
+    rows = only_group(record(), record(attack=twin), record(attack={"name": "none", "trained": None})).attacks
+    assert [row.label for row in rows] == ["none[trained=schedule[epochs=3]]", "none[trained=null]", "badnets"]
+    assert page(record(attack=twin)).count("<small>benign model</small>") == 1
+
+
 def test_downstream_cells_are_in_no_other_row_and_without_them_there_is_no_table() -> None:
     plain, defended, other = record(), screened(0), tuned(FCN1, 0.5, metrics=ATTACK | {"attack.asr": 0.2})
     found = only_group(other, plain, defended)

@@ -176,10 +176,12 @@ class Population(Document):
     """Benign and trojaned models of consecutive seeds, and how well one defense tells them apart.
 
     ``seed`` is the first of either group. With ``varied_target`` every trojaned model has another target, its seed
-    modulo the number of classes, in place of the attack's. ``index`` names the metric that ``auroc`` and ``tpr_at_fpr``
-    are of; ``readouts`` has the same of every further index, each over the models that have it. ``flagged_benign`` and
-    ``flagged_trojaned`` are shares at the method's own threshold, ``suspect_hit_rate`` is the share of trojaned models
-    whose target has the highest score. Rates are fractions in [0,1]; what could not be computed is absent or null.
+    modulo the number of classes, in place of the attack's. ``twin`` says how the benign models were trained: as the
+    benign twins of the trojaned ones; it is null where that is by the recipe alone, as the attack trains too. ``index``
+    names the metric that ``auroc`` and ``tpr_at_fpr`` are of; ``readouts`` has the same of every further index, each
+    over the models that have it. ``flagged_benign`` and ``flagged_trojaned`` are shares at the method's own threshold,
+    ``suspect_hit_rate`` is the share of trojaned models whose target has the highest score. Rates are fractions in
+    [0,1]; what could not be computed is absent or null.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -190,6 +192,7 @@ class Population(Document):
     profile: str
     attack: dict[str, Any]
     varied_target: bool
+    twin: dict[str, Any] | None = None
     defense: dict[str, Any]
     seed: int
     n_benign: int

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable
 
 from gifthorse.core.command import Fields, bracket
+from gifthorse.core.record import Record
 
 
 def key(configuration: Fields | None) -> str:
@@ -22,7 +23,7 @@ def name_of(configuration: Fields) -> str:
 
 
 def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, str]:
-    """Return a label by :func:`key`: the name, the fields named in ``always``, and those in which namesakes differ.
+    """Return a label by :func:`key`: the name, fields in which namesakes differ, and those in ``always`` unless null.
 
     >>> one, two = {"name": "strip", "fpr": 0.05, "clip": True}, {"name": "strip", "fpr": 0.01, "clip": True}
     >>> sorted(labels([one, two, {"name": "none"}]).values())
@@ -35,7 +36,13 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
         differing = {
             field: value
             for field, value in configuration.items()
-            if field in always or any(field not in other or other[field] != value for other in namesakes)
+            if (field in always and value is not None)
+            or any(field not in other or other[field] != value for other in namesakes)
         }
         found[identity] = bracket({"name": name_of(configuration), **differing})
     return found
+
+
+def attack_labels(records: Iterable[Record]) -> dict[str, str]:
+    """Return the :func:`labels` of the attacks; of a benign model that was trained as a twin, always how."""
+    return labels((record.attack for record in records), always=("trained",))
