@@ -27,6 +27,10 @@ CELLS = {
     "wave": ["--attack", f"toy_wave[{SCRATCH}]"],
     "talker": ["--attack", "toy_talker[poison_rate=0.4,origin=scratch]"],
     "shaken": ["--attack", "toy_shaken[base=badnets[trigger_position=bottom_right]]"],
+    "twin of shaken": [
+        "--attack",
+        "none[trained=mixed_twin[attack=toy_shaken[base=badnets[trigger_position=bottom_right]]]]",
+    ],
     "plain": ["--attack", "badnets", "--defense", "strip"],
     "evasive": ["--attack", f"toy_evasive[{SCRATCH},against=strip]", "--defense", "strip"],
     "not evadable": ["--attack", "toy_evasive[against=shrinkpad]"],
@@ -175,6 +179,8 @@ def test_a_wrapper_keeps_its_bases_success_and_its_twin_undergoes_the_same(said:
     assert record.seconds["twin"] > 0
     assert "twin" not in Record.from_json(said["plain"]).seconds
     assert "'esb' is no StagedAttack" in said["not wrappable"]
+    # Its twin is nobody else's, and can be had alone: what a population judges.
+    assert metrics_of(said, "twin of shaken")["attack.acc"] == metrics["attack.twin_acc"]
 
 
 def test_an_adaptive_attack_hides_from_the_defense_that_it_was_trained_against(said: dict[str, str]) -> None:

@@ -1,14 +1,20 @@
 """Populations: ordinary cells, each with its own target; what does not count is left out and says why."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
+from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.data.badnets import BadNets
+from gifthorse.attacks.no_attack import NoAttack
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.machine import environment
+from gifthorse.bench.packing import restore, weights
 from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
@@ -16,10 +22,14 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
+from gifthorse.core.seeds import derive
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.planting import schedule
+from gifthorse.planting.poisoning import TWINS
+from gifthorse.planting.schedule import Schedule
 from gifthorse.training import scratch
-from worlds import digits_task
+from gifthorse.training.loop import fit
+from worlds import digits_task, requests
 
 CPU = torch.device("cpu")
 Answer = Callable[[Cell], Mapping[str, Any]]
@@ -125,6 +135,139 @@ def test_a_second_time_it_is_answered_from_the_store(
     smaller = run_population(runner, request(seed=3), benign=1, trojaned=2)
     assert (smaller.n_benign, smaller.tpr_at_fpr) == (1, {})
     assert smaller.id != found.id
+
+
+RETRAINED = "badnets[origin=benign,epochs=1,lr=0.01,poison_rate=0.2]"
+
+
+@pytest.fixture
+def retrained(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> tuple[Runner, Population, list[str]]:
+    """A population of an attack that re-trains, and the labels of all trainings that it took."""
+    trained: list[str] = []
+
+    def counting(*given: Any, **how: Any) -> None:
+        trained.append(how["label"])
+        fit(*given, **how)
+
+    monkeypatch.setattr(scratch, "fit", counting)
+    monkeypatch.setattr(schedule, "fit", counting)
+    # Whether it took does not matter here.
+    monkeypatch.setattr("gifthorse.metrics.attacks.ASR_FLOOR", 0.0)
+    monkeypatch.setattr("gifthorse.metrics.attacks.ABOVE_TWIN", -1.0)
+    monkeypatch.setattr(NeuralCleanse, "defend", lambda *_: ModelVerdict(torch.arange(10.0), None))
+    found = run_population(runner, request(attack=RETRAINED, training="standard[epochs=2]"), benign=3, trojaned=2)
+    return runner, found, trained
+
+
+def test_the_benign_models_of_an_attack_that_re_trains_are_the_twins_of_its_trojans(
+    retrained: tuple[Runner, Population, list[str]],
+) -> None:
+    runner, found, trained = retrained
+    assert sorted(trained) == ["badnets"] * 2 + ["benign model"] * 3 + ["benign twin"] * 3
+    assert found.twin == Schedule(epochs=1, lr=0.01).to_dict()
+    assert [member.seed for member in found.benign] == [0, 1, 2]
+    quick = runner.reading(request(attack=RETRAINED, training="standard[epochs=2]"))
+    task = replace(digits_task(), recipe=quick.training)
+    twin = NoAttack(trained=Schedule(epochs=1, lr=0.01))
+    for member in found.benign:
+        cell = replace(quick, attack=twin, seed=member.seed)
+        assert cell.identity() == member.id
+        benign, delivered = (
+            runner.store.load_artifact(kind, key)
+            for kind, key in (("benign", cell.benign_key()), ("trojan", cell.trojan_key()))
+        )
+        assert benign is not None
+        assert delivered is not None
+        seed, clean = derive(member.seed, "classifier"), restore(task.build(0), benign[0])
+        for name, array in weights(quick.attack.run(task, clean, seed).twin).items():
+            assert np.array_equal(delivered[0][f"model/{name}"], array)
+        assert not all(np.array_equal(delivered[0][f"model/{name}"], array) for name, array in benign[0].items())
+
+
+def test_attacks_that_train_alike_share_the_benign_models(
+    retrained: tuple[Runner, Population, list[str]], runner: Runner
+) -> None:
+    _, found, trained = retrained
+    before = len(trained)
+    other = request(attack="targeted_blend[origin=benign,epochs=1,lr=0.01]", training="standard[epochs=2]")
+    again = run_population(runner, other, benign=3, trojaned=1)
+    assert again.benign == found.benign
+    assert trained[before:] == ["targeted_blend"]
+    longer = request(attack="badnets[origin=benign,epochs=2,lr=0.01]", training="standard[epochs=2]")
+    assert {member.id for member in run_population(runner, longer, benign=1, trojaned=1).benign}.isdisjoint(
+        member.id for member in found.benign
+    )
+
+
+@pytest.mark.parametrize("attack", ["badnets[origin=scratch]", "esb"])
+def test_the_benign_models_of_any_other_attack_are_those_of_the_recipe(
+    attack: str, runner: Runner, answered: Callable[[Answer], None]
+) -> None:
+    answered(separated)
+    found = run_population(runner, request(attack=attack), benign=2, trojaned=1)
+    assert found.twin is None
+    assert [member.id for member in found.benign] == [
+        runner.reading(request(attack="none", seed=seed)).identity() for seed in range(2)
+    ]
+
+
+def test_every_attack_is_judged_beside_its_own_twins(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    """Whatever the attack: the benign cell is trained by what the trojan's twin is, of the same seed and target."""
+    trained: dict[tuple[bool, int], Any] = {}
+
+    def answer(cell: Cell) -> Mapping[str, Any]:
+        trained[trojaned(cell), cell.seed] = cell.attack.twin(digits_task())
+        return separated(cell)
+
+    answered(answer)
+    task = digits_task()
+    for attack in requests(ATTACKS):
+        if not attack.startswith("none"):
+            trained.clear()
+            found = run_population(runner, request(attack=attack), benign=2, trojaned=2)
+            assert [trained[False, seed] for seed in range(2)] == [trained[True, seed] for seed in range(2)]
+            twin = request(attack=attack).attack.twin(task)
+            assert found.twin == (None if twin is None else twin.to_dict())
+
+
+def test_a_twin_that_is_one_attacks_own_is_named_with_the_attack_and_reads_back() -> None:
+    class Trembling(BadNets):
+        def twin_mix(self, task: Any, seed: int) -> Any:
+            return lambda pixels, labels: None
+
+    own = Trembling(origin="scratch", target=3).twin(digits_task())
+    assert own is not None
+    assert own.to_dict()["attack"]["target"] == 3
+    assert isinstance(own, TWINS["mixed_twin"])
+    NoAttack(trained=own).check(digits_task())
+    shared = TWINS.build("mixed_twin[attack=badnets]")
+    with pytest.raises(RequestError, match="undergo nothing of its own"):
+        NoAttack(trained=shared).check(digits_task())
+
+
+@pytest.mark.parametrize(
+    ("trained", "complaint"),
+    [
+        ("schedule", "re-training needs epochs and lr"),
+        ("schedule[origin=scratch,epochs=3]", "those of the task's recipe"),
+        ("schedule[origin=scratch]", "is how the benign model itself is trained: leave it out"),
+        ("schedule[epochs=1,lr=0.1,fixed=[stem]]", "small_cnn has no module 'stem'"),
+    ],
+)
+def test_a_training_that_cannot_be_or_is_no_other_is_refused(trained: str, complaint: str, runner: Runner) -> None:
+    with pytest.raises(RequestError, match=complaint):
+        runner.run(request(attack=f"none[trained={trained}]", defense=None))
+
+
+def test_a_benign_model_delivers_the_images_that_it_was_trained_on() -> None:
+    task = digits_task()
+    aside = ATTACKS.build("none[trained=schedule[epochs=1,lr=0.01,set_aside=badnets]]")
+    kept = Schedule(epochs=1, lr=0.01, set_aside="badnets").images(task, 0)[1].tolist()
+    assert len(kept) == len(task.train) - round(len(task.train) / 10)
+    for attack, seen in ((NoAttack(), range(len(task.train))), (aside, kept)):
+        delivered = attack.run(task, task.build(0), 0, task.build(0)).delivered
+        assert delivered is not None
+        assert sorted(delivered.sources.tolist()) == sorted(seen)
 
 
 def test_an_interrupted_population_continues_with_what_is_missing(
@@ -295,6 +438,7 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(runner: Runner, monkeyp
     ("fields", "complaint"),
     [
         ({"attack": "none"}, "a population needs an attack; 'none' plants nothing"),
+        ({"attack": "none[trained=schedule[epochs=1,lr=0.01]]"}, "'none' plants nothing"),
         ({"defense": "strip"}, "strip is of the family filtering; listed: .*neural_cleanse"),
         ({"defense": None}, "there is none; listed: .*neural_cleanse"),
         ({"attack": "badnets[trigger_size=40]"}, "does not fit"),

@@ -103,6 +103,19 @@ def test_population_tells_every_index_with_its_interval(tmp_path: Path) -> None:
     assert re.search(r"target has the highest score: [01]\.\d+ \[.*\] of 2 trojaned models", found)
 
 
+def test_population_says_where_the_benign_models_are_twins_and_each_can_be_asked_for(tmp_path: Path) -> None:
+    again = [*POPULATION, "--attack", "badnets[origin=benign,epochs=1,lr=0.01]", "--benign", "1", "--trojaned", "1"]
+    trained = "schedule[origin=benign,epochs=1,lr=0.01,set_aside=null,fixed=[]]"
+    found = gifthorse(*again, cwd=tmp_path).stdout
+    assert f"benign models: the trojans' benign twins, trained as long ({trained})" in " ".join(found.split())
+    assert "twin" not in gifthorse(*POPULATION, "--benign", "1", "--trojaned", "1", cwd=tmp_path).stdout
+    records = len(list((tmp_path / "gifthorse-runs" / "records").iterdir()))
+    alone = ["run", "--profile", "smoke", "--defense", "neural_cleanse[steps=3]", "--attack"]
+    said = gifthorse(*alone, "none[trained=schedule[epochs=1,lr=0.01]]", cwd=tmp_path).stdout
+    assert " ".join(said.split()).startswith(f"none[trained={trained}] on digits/small_cnn, neural_cleanse, seed 0: done")
+    assert len(list((tmp_path / "gifthorse-runs" / "records").iterdir())) == records
+
+
 BREAK = "from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse as N\n"
 
 

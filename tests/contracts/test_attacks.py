@@ -29,7 +29,7 @@ NO_POISONING = {"none": "plants nothing", "esb": "trains nothing of the host: it
 """Attacks of which what is promised of poisoned training sets is not asked, and why."""
 
 LISTED = requests(ATTACKS)
-PLANTING = [request for request in LISTED if request != "none"]
+PLANTING = [request for request in LISTED if not request.startswith("none")]
 POISONING = [request for request in LISTED if issubclass(ATTACKS.find(request.split("[")[0]), PoisoningAttack)]
 # One process for all promises of one request: so each is trained once.
 every_attack, every_planting_attack, every_poisoning_attack = (

@@ -39,6 +39,7 @@ CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
     Recipe: RECIPES,
     Head: HEADS,
 }
+SCHEDULE = "schedule[epochs=3,lr=0.1]"
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES}
 LISTED: dict[str, type[Configuration]] = {name: cls for listed in CATALOGUES.values() for name, cls in listed.items()}
 
@@ -48,7 +49,7 @@ every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 def changed(cls: type[Configuration]) -> Configuration:
     """An instance that differs from the default in the first field that has another legal value."""
-    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset", "resnet34", "imc", "strip", ("strip",)]
+    tries: list[Any] = [7, 0.37, 3, 1, "scratch", "dataset", "resnet34", "imc", "strip", ("strip",), SCHEDULE]
     for name in cls.model_fields:
         for value in tries:
             try:

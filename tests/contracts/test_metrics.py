@@ -1,6 +1,7 @@
 """Promises of every number that a record can hold: it is declared, in its range, and heads its column by its name."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def check_declared_and_in_range(record: Record) -> None:
         assert all(unit.low <= item <= unit.high for item in (value if isinstance(value, list) else [value])), name
 
 
+def check_command(record: Record, runner: Runner) -> None:
+    """The command line in the record asks for the very same cell."""
+    assert record.command is not None
+    program, run, *words = shlex.split(record.command)
+    assert (program, run) == ("gifthorse", "run")
+    said = {option[2:].replace("-", "_"): value for option, value in zip(words[::2], words[1::2], strict=True)}
+    again = resolve(**{**said, "seed": int(said["seed"])})  # type: ignore[arg-type]
+    assert runner.reading(again).identity() == record.id
+
+
 @pytest.mark.parametrize(
     ("attack", "defense"),
     [*(("none", name) for name in DEFENSES), *(("badnets", request) for request in requests(DEFENSES))],
@@ -41,14 +52,16 @@ def test_what_is_said_of_a_defense_is_declared_and_in_its_range(attack: str, def
     cell = resolve(dataset="digits", attack=attack, defense=defense, profile="smoke")
     assert cell.defense is not None
     affordable(cell.defense)
-    check_declared_and_in_range(runner.run(cell))
+    record = runner.run(cell)
+    check_declared_and_in_range(record)
+    check_command(record, runner)
 
 
 @pytest.mark.parametrize("head", requests(HEADS))
 def test_what_is_said_of_a_downstream_user_is_declared_and_in_its_range(head: str, runner: Runner) -> None:
-    check_declared_and_in_range(
-        runner.run(resolve(dataset="digits", attack="badnets", downstream=head, profile="smoke"))
-    )
+    record = runner.run(resolve(dataset="digits", attack="badnets", downstream=head, profile="smoke"))
+    check_declared_and_in_range(record)
+    check_command(record, runner)
 
 
 def test_no_metric_is_named_in_a_judge_that_is_not_declared() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from gifthorse.core.command import bracket
 from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
 from gifthorse.core.errors import RequestError
-from gifthorse.report.naming import bracket
 
 V = TypeVar("V")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gifthorse.core.command import bracket, command
 from gifthorse.core.configuration import split_request
 from gifthorse.core.family import FAMILIES, Family
 from gifthorse.core.metric import METRICS, NORM, Metric
@@ -16,7 +17,6 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
 from gifthorse.report.html import render
-from gifthorse.report.naming import bracket, command
 from gifthorse.report.tables import Group, Row, group, measure
 
 HOSTILE = "</td></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
@@ -275,6 +275,17 @@ def test_other_images_than_the_networks_own_are_named_and_are_another_row() -> N
     assert [row.label for row in table.blocks[0].rows] == ["fcn1[tuning=partial]", "fcn1[tuning=partial,dataset=mnist]"]
 
 
+def test_a_benign_model_says_how_it_was_trained_where_it_is_a_twin() -> None:
+    twin = {"name": "none", "trained": {"name": "schedule", "epochs": 3}}
+    (row,) = only_group(record(attack=twin)).attacks
+    assert row.label == "none[trained=schedule[epochs=3]]"
+    (row,) = only_group(record(attack={"name": "none", "trained": None})).attacks
+    assert row.label == "none"
+    rows = only_group(record(), record(attack=twin), record(attack={"name": "none", "trained": None})).attacks
+    assert [row.label for row in rows] == ["none[trained=schedule[epochs=3]]", "none[trained=null]", "badnets"]
+    assert page(record(attack=twin)).count("<small>benign model</small>") == 1
+
+
 def test_downstream_cells_are_in_no_other_row_and_without_them_there_is_no_table() -> None:
     plain, defended, other = record(), screened(0), tuned(FCN1, 0.5, metrics=ATTACK | {"attack.asr": 0.2})
     found = only_group(other, plain, defended)
@@ -297,7 +308,7 @@ def test_a_network_of_a_librarys_goes_by_its_own_name() -> None:
     one, two = ({"name": "torchvision", "arch": arch} for arch in ("resnet50", "vgg11"))
     found = group([record(model=one), record(model=two), record(model={"name": "timm", "arch": "vit", "img_size": 32})])
     assert [each.model for each in found] == ["torchvision/resnet50", "torchvision/vgg11", "timm/vit"]
-    assert "--model 'torchvision[arch=resnet50]'" in command(record(model=one))
+    assert "--model 'torchvision[arch=resnet50]'" in command(record(model=one).model_dump())
 
 
 def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
@@ -523,7 +534,7 @@ def test_the_command_line_says_every_field() -> None:
         "empty": "",
     }
     cell = record(attack=attack, defense=STRIP, seed=7)
-    words = shlex.split(command(cell).replace("\\\n", ""))
+    words = shlex.split(command(cell.model_dump()))
     assert words[:2] == ["gifthorse", "run"]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--seed"], options["--profile"]) == ("7", "smoke")
@@ -531,11 +542,12 @@ def test_the_command_line_says_every_field() -> None:
         name, fields = split_request(options[option])
         assert {"name": name, **fields} == configuration
     assert bracket(attack).startswith("badnets[rate=1e-05,at=[1,2],word=top_left,flag=true,nothing=null,")
-    assert "--defense" not in command(record())
-    assert "--downstream" not in command(record())
-    again = command(tuned(FCN1, 0.5))
+    assert "--defense" not in command(record().model_dump())
+    assert "--downstream" not in command(record().model_dump())
+    again = command(tuned(FCN1, 0.5).model_dump())
     assert "--downstream 'fcn1[tuning=partial,share=1.0]'" in again
     assert "--downstream-dataset 'digits[size=16]'" in again
+    assert "gifthorse run \\\n  --dataset &#39;digits[size=16]&#39; \\\n  --model" in page(cell)
 
 
 def test_reports_are_made_without_torch() -> None:

@@ -1,5 +1,6 @@
 """A population: one defense judged on many benign and many trojaned models.
 
+The benign models are the trojans' benign twins, trained as long: else a detector could tell the groups by that.
 Every model is an ordinary cell, so that a population is continued where it was interrupted and shares its models with
 whatever else is in the store.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.no_attack import NoAttack
 from gifthorse.bench.cell import Cell
 from gifthorse.bench.machine import environment
 from gifthorse.bench.runner import Runner
@@ -23,6 +24,7 @@ from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import track
 from gifthorse.core.record import Group, LeftOut, Member, Population, Record
+from gifthorse.core.task import Task
 from gifthorse.datasets.splits import load_splits
 from gifthorse.defenses import DEFENSES
 from gifthorse.metrics.population import separate, share_interval
@@ -39,15 +41,17 @@ def run_population(
     """Judge a model-inspection defense on models of consecutive seeds, from the request's on, and keep the result.
 
     Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set, the
-    request names a target, or the attack has none. :class:`RequestError` before any training where something cannot
-    be carried out; a cell that fails later is left out.
+    request names a target, or the attack has none. The benign models are trained as the attack's benign twin is, so
+    that attacks that train alike share them. :class:`RequestError` before any training where something cannot be
+    carried out; a cell that fails later is left out.
     """
     defense = _inspection(request)
     request = runner.reading(request)
     varied = not same_target and request.attack.aimed_at(0) is not None
-    cells = _cells(runner, request, benign, trojaned, varied)
-    for _, cell in cells:
-        runner.check(cell)
+    splits = load_splits(request.dataset, runner.data_root, runner.download)
+    task = Task(**vars(splits), architecture=request.model, recipe=request.training)
+    cells = _cells(runner, request, task, benign, trojaned, varied)
+    twin = request.attack.twin(task)
     records = [(group, runner.run(cell, fresh=fresh)) for group, cell in track(cells, "population", len(cells))]
 
     index = OWN if any(OWN in record.metrics for _, record in records) else PUBLISHED
@@ -69,6 +73,7 @@ def run_population(
             "profile": request.profile,
             "attack": request.attack.to_dict(),
             "varied_target": varied,
+            "twin": None if twin is None else twin.to_dict(),
             "defense": defense.to_dict(),
             "seed": request.seed,
             **_statistics(members["benign"], members["trojaned"]),
@@ -89,7 +94,7 @@ def run_population(
 
 def _inspection(request: Cell) -> Defense[Any]:
     """Return the request's defense; :class:`RequestError` where it has none, or no attack to be told by it."""
-    if request.attack == ATTACKS.build("none"):
+    if isinstance(request.attack, NoAttack):
         raise RequestError(f"a population needs an attack; '{request.attack.name}' plants nothing")
     defense = request.defense
     if defense is None or defense.family != "inspection":
@@ -99,17 +104,23 @@ def _inspection(request: Cell) -> Defense[Any]:
     return defense
 
 
-def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bool) -> list[tuple[Group, Cell]]:
-    classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
+def _cells(
+    runner: Runner, request: Cell, task: Task, benign: int, trojaned: int, varied: bool
+) -> list[tuple[Group, Cell]]:
+    """Return all cells, the benign models first; those with the attack are checked before its twin is asked for."""
 
     def attack(seed: int) -> Attack:
-        aimed = request.attack.aimed_at(seed % classes) if varied else None
+        aimed = request.attack.aimed_at(seed % task.classes) if varied else None
         return aimed or request.attack
 
-    first, clean = request.seed, ATTACKS.build("none")
+    first = request.seed
+    trojans = [replace(request, attack=attack(seed), seed=seed) for seed in range(first, first + trojaned)]
+    for cell in trojans:
+        runner.check(cell)
+    twins = ((seed, attack(seed).twin(task)) for seed in range(first, first + benign))
     return [
-        *(("benign", replace(request, attack=clean, seed=seed)) for seed in range(first, first + benign)),
-        *(("trojaned", replace(request, attack=attack(seed), seed=seed)) for seed in range(first, first + trojaned)),
+        *(("benign", replace(request, attack=NoAttack(trained=twin), seed=seed)) for seed, twin in twins),
+        *(("trojaned", cell) for cell in trojans),
     ]
 
 

@@ -19,6 +19,7 @@ from gifthorse.bench.source import source_of, sources_of
 from gifthorse.bench.store import Arrays, Store, digest
 from gifthorse.bench.views import builder_of, materials_for
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.command import command
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.contents import content_digest
 from gifthorse.core.defense import Defense
@@ -265,23 +266,27 @@ class Runner:
         seconds: Mapping[str, float] | None = None,
     ) -> Record:
         user = cell.downstream
+        asked: dict[str, Any] = {
+            "dataset": cell.dataset.to_dict(),
+            "model": cell.model.to_dict(),
+            "training": cell.training.to_dict(),
+            "profile": cell.profile,
+            "seed": cell.seed,
+            "attack": cell.attack.to_dict(),
+            "defense": cell.defense.to_dict() if cell.defense else None,
+            "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
+        }
         return Record.model_validate(
             {
+                **asked,
                 "id": cell.identity(),
+                "command": command(asked),
                 "status": status,
                 "reason": reason,
-                "dataset": cell.dataset.to_dict(),
                 "data_digest": cell.data_digest(cell.dataset),
                 "class_names": list(task.class_names),
                 "file_digests": cell.named_files(),
-                "model": cell.model.to_dict(),
-                "training": cell.training.to_dict(),
-                "profile": cell.profile,
-                "seed": cell.seed,
-                "attack": cell.attack.to_dict(),
-                "defense": cell.defense.to_dict() if cell.defense else None,
                 "family": cell.defense.family if cell.defense else None,
-                "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
                 "metrics": in_order(metrics or {}),
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},

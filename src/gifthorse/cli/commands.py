@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
+from gifthorse.core.command import bracket
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError, StoreError
@@ -25,7 +26,7 @@ from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS, UNDECLARED
 from gifthorse.core.progress import listening
 from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
-from gifthorse.report.naming import name_of
+from gifthorse.report.naming import attack_labels, key, name_of
 
 if TYPE_CHECKING:
     from gifthorse.bench.runner import Runner
@@ -257,12 +258,14 @@ def showing_progress() -> Iterator[None]:
 def print_record(record: Record) -> None:
     """Print a record's numbers for a person."""
     defense = record.defense["name"] if record.defense else "no defense"
-    title = f"{record.attack['name']} on {record.dataset['name']}/{name_of(record.model)}, {defense}, "
+    attack = attack_labels([record])[key(record.attack)]
+    title = f"{attack} on {record.dataset['name']}/{name_of(record.model)}, {defense}, "
     if record.downstream is not None:
         head, images = record.downstream.head, record.downstream.dataset
         title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
     title += f"seed {record.seed}"
-    answers.print(f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else ""), highlight=False)
+    ended = f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else "")
+    answers.print(ended, markup=False, highlight=False)
     if record.doubts:
         answers.print(f"the attack did not take: {'; '.join(record.doubts)}", markup=False, highlight=False)
     table = Table("metric", "value", "meaning", box=None)
@@ -280,6 +283,9 @@ def print_population(population: Population) -> None:
         markup=False,
         highlight=False,
     )
+    if population.twin is not None:
+        said = f"benign models: the trojans' benign twins, trained as long ({bracket(population.twin)})"
+        answers.print(said, markup=False, highlight=False)
     if population.auroc is not None:
         table = Table("index", "AUROC", *(f"TPR at FPR {fpr:g}" for fpr in FPRS), "meaning", box=None)
         table.add_row(*_index_row(population.index or "", population))

@@ -234,8 +234,9 @@ def population(
     """Judge a defense that inspects models on many benign and trojaned ones.
 
     Trains them with consecutive seeds and tells how well the defense's index separates the two groups: AUROC, TPR at a
-    stated FPR, and how often it names the target, with 95 % intervals. Models whose attack did not take are
-    left out, with the reason. Every model is a cell of the store, so an interrupted population continues where it was.
+    stated FPR, and how often it names the target, with 95 % intervals. Where an attack re-trains, the benign models are
+    its benign twins, trained as long on clean images. Models whose attack did not take are left out, with the reason.
+    Every model is a cell of the store, so an interrupted population continues where it was.
     """
     from gifthorse.cli.commands import judge_population
 

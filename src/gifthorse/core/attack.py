@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from typing import Self
 
+from torch import Tensor
+
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
@@ -14,9 +16,18 @@ from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 class Twin(Configuration):
     """How a benign twin is trained; attacks that train alike share their twin."""
 
+    catalogue = "twin"
+
     @abstractmethod
     def train(self, task: Task, benign: Classifier, seed: int) -> Classifier:
         """Return the twin, in evaluation mode; task and benign model are left as they were."""
+
+    def trained_on(self, task: Task, seed: int) -> Tensor | None:  # noqa: ARG002
+        """Return the positions ``int64 (N,)`` in the task's training set of the images trained on; ``None`` for all."""
+        return None
+
+    def check(self, task: Task) -> None:
+        """Raise :class:`RequestError` where such a twin cannot be trained on this task, before any training."""
 
 
 class Attack(Configuration):

@@ -73,7 +73,8 @@ class Record(Document):
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
-    stage, measured by the runner; a stage answered from the store keeps the time it once took.
+    stage, measured by the runner; a stage answered from the store keeps the time it once took. ``command`` is the
+    command line that runs the cell again.
     ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
     file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
@@ -81,6 +82,7 @@ class Record(Document):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     id: str
+    command: str | None = None
     status: Status
     reason: str | None = None
     dataset: dict[str, Any]
@@ -174,10 +176,12 @@ class Population(Document):
     """Benign and trojaned models of consecutive seeds, and how well one defense tells them apart.
 
     ``seed`` is the first of either group. With ``varied_target`` every trojaned model has another target, its seed
-    modulo the number of classes, in place of the attack's. ``index`` names the metric that ``auroc`` and ``tpr_at_fpr``
-    are of; ``readouts`` has the same of every further index, each over the models that have it. ``flagged_benign`` and
-    ``flagged_trojaned`` are shares at the method's own threshold, ``suspect_hit_rate`` is the share of trojaned models
-    whose target has the highest score. Rates are fractions in [0,1]; what could not be computed is absent or null.
+    modulo the number of classes, in place of the attack's. ``twin`` says how the benign models were trained: as the
+    benign twins of the trojaned ones; it is null where that is by the recipe alone, as the attack trains too. ``index``
+    names the metric that ``auroc`` and ``tpr_at_fpr`` are of; ``readouts`` has the same of every further index, each
+    over the models that have it. ``flagged_benign`` and ``flagged_trojaned`` are shares at the method's own threshold,
+    ``suspect_hit_rate`` is the share of trojaned models whose target has the highest score. Rates are fractions in
+    [0,1]; what could not be computed is absent or null.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -188,6 +192,7 @@ class Population(Document):
     profile: str
     attack: dict[str, Any]
     varied_target: bool
+    twin: dict[str, Any] | None = None
     defense: dict[str, Any]
     seed: int
     n_benign: int

@@ -68,9 +68,10 @@ class DeliveredSet:
         return cls(sources[order], images.labels[order], stamped[order], changed, images.pixels[order[changed]])
 
     @classmethod
-    def clean(cls, train: Images, random: torch.Generator) -> Self:
-        """Return the training set untouched, in an order drawn on the CPU; no pixel of it is read."""
-        order = torch.randperm(len(train), generator=random).to(train.device)
+    def clean(cls, train: Images, random: torch.Generator, chosen: Tensor | None = None) -> Self:
+        """Return all images, or those ``chosen (N,)``, untouched, in an order drawn on the CPU; no pixel is read."""
+        positions = torch.arange(len(train), device=train.device) if chosen is None else chosen
+        order = positions[torch.randperm(len(positions), generator=random).to(train.device)]
         none = torch.zeros_like(order, dtype=torch.bool)
         return cls(order, train.labels[order], none, order[:0], train.pixels[:0])
 

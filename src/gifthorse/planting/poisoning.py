@@ -16,6 +16,7 @@ from pydantic import Field
 
 from gifthorse.core.attack import Twin
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import Catalogue
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.seeds import derive, generator
@@ -155,6 +156,20 @@ class MixedTwin(Twin):
         """Return the twin: the same training without the attack."""
         mix = self.attack.twin_mix(task, derive(seed, self.name))
         return self.attack.schedule(task).train(task, benign, seed, mix)
+
+    def trained_on(self, task: Task, seed: int) -> torch.Tensor:
+        """Return the positions ``int64 (N,)`` in the task's training set of the clean images that the attack uses."""
+        return self.attack.schedule(task).trained_on(task, seed)
+
+    def check(self, task: Task) -> None:
+        """Refuse what the attack refuses, and an attack that shares its twin: it would have two keys."""
+        self.attack.check(task)
+        if self.attack.twin(task) != self:
+            raise RequestError(f"'{self}': the mini-batches of that attack's twin undergo nothing of its own")
+
+
+TWINS: Catalogue[Twin] = Catalogue("twin", [Schedule, MixedTwin])
+"""How a benign model may be said to be trained: ``none[trained=schedule[epochs=10,lr=0.01]]``."""
 
 
 class PoisoningAttack(StagedAttack):

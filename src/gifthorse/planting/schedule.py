@@ -4,13 +4,14 @@ Paper: TrojanZoo, section 6.2 RQ5 (re-training), Table 20.
 Differs: the printed table leaves the learning-rate schedule of re-training open: cosine.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gifthorse.core.attack import Twin
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
@@ -25,10 +26,18 @@ class Schedule(Twin):
     name = "schedule"
 
     origin: Literal["benign", "scratch"] = "benign"
-    epochs: int | None = Field(None, description="epochs of re-training")
-    lr: float | None = Field(None, description="learning rate of re-training")
+    epochs: int | None = Field(None, ge=1, description="epochs of re-training")
+    lr: float | None = Field(None, gt=0, description="learning rate of re-training")
     set_aside: str | None = Field(None, description="attack that keeps a tenth of the images for validation")
     fixed: tuple[str, ...] = Field((), description="modules of the network that stay as they are")
+
+    @model_validator(mode="after")
+    def _re_training_has_its_own_length_and_rate(self) -> Self:
+        if self.origin == "benign" and (self.epochs is None or self.lr is None):
+            raise ValueError("re-training needs epochs and lr")
+        if self.origin == "scratch" and (self.epochs is not None or self.lr is not None):
+            raise ValueError("from scratch epochs and lr are those of the task's recipe")
+        return self
 
     @property
     def is_benign(self) -> bool:
@@ -50,6 +59,19 @@ class Schedule(Twin):
         if self.set_aside is None:
             return task.train, torch.arange(len(task.train), device=task.train.device), None
         return set_aside(task.train, generator(seed, self.set_aside, "validation"))
+
+    def trained_on(self, task: Task, seed: int) -> torch.Tensor:
+        """Return the positions ``int64 (N,)`` in the task's training set of the images that are not set aside."""
+        return self.images(task, seed)[1]
+
+    def check(self, task: Task) -> None:
+        """Refuse modules that the network has not, and what is the benign model itself: it would have two keys."""
+        if self.is_benign:
+            raise RequestError(f"'{self}' is how the benign model itself is trained: leave it out")
+        known = dict(task.build(0).network.named_modules()) if self.fixed else {}
+        for name in self.fixed:
+            if name not in known:
+                raise RequestError(f"'{self}': {task.architecture.name} has no module '{name}'")
 
     def fit(self, model: Classifier, images: Images, task: Task, seed: int, **stages: Any) -> None:
         """Train a model in place; ``stages`` are those of :func:`gifthorse.training.loop.fit`."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from gifthorse.core.command import command
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
-from gifthorse.report.naming import command, key, labels
+from gifthorse.report.naming import attack_labels, key, labels
 from gifthorse.report.tables import Value, downstream_labels, measure
 
 GALLERY = 20
@@ -67,7 +68,7 @@ class TrojanDetail:
 
 def trojans(cells: Sequence[ReportCell]) -> list[TrojanDetail]:
     """Return the details of cells that share a data set, model, training recipe and profile."""
-    attacks = labels(cell.record.attack for cell in cells)
+    attacks = attack_labels(cell.record for cell in cells)
     defenses = labels(cell.record.defense for cell in cells if cell.record.defense is not None)
     tunings = downstream_labels(cell.record for cell in cells)
 
@@ -120,7 +121,7 @@ def _cell(cell: ReportCell, title: str) -> CellDetail:
         triggers_caption=caption,
         measurements=_measurements(record),
         times=_times(record),
-        command=command(record),
+        command=command(record.model_dump(), " \\\n  "),
     )
 
 

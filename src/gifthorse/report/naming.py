@@ -1,15 +1,10 @@
-"""Configurations as text: the shortest label that tells them apart, and the command that runs them again."""
+"""Configurations as text: the shortest label that tells them apart."""
 
 import json
-import shlex
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable
 
-from gifthorse.core.configuration import split_request
-from gifthorse.core.errors import RequestError
+from gifthorse.core.command import Fields, bracket
 from gifthorse.core.record import Record
-
-Fields = Mapping[str, Any]
 
 
 def key(configuration: Fields | None) -> str:
@@ -23,12 +18,12 @@ def name_of(configuration: Fields) -> str:
     >>> name_of({"name": "strip", "fpr": 0.05}), name_of({"name": "torchvision", "arch": "resnet50"})
     ('strip', 'torchvision/resnet50')
     """
-    name, arch = _own_name(configuration), configuration.get("arch")
+    name, arch = str(configuration.get("name", "unnamed")), configuration.get("arch")
     return f"{name}/{arch}" if arch is not None else name
 
 
 def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, str]:
-    """Return a label by :func:`key`: the name, the fields named in ``always``, and those in which namesakes differ.
+    """Return a label by :func:`key`: the name, fields in which namesakes differ, and those in ``always`` unless null.
 
     >>> one, two = {"name": "strip", "fpr": 0.05, "clip": True}, {"name": "strip", "fpr": 0.01, "clip": True}
     >>> sorted(labels([one, two, {"name": "none"}]).values())
@@ -41,57 +36,13 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
         differing = {
             field: value
             for field, value in configuration.items()
-            if field in always or any(field not in other or other[field] != value for other in namesakes)
+            if (field in always and value is not None)
+            or any(field not in other or other[field] != value for other in namesakes)
         }
         found[identity] = bracket({"name": name_of(configuration), **differing})
     return found
 
 
-def bracket(configuration: Fields) -> str:
-    """Return the bracket string of a configuration, every field spelled out.
-
-    >>> bracket({"name": "badnets", "poison_rate": 0.1, "mixing": "batch", "trigger_position": [1, 2]})
-    'badnets[poison_rate=0.1,mixing=batch,trigger_position=[1,2]]'
-    >>> bracket({"name": "pipeline", "defenses": [{"name": "strip", "fpr": 0.05}, {"name": "abs"}]})
-    'pipeline[defenses=[strip[fpr=0.05],abs]]'
-    """
-    name = _own_name(configuration)
-    fields = [f"{field}={_show(value)}" for field, value in configuration.items() if field != "name"]
-    return f"{name}[{','.join(fields)}]" if fields else name
-
-
-def command(record: Record) -> str:
-    """Return the ``gifthorse run`` command line that runs this cell again, quoted for a shell."""
-    options: dict[str, str] = {
-        "--dataset": bracket(record.dataset),
-        "--model": bracket(record.model),
-        "--training": bracket(record.training),
-        "--profile": record.profile,
-        "--attack": bracket(record.attack),
-    }
-    if record.defense is not None:
-        options["--defense"] = bracket(record.defense)
-    if record.downstream is not None:
-        options["--downstream"] = bracket(record.downstream.head)
-        options["--downstream-dataset"] = bracket(record.downstream.dataset)
-    options["--seed"] = str(record.seed)
-    return " \\\n  ".join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in options.items())])
-
-
-def _own_name(configuration: Fields) -> str:
-    return str(configuration.get("name", "unnamed"))
-
-
-def _show(value: Any) -> str:
-    """Leave a word unquoted where it reads back as the same word, and write configurations in brackets."""
-    if isinstance(value, Mapping) and "name" in value:
-        return bracket(value)
-    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        return f"[{','.join(map(_show, value))}]"
-    if isinstance(value, str) and value == value.strip():
-        try:
-            if split_request(f"x[x={value}]") == ("x", {"x": value}):
-                return value
-        except RequestError:
-            pass
-    return json.dumps(value, separators=(",", ":"))
+def attack_labels(records: Iterable[Record]) -> dict[str, str]:
+    """Return the :func:`labels` of the attacks; of a benign model that was trained as a twin, always how."""
+    return labels((record.attack for record in records), always=("trained",))

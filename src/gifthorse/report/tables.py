@@ -8,7 +8,7 @@ from typing import Any
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
 from gifthorse.core.record import Record
-from gifthorse.report.naming import key, labels, name_of
+from gifthorse.report.naming import attack_labels, key, labels, name_of
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _images(record: Record, records: Iterable[Record]) -> str:
 
 
 def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
-    names = labels(record.attack for record in members)
+    names = attack_labels(members)
     columns = columns_of(ATTACK, members)
     return tuple(_attack_row(names[identity], columns, found) for identity, found in _by_attack(members).items())
 
@@ -198,7 +198,7 @@ def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
     defenses = labels(record.defense for record in members if record.defense is not None)
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
-    attacks, attack_names = _by_attack(members), labels(record.attack for record in members)
+    attacks, attack_names = _by_attack(members), attack_labels(members)
     parts = _partition((record for record in members if record.id in rows), lambda record: record.family)
     for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
         shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
