@@ -7,7 +7,7 @@ read or is damaged included, is as if nothing had been kept.
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
@@ -63,7 +63,8 @@ def keep_record(
 ) -> None:
     """Keep which record answers a request; ``files`` are the digests of what decided it, from before it was run."""
     if record.status == "done":
-        keep(_place(store, request), code, record.id, {**files, **content_digests([store.record_path(record.id)])})
+        found = {**files, **content_digests([store.record_path(record.id)])}
+        keep(_place(store, request), code, record.id, found, store.write)
 
 
 def _place(store: Store, request: Mapping[str, Any]) -> Path:
@@ -76,12 +77,18 @@ def listing_place() -> Path:
     return user_cache() / "listing.json"
 
 
-def keep(path: Path, code: str | None, answer: Any, files: Mapping[str, str | None]) -> None:
+def keep(
+    path: Path,
+    code: str | None,
+    answer: Any,
+    files: Mapping[str, str | None],
+    write: Callable[[Path, bytes], None] = write_atomically,
+) -> None:
     """Keep a JSON-ready answer of some code and some files; where it cannot be written, nothing is."""
     if code is not None:
         text = json.dumps({"answer": answer, "files": files})
         with suppress(StoreError):
-            write_atomically(path, f"{_seal(code, text)}\n{text}".encode())
+            write(path, f"{_seal(code, text)}\n{text}".encode())
 
 
 def recall(path: Path, code: str | None) -> Any:
