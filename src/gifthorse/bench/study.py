@@ -26,8 +26,6 @@ Listing = Mapping[str, Mapping[str, Mapping[str, Any]]]
 MOST = 1_000_000
 """Most cells of a study: a slip of the pen is refused before it fills the memory."""
 
-_RANGE = re.compile(r"\s*(-?[\d.]*\d)\s*\.\.\s*(-?[\d.]*\d)\s*(?:\.\.\s*([\d.]*\d)\s*)?")
-
 
 def numbers(text: str) -> list[int | float]:
     """Return the numbers of a range, both ends included; ``ValueError`` where it is none.
@@ -35,11 +33,13 @@ def numbers(text: str) -> list[int | float]:
     >>> numbers("0..4"), numbers("0..0.3..0.1")
     ([0, 1, 2, 3, 4], [0.0, 0.1, 0.2, 0.3])
     """
-    match = _RANGE.fullmatch(text)
+    parts = text.split("..")
     try:
-        first, last, step = (Decimal(part) for part in (match[1], match[2], match[3] or "1")) if match else ()
+        first, last, step = (Decimal(part.strip()) for part in (parts if len(parts) == 3 else (*parts, "1")))
     except (InvalidOperation, ValueError):
         raise ValueError(f"'{text}' is no range: write '0..4', or '0..0.8..0.2' with a step") from None
+    if not all(part.is_finite() for part in (first, last, step)):
+        raise ValueError(f"'{text}' is no range: it has no end")
     if step <= 0 or last < first:
         raise ValueError(f"the range '{text}' is empty")
     if (last - first) / step >= MOST:
@@ -223,10 +223,10 @@ def expand(file: StudyFile, listing: Listing, build: Callable[[str, str], Any] |
     study, problems = file.study, dict.fromkeys(_problems(file, listing, build))
     if problems:
         raise RequestError("\n".join(problems))
-    axes = {
-        "profile": study.profile,
+    axes: dict[str, list[Any]] = {
+        "profile": [*study.profile],
         "dataset": _with_sweep(study, listing, "dataset", study.dataset),
-        "model": _with_sweep(study, listing, "model", study.model or [None]),
+        "model": _with_sweep(study, listing, "model", study.model or (None,)),
         "training": _with_sweep(study, listing, "training", study.training),
         "attack": _with_sweep(study, listing, "attack", study.attack or ["none"]),
     }
@@ -273,10 +273,10 @@ def request(**said: Any) -> dict[str, Any]:
 
 def _populations(study: Study) -> Iterator[PopulationRequest]:
     for each in study.population:
-        axes = (
+        axes: tuple[Sequence[Any], ...] = (
             study.profile,
             each.dataset or study.dataset,
-            each.model or study.model or [None],
+            each.model or study.model or (None,),
             each.training or study.training,
             each.attack,
             each.defense,
@@ -294,7 +294,7 @@ def _populations(study: Study) -> Iterator[PopulationRequest]:
             yield PopulationRequest(asked, each.benign, each.trojaned, each.same_target)
 
 
-def _with_sweep(study: Study, listing: Listing, kind: Kind, names: Sequence[Any]) -> list[Any]:
+def _with_sweep(study: Study, listing: Listing, kind: Kind, names: Sequence[str | None]) -> list[Any]:
     """Return the requests of a kind, each with every combination of the swept fields that it has."""
     swept = study.sweep.get(kind, {})
     found: dict[Any, None] = {}
@@ -306,7 +306,7 @@ def _with_sweep(study: Study, listing: Listing, kind: Kind, names: Sequence[Any]
     return list(found)
 
 
-def _with_fields(name: str, fields: Mapping[str, Any]) -> str:
+def _with_fields(name: Any, fields: Mapping[str, Any]) -> str:
     if not fields:
         return name
     added = ",".join(f"{field}={_shown(value)}" for field, value in fields.items())
@@ -437,8 +437,8 @@ def _problem(file: StudyFile, error: Any) -> str:
     keys = [key for key in error["loc"] if isinstance(key, str)]
     where = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        of: type[BaseModel] = {"exclude": Exclusion, "population": PopulationOf, "table": Table}.get(keys[0], Study)
-        near = _near(keys[-1], of.model_fields, "keys")
+        parts: dict[str, type[_Part]] = {"exclude": Exclusion, "population": PopulationOf, "table": Table}
+        near = _near(keys[-1], parts.get(keys[0] if len(keys) > 1 else "", Study).model_fields, "keys")
         said = f"there is no key '{where}'{near}"
     else:
         said = f"'{where}' {error['msg'][:1].lower()}{error['msg'][1:]}"
