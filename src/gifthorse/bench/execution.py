@@ -173,6 +173,8 @@ def make(runner: Runner, node: Node) -> Record | Failure | None:
     except StoreError as error:
         return Failure(str(error), fatal=True)
     except Exception as error:
+        if runner.debug:
+            raise
         log.debug("%s failed", node.name, exc_info=True)
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
     if record is not None and record.id != node.key:

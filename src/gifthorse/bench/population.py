@@ -4,24 +4,24 @@ Every model is an ordinary cell, so that a population is continued where it was 
 whatever else is in the store.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import Cell
+from gifthorse.bench.execution import run_cells
 from gifthorse.bench.machine import environment
 from gifthorse.bench.runner import Runner
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
-from gifthorse.core.progress import track
 from gifthorse.core.record import Group, LeftOut, Member, Population, Record
 from gifthorse.datasets.splits import load_splits
 from gifthorse.defenses import DEFENSES
@@ -38,38 +38,81 @@ def run_population(
 ) -> Population:
     """Judge a model-inspection defense on models of consecutive seeds, from the request's on, and keep the result.
 
-    Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set, the
-    request names a target, or the attack has none. :class:`RequestError` before any training where something cannot
-    be carried out; a cell that fails later is left out.
+    :class:`RequestError` before any training where something cannot be carried out; a cell that fails later is left
+    out.
     """
-    defense = _inspection(request)
-    request = runner.reading(request)
-    varied = not same_target and request.attack.aimed_at(0) is not None
-    cells = _cells(runner, request, benign, trojaned, varied)
-    for _, cell in cells:
-        runner.check(cell)
-    records = [(group, runner.run(cell, fresh=fresh)) for group, cell in track(cells, "population", len(cells))]
+    models = Models.of(runner, request, benign, trojaned, same_target=same_target)
+    records = run_cells(runner, models.cells, fresh=fresh)
+    return conclude(runner, models, {record.id: record for record in records})
 
-    index = OWN if any(OWN in record.metrics for _, record in records) else PUBLISHED
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a population, each a cell: the benign ones first."""
+
+    request: Cell
+    defense: Defense[Any]
+    varied_target: bool
+    benign: tuple[Cell, ...]
+    trojaned: tuple[Cell, ...]
+
+    @classmethod
+    def of(cls, runner: Runner, request: Cell, benign: int, trojaned: int, *, same_target: bool = False) -> Self:
+        """Return so many models of consecutive seeds, from the request's on.
+
+        Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set,
+        the request names a target, or the attack has none. :class:`RequestError` where the request is for no
+        population.
+        """
+        defense = _inspection(request)
+        request = runner.reading(request)
+        varied = not same_target and request.attack.aimed_at(0) is not None
+        classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
+
+        def attack(seed: int) -> Attack:
+            aimed = request.attack.aimed_at(seed % classes) if varied else None
+            return aimed or request.attack
+
+        first, clean = request.seed, ATTACKS.build("none")
+        return cls(
+            request,
+            defense,
+            varied,
+            tuple(replace(request, attack=clean, seed=seed) for seed in range(first, first + benign)),
+            tuple(replace(request, attack=attack(seed), seed=seed) for seed in range(first, first + trojaned)),
+        )
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All of them."""
+        return self.benign + self.trojaned
+
+
+def conclude(runner: Runner, models: Models, records: Mapping[str, Record]) -> Population:
+    """Return what the models' records, by id, say of the defense, and keep it in the store."""
+    request = models.request
+    groups: tuple[tuple[Group, tuple[Cell, ...]], ...] = (("benign", models.benign), ("trojaned", models.trojaned))
+    found = [(group, records[cell.identity()]) for group, cells in groups for cell in cells]
+    index = OWN if any(OWN in record.metrics for _, record in found) else PUBLISHED
     members: dict[Group, list[Member]] = {"benign": [], "trojaned": []}
     left_out = []
-    for group, record in records:
+    for group, record in found:
         reason = _reason_to_leave_out(record, group, index)
         if reason is None:
             members[group].append(_member(record, index))
         else:
             left_out.append(LeftOut(id=record.id, group=group, seed=record.seed, status=record.status, reason=reason))
 
-    found = Population.model_validate(
+    population = Population.model_validate(
         {
-            "id": fingerprint({"cells": [cell.identity() for _, cell in cells]}),
+            "id": fingerprint({"cells": [cell.identity() for cell in models.cells]}),
             "dataset": request.dataset.to_dict(),
             "model": request.model.to_dict(),
             "training": request.training.to_dict(),
             "profile": request.profile,
             "attack": request.attack.to_dict(),
-            "varied_target": varied,
-            "defense": defense.to_dict(),
+            "varied_target": models.varied_target,
+            "defense": models.defense.to_dict(),
             "seed": request.seed,
             **_statistics(members["benign"], members["trojaned"]),
             "index": index if members["benign"] or members["trojaned"] else None,
@@ -79,12 +122,12 @@ def run_population(
         }
     )
     # The same answer stays the same document, with the date on which it was first given.
-    known = runner.store.load_population(found.id)
-    when = {"environment": found.environment, "created": found.created}
-    if known is not None and known.model_copy(update=when) == found:
+    known = runner.store.load_population(population.id)
+    when = {"environment": population.environment, "created": population.created}
+    if known is not None and known.model_copy(update=when) == population:
         return known
-    runner.store.save_population(found)
-    return found
+    runner.store.save_population(population)
+    return population
 
 
 def _inspection(request: Cell) -> Defense[Any]:
@@ -97,20 +140,6 @@ def _inspection(request: Cell) -> Defense[Any]:
         listed = ", ".join(name for name, cls in DEFENSES.items() if cls.family == "inspection")
         raise RequestError(f"a population needs a defense that inspects models; {wrong}; listed: {listed}")
     return defense
-
-
-def _cells(runner: Runner, request: Cell, benign: int, trojaned: int, varied: bool) -> list[tuple[Group, Cell]]:
-    classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
-
-    def attack(seed: int) -> Attack:
-        aimed = request.attack.aimed_at(seed % classes) if varied else None
-        return aimed or request.attack
-
-    first, clean = request.seed, ATTACKS.build("none")
-    return [
-        *(("benign", replace(request, attack=clean, seed=seed)) for seed in range(first, first + benign)),
-        *(("trojaned", replace(request, attack=attack(seed), seed=seed)) for seed in range(first, first + trojaned)),
-    ]
 
 
 def _reason_to_leave_out(record: Record, group: Group, index: str) -> str | None:

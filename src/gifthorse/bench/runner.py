@@ -60,6 +60,8 @@ class Runner:
     data_root: Path
     device: torch.device
     download: bool = False
+    debug: bool = False
+    """Whether what goes wrong in a cell is raised rather than recorded."""
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
         """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
@@ -107,6 +109,8 @@ class Runner:
             except (RequestError, StoreError):
                 raise
             except Exception as error:
+                if self.debug:
+                    raise
                 log.debug("cell failed", exc_info=True)
                 return self.fail(cell, f"{type(error).__name__}: {error}", traceback.format_exc())
             self.store.save_record(record)

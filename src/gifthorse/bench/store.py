@@ -93,11 +93,11 @@ class Store:
 
     def save_population(self, population: Population) -> None:
         """Write one population."""
-        self.write(self._population(population.id), population.to_json().encode())
+        self.write(self.population_path(population.id), population.to_json().encode())
 
     def load_population(self, identity: str) -> Population | None:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
-        return _load(self._population(identity), Population)
+        return _load(self.population_path(identity), Population)
 
     def record_path(self, identity: str) -> Path:
         """Return where the record of that id lies, or would."""
@@ -130,7 +130,8 @@ class Store:
     def _artifact(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / f"{key}.safetensors"
 
-    def _population(self, identity: str) -> Path:
+    def population_path(self, identity: str) -> Path:
+        """Return where the population of that id lies, or would."""
         return self.root / "populations" / f"{identity}.json"
 
 

@@ -306,7 +306,7 @@ def _with_sweep(study: Study, listing: Listing, kind: Kind, names: Sequence[str 
     return list(found)
 
 
-def _with_fields(name: Any, fields: Mapping[str, Any]) -> str:
+def _with_fields(name: Any, fields: Mapping[str, Any]) -> Any:
     if not fields:
         return name
     added = ",".join(f"{field}={_shown(value)}" for field, value in fields.items())
