@@ -69,12 +69,13 @@ def _made(folder: Path, name: str, before: Path | None) -> Path | None:
     claim = folder / f"{name}.{0 if before is None else _generation(before) + 1}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with claim.open("x") as file:
-            json.dump({"machine": this_machine(), "process": os.getpid()}, file)
-    except FileExistsError:
-        return None
+        file = claim.open("x")
     except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            return None
         raise StoreError(f"cannot write {claim}: {error.strerror or error}") from error
+    with file:
+        json.dump({"machine": this_machine(), "process": os.getpid()}, file)
     return claim
 
 

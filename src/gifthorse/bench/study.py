@@ -135,6 +135,13 @@ class Table(_Part):
     interval: bool = Field(False, description="95 % interval of the mean in place of the deviation")
 
 
+class Resources(_Part):
+    """What one node needs where Ray computes it."""
+
+    cpus: float = Field(1, gt=0, description="processors")
+    gpus: float = Field(0, ge=0, description="GPUs, or a part of one")
+
+
 class Study(_Part):
     """Everything that a grid file may say. Every name may be one or a list, and take fields in brackets."""
 
@@ -155,6 +162,9 @@ class Study(_Part):
     exclude: list[Exclusion] = []
     population: list[PopulationOf] = []
     table: list[Table] = []
+    resources: dict[Literal["benign", "twin", "trojan", "prepared", "record"], Resources] = Field(
+        default={}, description="what Ray gives a node of each stage: models to train, and cells (record)"
+    )
 
 
 @dataclass(frozen=True)

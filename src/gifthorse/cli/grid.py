@@ -21,6 +21,8 @@ from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError
 
 if TYPE_CHECKING:
+    from gifthorse.bench.execution import Pool
+    from gifthorse.bench.runner import Runner
     from gifthorse.cli.computing import How, Work
 
 FAILED = 4
@@ -53,6 +55,12 @@ AXES = ("dataset", "model", "training", "attack", "defense", "downstream")
 @click.option("--profile", multiple=True, type=click.Choice(list(PROFILES)), help="As for run; laptop unless given.")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed and about how long that takes.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Let Ray compute: 'local' on this machine, 'auto' on the cluster that it is part of, or an address; the store "
+    "must be on a folder that all machines share.",
+)
 @click.option("--fail-fast/--keep-going", default=False, help="Stop at the first cell that fails, or go on (default).")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data sets into --data-root if they are not there.")
@@ -67,6 +75,7 @@ def grid(
     machine: Machine,
     dry_run: bool,
     jobs: int,
+    ray: str | None,
     fail_fast: bool,
     fresh: bool,
     download: bool,
@@ -83,13 +92,13 @@ def grid(
     if schema:
         click.echo(json.dumps(Study.model_json_schema(), indent=1, ensure_ascii=False))
         return
-    if debug and jobs > 1:
-        raise RequestError("--debug raises in this process: leave --jobs out")
+    if debug and (jobs > 1 or ray):
+        raise RequestError("--debug raises in this process: leave --jobs and --ray out")
     from gifthorse.cli.computing import How
 
     how = How(jobs=jobs, fresh=fresh, download=download, fail_fast=fail_fast or debug, debug=debug)
     file = _study_file(study, {key: list(value) if isinstance(value, tuple) else value for key, value in axes.items()})
-    sys.exit(run_grid(file, store, machine, how, dry_run=dry_run, as_json=as_json))
+    sys.exit(run_grid(file, store, machine, how, ray=ray, dry_run=dry_run, as_json=as_json))
 
 
 def _study_file(path: Path | None, axes: Mapping[str, Any]) -> StudyFile:
@@ -117,7 +126,9 @@ def _study_file(path: Path | None, axes: Mapping[str, Any]) -> StudyFile:
     return replace(file, study=study)
 
 
-def run_grid(file: StudyFile, store: Path, machine: Machine, how: "How", *, dry_run: bool, as_json: bool) -> int:
+def run_grid(
+    file: StudyFile, store: Path, machine: Machine, how: "How", *, ray: str | None, dry_run: bool, as_json: bool
+) -> int:
     """Run a study, or show its plan; returns the exit code."""
     from gifthorse.cli.commands import listing
     from gifthorse.cli.computing import Work
@@ -133,7 +144,7 @@ def run_grid(file: StudyFile, store: Path, machine: Machine, how: "How", *, dry_
         return 0
     if work.plan is not None:
         notes.print(_first_line(file, work), markup=False, highlight=False)
-    work.run()
+    work.run(None if ray is None else lambda runner: _ray(runner, ray, file.study, machine))
     _keep_study(work, file)
     if as_json:
         records = [json.loads(work.records[number].to_json()) for number in sorted(work.records)]
@@ -142,6 +153,13 @@ def run_grid(file: StudyFile, store: Path, machine: Machine, how: "How", *, dry_
     else:
         _print_results(work)
     return _conclusion(work, store)
+
+
+def _ray(runner: "Runner", address: str, study: Study, machine: Machine) -> "Pool":
+    from gifthorse.bench.ray_pool import RayPool
+
+    resources = {str(stage): each.model_dump() for stage, each in study.resources.items()}
+    return RayPool(runner, address, resources, device=machine.device)
 
 
 def _first_line(file: StudyFile, work: "Work") -> str:
