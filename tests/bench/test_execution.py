@@ -82,7 +82,7 @@ def test_a_plan_has_every_model_once_and_every_node_after_what_it_needs(runner: 
 
 
 def test_what_is_prepared_once_is_one_node_for_all_seeds(runner: Runner) -> None:
-    references = "neural_cleanse[reference=1,steps=1]"
+    references = "neural_cleanse[reference=2]"
     work = plan(runner, [cell(defense=references, seed=seed) for seed in (0, 1, 2)])
     assert stages(work.nodes) == {"benign": 3, "trojan": 3, "prepared": 1, "record": 3}
 

@@ -1,7 +1,6 @@
 """What a person at the terminal meets: answers on standard output, one clear line for a wrong request."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,19 +11,9 @@ from pathlib import Path
 import pytest
 
 from gifthorse.core.record import Population, Record
+from terminal import gifthorse
 
 QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
-
-
-def gifthorse(
-    *arguments: str, cwd: Path, check: int | None = 0, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *arguments]
-    keep = {key: value for key, value in os.environ.items() if not key.startswith("GIFTHORSE_")}
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**keep, **environment}, timeout=300)
-    if check is not None:
-        assert result.returncode == check, result.stderr
-    return result
 
 
 def test_help_teaches_and_imports_no_torch(tmp_path: Path) -> None:

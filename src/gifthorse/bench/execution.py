@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Literal, NoReturn, Protocol
@@ -269,7 +269,8 @@ class Processes:
         process = self._context.Process(
             target=_work, args=(theirs, self.runner, self.threads, deterministic), daemon=True
         )
-        process.start()
+        with _deaf():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -288,10 +289,24 @@ class Processes:
         return Failure(f"the process that computed it ended {how}, {ATTEMPTS} times (too little memory?)")
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let processes that are started inside the block ignore Ctrl-C, which reaches all processes of a terminal.
+
+    Whoever started them decides what becomes of them, and they would not wait to be told before they are set up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(connection: Connection, runner: Runner, threads: int, deterministic: bool) -> None:
     """Compute what the connection asks for, until it is closed or whoever asked is gone."""
-    # Ctrl-C reaches all processes of a terminal; whoever asked decides what becomes of this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

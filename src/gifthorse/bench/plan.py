@@ -35,10 +35,6 @@ class Plan:
     known: dict[str, Record]
     nodes: tuple[Node, ...]
 
-    def count(self, stage: Stage) -> int:
-        """Return how many nodes of a stage there are."""
-        return sum(node.stage == stage for node in self.nodes)
-
 
 def plan(runner: Runner, cells: Sequence[Cell], *, fresh: bool = False) -> Plan:
     """Return what is to be computed of cells: nothing of those whose records are done, unless ``fresh``.

@@ -68,12 +68,12 @@ class Work:
         how: How,
         *,
         populations: Sequence[PopulationRequest] = (),
-        place: Callable[[Request], str] = lambda _: "",
+        place: Callable[[Request, str], str] = lambda *_: "",
     ) -> "Work":
         """Find what is answered already and plan the rest.
 
         :class:`RequestError`, before anything is trained, with every reason why something cannot be carried out;
-        ``place`` says where a request stands.
+        ``place`` says where a request stands that has a problem.
         """
         work = cls(requests, populations, Store(store), machine, how, code_digest())
         with looking_once(), showing_progress():
@@ -120,7 +120,7 @@ class Work:
             if known is not None:
                 self.concluded[number] = known
 
-    def _plan(self, place: Callable[[Request], str]) -> None:
+    def _plan(self, place: Callable[[Request, str], str]) -> None:
         from gifthorse.bench.cell import resolve
         from gifthorse.bench.plan import plan
         from gifthorse.bench.population import Models
@@ -178,9 +178,9 @@ def _asked(asked: PopulationRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def _noting(problems: dict[str, None], place: Callable[[Request], str], request: Request) -> Iterator[None]:
+def _noting(problems: dict[str, None], place: Callable[[Request, str], str], request: Request) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        where = place(request)
+        where = place(request, str(error))
         problems[f"{where}: {error}" if where else str(error)] = None

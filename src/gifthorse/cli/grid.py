@@ -14,15 +14,14 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from gifthorse.bench.profiles import PROFILES
-from gifthorse.bench.store import Store
 from gifthorse.bench.study import Asked, Study, StudyFile, expand
-from gifthorse.cli.live import notes, spoken
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError
 
 if TYPE_CHECKING:
     from gifthorse.bench.execution import Pool
     from gifthorse.bench.runner import Runner
+    from gifthorse.bench.store import Store
     from gifthorse.cli.computing import How, Work
 
 FAILED = 4
@@ -132,18 +131,23 @@ def run_grid(
     """Run a study, or show its plan; returns the exit code."""
     from gifthorse.cli.commands import listing
     from gifthorse.cli.computing import Work
+    from gifthorse.cli.live import notes
 
     asked = expand(file, listing())
 
-    def place(request: Mapping[str, Any]) -> str:
-        return file.place(*(request[key] for key in AXES if request.get(key))) if file.name else ""
+    def place(request: Mapping[str, Any], problem: str) -> str:
+        named = {key: str(request[key]) for key in AXES if request.get(key)}
+        # A problem begins with the name of what it is about.
+        about = {key: text for key, text in named.items() if text.partition("[")[0] == problem.partition(":")[0]}
+        (key, text), *_ = (about or named).items()
+        return file.place(key, text) if file.name else ""
 
     work = Work.of(asked.cells, store, machine, how, populations=asked.populations, place=place)
     if dry_run:
         _print_plan(file, asked, work)
         return 0
     if work.plan is not None:
-        notes.print(_first_line(file, work), markup=False, highlight=False)
+        notes.print(_first_line(file, work), markup=False, highlight=False, soft_wrap=True)
     work.run(None if ray is None else lambda runner: _ray(runner, ray, file.study, machine))
     _keep_study(work, file)
     if as_json:
@@ -165,17 +169,18 @@ def _ray(runner: "Runner", address: str, study: Study, machine: Machine) -> "Poo
 def _first_line(file: StudyFile, work: "Work") -> str:
     assert work.plan is not None
     cells = len(work.requests) + sum(each.benign + each.trojaned for each in work.populations)
-    parts = {
-        f"{work.plan.count('benign')} benign": work.plan.count("benign"),
-        f"{work.plan.count('twin')} twin": work.plan.count("twin"),
-        f"{work.plan.count('trojan')} trojaned": work.plan.count("trojan"),
-    }
-    models = ", ".join(text for text, count in parts.items() if count)
-    training = f"; models to train: {models}" if models else ""
-    return f"{file.name or 'grid'}: {cells} cells, {work.plan.count('record')} to compute{training}"
+    stages: Counter[str] = Counter(
+        node.stage for node in work.plan.nodes if (node.stage, node.cell.attack.name) != ("trojan", "none")
+    )
+    models = (("benign", "benign"), ("twin", "twin"), ("trojan", "trojaned"))
+    counts = ", ".join(f"{stages[stage]} {text}" for stage, text in models if stages[stage])
+    training = f"; models to train: {counts}" if counts else ""
+    return f"{file.name or 'grid'}: {cells} cells, {stages['record']} to compute{training}"
 
 
 def _conclusion(work: "Work", store: Path) -> int:
+    from gifthorse.cli.live import notes
+
     statuses: Counter[str] = Counter(record.status for record in work.records.values())
     for population in work.concluded.values():
         statuses.update(left.status for left in population.left_out if left.status == "failed")
@@ -183,9 +188,11 @@ def _conclusion(work: "Work", store: Path) -> int:
     if missing:
         statuses["not run"] = missing
     said = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    notes.print(f"{said or 'nothing to do'}; store: {store}", markup=False, highlight=False)
+    notes.print(f"{said or 'nothing to do'}; store: {store}", markup=False, highlight=False, soft_wrap=True)
     if statuses["failed"]:
-        notes.print("gifthorse: the same command tries again what failed", markup=False, highlight=False)
+        notes.print(
+            "gifthorse: the same command tries again what failed", markup=False, highlight=False, soft_wrap=True
+        )
     return FAILED if statuses["failed"] or missing else 0
 
 
@@ -246,8 +253,8 @@ def _print_plan(file: StudyFile, asked: Asked, work: "Work") -> None:
     if work.plan is None:
         answers.print("everything is in the store", highlight=False)
         return
-    answers.print(_first_line(file, work), markup=False, highlight=False)
-    answers.print(_estimate(work), markup=False, highlight=False)
+    answers.print(_first_line(file, work), markup=False, highlight=False, soft_wrap=True)
+    answers.print(_estimate(work), markup=False, highlight=False, soft_wrap=True)
 
 
 def _counted(numbers: list[int], stored: set[int]) -> str:
@@ -257,6 +264,8 @@ def _counted(numbers: list[int], stored: set[int]) -> str:
 
 def _estimate(work: "Work") -> str:
     """Return how long the plan takes, by what the store's records of the same kind took."""
+    from gifthorse.cli.live import spoken
+
     assert work.plan is not None
     took = _times(work.store)
     total, unknown = 0.0, Counter[str]()
@@ -278,7 +287,7 @@ def _estimate(work: "Work") -> str:
     )
 
 
-def _times(store: Store) -> dict[str, list[float]]:
+def _times(store: "Store") -> dict[str, list[float]]:
     """Return the seconds that stages took, by what they were of."""
     found: dict[str, list[float]] = {}
     for record in store.records():
