@@ -18,7 +18,6 @@ from gifthorse.bench.cell import Cell
 from gifthorse.bench.execution import run_cells
 from gifthorse.bench.machine import environment
 from gifthorse.bench.runner import Runner
-from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
@@ -67,25 +66,28 @@ class Models:
         defense = _inspection(request)
         request = runner.reading(request)
         varied = not same_target and request.attack.aimed_at(0) is not None
-        classes = load_splits(request.dataset, runner.data_root, runner.download).train.classes
-
-        def attack(seed: int) -> Attack:
-            aimed = request.attack.aimed_at(seed % classes) if varied else None
-            return aimed or request.attack
-
         first, clean = request.seed, ATTACKS.build("none")
         return cls(
             request,
             defense,
             varied,
             tuple(replace(request, attack=clean, seed=seed) for seed in range(first, first + benign)),
-            tuple(replace(request, attack=attack(seed), seed=seed) for seed in range(first, first + trojaned)),
+            tuple(
+                aimed_by_seed(runner, each) if varied else each
+                for each in (replace(request, seed=seed) for seed in range(first, first + trojaned))
+            ),
         )
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All of them."""
         return self.benign + self.trojaned
+
+
+def aimed_by_seed(runner: Runner, cell: Cell) -> Cell:
+    """Return the cell with its seed, modulo the number of classes, as the target; as it is where a target is named."""
+    classes = load_splits(cell.dataset, runner.data_root, runner.download).train.classes
+    return replace(cell, attack=cell.attack.aimed_at(cell.seed % classes) or cell.attack)
 
 
 def conclude(runner: Runner, models: Models, records: Mapping[str, Record]) -> Population:

@@ -155,6 +155,9 @@ class Study(_Part):
     downstream: Names = Field(default=["none"], description="heads of a downstream user, in place of a defense")
     downstream_dataset: str | None = Field(None, description="images of the downstream user")
     seed: Seeds = Field(default=[0], description="seeds: a number, a list, or a range such as '0..4'")
+    vary_target: bool = Field(
+        False, description="another target for every seed: the seed modulo the number of classes, unless one is named"
+    )
     plugins: list[str] = Field(default=[], description="Python files with methods of one's own, beside the grid file")
     sweep: dict[Kind, dict[str, Values]] = Field(
         default={}, description="values of a field, tried on everything listed of that kind that has the field"
@@ -252,7 +255,8 @@ def expand(file: StudyFile, listing: Listing, build: Callable[[str, str], Any] |
         raise RequestError(f"{file.name or 'the grid'} asks for {count} cells; {MOST} are the most")
     cells, excluded = [], []
     for *setting, end, seed in itertools.product(*axes.values(), ends if asks_cells else [], study.seed):
-        cell = request(**dict(zip(axes, setting, strict=True)), **end, seed=seed)
+        varied = {"vary_target": True} if study.vary_target else {}
+        cell = request(**dict(zip(axes, setting, strict=True)), **end, **varied, seed=seed)
         reason = next((each.reason for each in study.exclude if each.covers(cell)), None)
         if reason is None:
             cells.append(cell)

@@ -123,14 +123,16 @@ class Work:
     def _plan(self, place: Callable[[Request, str], str]) -> None:
         from gifthorse.bench.cell import resolve
         from gifthorse.bench.plan import plan
-        from gifthorse.bench.population import Models
+        from gifthorse.bench.population import Models, aimed_by_seed
 
         self.runner = make_runner(self.store.root, self.machine, self.how)
         problems: dict[str, None] = {}
         for number, request in enumerate(self.requests):
             if number not in self.records:
                 with _noting(problems, place, request):
-                    self.cells[number] = self.runner.reading(resolve(**request))
+                    varied = request.get("vary_target")
+                    cell = resolve(**{key: value for key, value in request.items() if key != "vary_target"})
+                    self.cells[number] = self.runner.reading(aimed_by_seed(self.runner, cell) if varied else cell)
         for number, asked in enumerate(self.populations):
             if number not in self.concluded:
                 with _noting(problems, place, asked.request):
