@@ -15,7 +15,6 @@ from gifthorse.bench.runner import Runner, Stage
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError
 from gifthorse.core.outcomes import ModelVerdict
-from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.planting import schedule
