@@ -13,13 +13,14 @@ from benchmarks import (
     attacks,
     command_line,
     data_preparation,
+    grid,
     inspection_memory,
     neural_cleanse,
     stacked,
     training,
 )
 
-MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line)
+MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line, grid)
 
 
 def main() -> None:

@@ -5,25 +5,9 @@ import sys
 import time
 from functools import partial
 
-import pytest
 import torch
 from benchmarks.against_trojanzoo import Quality, Reached, Triggers, fastest
-from benchmarks.attack_tables import TABLES, request
 from benchmarks.timing import Pairs, seconds, spread
-
-from gifthorse.bench.cell import resolve
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_every_attack_of_a_table_is_understood(table: int) -> None:
-    for condition in TABLES[table]:
-        assert condition.published.keys() == TABLES[table][0].published.keys()
-        for name in condition.published:
-            fields = {"trigger_position": "center", **condition.fields}
-            attack = resolve(dataset="mnist", attack=request(name, fields, "mnist", 12), seed=12).attack
-            assert attack.name == name
-            assert {key: str(attack.to_dict()[key]) for key in condition.fields} == condition.fields
-            assert attack.to_dict()["target"] == 2
 
 
 def test_waiting_costs_nothing_and_a_process_waited_for_does() -> None:

@@ -12,15 +12,15 @@ import torch
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.attacks.no_attack import NoAttack
+from gifthorse.bench import population
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.machine import environment
 from gifthorse.bench.packing import restore, weights
 from gifthorse.bench.population import run_population
-from gifthorse.bench.runner import Runner
+from gifthorse.bench.runner import Runner, Stage
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError
 from gifthorse.core.outcomes import ModelVerdict
-from gifthorse.core.progress import listening
 from gifthorse.core.record import Population, Record
 from gifthorse.core.seeds import derive
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
@@ -54,7 +54,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
     """Let cells be answered by a function that returns what is worth saying of a record; nothing is trained."""
 
     def by(answer: Answer) -> None:
-        def run(runner: Runner, cell: Cell, *, fresh: bool = False) -> Record:
+        def run(cell: Cell) -> Record:
             assert cell.defense is not None
             said = {"status": "done", **answer(cell)}
             goal = cell.attack.goal(digits_task())
@@ -76,7 +76,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
                 }
             )
 
-        monkeypatch.setattr(Runner, "run", run)
+        monkeypatch.setattr(population, "run_cells", lambda _, cells, **__: list(map(run, cells)))
 
     return by
 
@@ -275,17 +275,18 @@ def test_an_interrupted_population_continues_with_what_is_missing(
 ) -> None:
     monkeypatch.setattr(NeuralCleanse, "defend", lambda *_: ModelVerdict(torch.arange(10.0), None))
     seen: list[int] = []
-    original = Runner.run
+    original = Runner.make
 
-    def run(self: Runner, cell: Cell, *, fresh: bool = False) -> Record:
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        seen.append(cell.seed)
-        return original(self, cell, fresh=fresh)
+    def make(self: Runner, stage: Stage, cell: Cell, *, fresh: bool = False) -> Record | None:
+        if stage == "record":
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            seen.append(cell.seed)
+        return original(self, stage, cell, fresh=fresh)
 
     quick = request(training="standard[epochs=1]")
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "run", run)
+        patch.setattr(Runner, "make", make)
         with pytest.raises(KeyboardInterrupt):
             run_population(runner, quick, benign=2, trojaned=1)
     before = {record.id: record.created for record in runner.store.records()}
@@ -451,14 +452,6 @@ def test_a_wrong_request_is_refused_before_anything_is_trained(
     with pytest.raises(RequestError, match=complaint):
         run_population(runner, request(**fields), benign=2, trojaned=2)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_progress_is_told_model_by_model(runner: Runner, answered: Callable[[Answer], None]) -> None:
-    answered(separated)
-    seen: list[tuple[str, int, int]] = []
-    with listening(lambda *state: seen.append(state)):
-        run_population(runner, request(), benign=2, trojaned=1)
-    assert seen == [("population", done, 3) for done in range(4)]
 
 
 def test_another_answer_replaces_the_document_and_the_same_one_keeps_it(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gifthorse.bench import answers
-from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
+from gifthorse.bench.answers import code_digest, keep, keep_answer, kept_answer, listing_place, recall
 from gifthorse.bench.store import Store
 from gifthorse.cli.main import KINDS
 from gifthorse.core.contents import content_digests
@@ -277,14 +277,15 @@ class TestKeeping:
         keep(tmp_path / "none", None, "yes", {})
         assert not (tmp_path / "none").exists()
 
-    def test_what_is_not_done_is_not_kept(self, answered: tuple[Checkout, str], tmp_path: Path) -> None:
+    def test_what_failed_is_not_kept(self, answered: tuple[Checkout, str], tmp_path: Path) -> None:
         store, done = Store(tmp_path), Record.from_json(answered[1])
-        for status, found in (("skipped", None), ("failed", None), ("done", done)):
+        for status in ("failed", "skipped", "done"):
             record = done.model_copy(update={"status": status})
             store.save_record(record)
-            keep_record(store, {"seed": 0}, "code", record, {})
-            assert kept_record(store, {"seed": 0}, "code") == found
-        assert kept_record(store, {"seed": 1}, "code") is None
+            keep_answer(store, {"seed": 0}, "code", record, {})
+            found = kept_answer(store, {"seed": 0}, "code", store.load_record)
+            assert found == (None if status == "failed" else record)
+        assert kept_answer(store, {"seed": 1}, "code", store.load_record) is None
 
     def test_the_code_is_that_of_every_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code_digest() is None, "torch is loaded here"

@@ -1,7 +1,6 @@
 """What a person at the terminal meets: answers on standard output, one clear line for a wrong request."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,19 +12,9 @@ import pytest
 
 from gifthorse.bench.profiles import read_profile
 from gifthorse.core.record import Population, Record
+from terminal import gifthorse
 
 QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
-
-
-def gifthorse(
-    *arguments: str, cwd: Path, check: int | None = 0, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from gifthorse.cli.main import main; main()", *arguments]
-    keep = {key: value for key, value in os.environ.items() if not key.startswith("GIFTHORSE_")}
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**keep, **environment}, timeout=300)
-    if check is not None:
-        assert result.returncode == check, result.stderr
-    return result
 
 
 def test_help_teaches_and_imports_no_torch(tmp_path: Path) -> None:
@@ -112,7 +101,9 @@ def test_population_says_where_the_benign_models_are_twins_and_each_can_be_asked
     records = len(list((tmp_path / "gifthorse-runs" / "records").iterdir()))
     alone = ["run", "--profile", "smoke", "--defense", "neural_cleanse[steps=3]", "--attack"]
     said = gifthorse(*alone, "none[trained=schedule[epochs=1,lr=0.01]]", cwd=tmp_path).stdout
-    assert " ".join(said.split()).startswith(f"none[trained={trained}] on digits/small_cnn, neural_cleanse, seed 0: done")
+    assert " ".join(said.split()).startswith(
+        f"none[trained={trained}] on digits/small_cnn, neural_cleanse, seed 0: done"
+    )
     assert len(list((tmp_path / "gifthorse-runs" / "records").iterdir())) == records
 
 

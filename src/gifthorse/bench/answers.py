@@ -7,18 +7,20 @@ read or is damaged included, is as if nothing had been kept.
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gifthorse.bench.store import Store, write_atomically
 from gifthorse.core.configuration import file_digest, fingerprint
 from gifthorse.core.contents import content_digests, home, user_cache
 from gifthorse.core.errors import StoreError
-from gifthorse.core.record import Record
+from gifthorse.core.record import Document, Population, Record
+
+D = TypeVar("D", bound=Document)
 
 
 def code_digest() -> str | None:
@@ -52,18 +54,31 @@ def _files(package: str) -> list[tuple[str, str]]:
     )
 
 
-def kept_record(store: Store, request: Mapping[str, Any], code: str | None) -> Record | None:
-    """Return the record that a request was answered with, where it still lies in the store as it was."""
+def kept_answer(
+    store: Store, request: Mapping[str, Any], code: str | None, load: Callable[[str], D | None]
+) -> D | None:
+    """Return the document that a request was answered with, where it still lies in the store as it was."""
     identity = recall(_place(store, request), code)
-    return None if identity is None else store.load_record(identity)
+    return None if identity is None else load(identity)
 
 
-def keep_record(
-    store: Store, request: Mapping[str, Any], code: str | None, record: Record, files: Mapping[str, str | None]
+def keep_answer(
+    store: Store,
+    request: Mapping[str, Any],
+    code: str | None,
+    answer: Record | Population,
+    files: Mapping[str, str | None],
 ) -> None:
-    """Keep which record answers a request; ``files`` are the digests of what decided it, from before it was run."""
-    if record.status == "done":
-        keep(_place(store, request), code, record.id, {**files, **content_digests([store.record_path(record.id)])})
+    """Keep what answers a request; ``files`` are the digests of what decided it, from before it was run.
+
+    A cell that failed, or a population with one, is no answer: it is tried again.
+    """
+    if isinstance(answer, Record):
+        failed, path = answer.status == "failed", store.record_path(answer.id)
+    else:
+        failed, path = any(each.status == "failed" for each in answer.left_out), store.population_path(answer.id)
+    if not failed:
+        keep(_place(store, request), code, answer.id, {**files, **content_digests([path])}, store.write)
 
 
 def _place(store: Store, request: Mapping[str, Any]) -> Path:
@@ -76,12 +91,18 @@ def listing_place() -> Path:
     return user_cache() / "listing.json"
 
 
-def keep(path: Path, code: str | None, answer: Any, files: Mapping[str, str | None]) -> None:
+def keep(
+    path: Path,
+    code: str | None,
+    answer: Any,
+    files: Mapping[str, str | None],
+    write: Callable[[Path, bytes], None] = write_atomically,
+) -> None:
     """Keep a JSON-ready answer of some code and some files; where it cannot be written, nothing is."""
     if code is not None:
         text = json.dumps({"answer": answer, "files": files})
         with suppress(StoreError):
-            write_atomically(path, f"{_seal(code, text)}\n{text}".encode())
+            write(path, f"{_seal(code, text)}\n{text}".encode())
 
 
 def recall(path: Path, code: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from gifthorse.bench.source import source_files, sources_of
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
-from gifthorse.core.contents import content_digests
+from gifthorse.core.contents import content_digest, content_digests
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
@@ -23,6 +23,9 @@ from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
 from gifthorse.training.heads import HEADS, Head
+
+DEFENDER = 0
+"""The seed of what a defender prepares: that is done once, and then models of all seeds are looked at."""
 
 RECIPES: Catalogue[Recipe] = Catalogue(
     "training recipe", [StandardRecipe, AdversarialRecipe], read_profile("paper")["presets"]["training"]
@@ -72,6 +75,21 @@ class Cell:
     def trojan_key(self) -> str:
         """Return the content key of the trojan."""
         return self._keys[1]
+
+    def prepared_key(self) -> str | None:
+        """Return the content key of what the defense prepares: the same for models of all seeds; ``None`` without."""
+        settings = None if self.defense is None else self.defense.preparation()
+        if self.defense is None or settings is None:
+            return None
+        return fingerprint(
+            {
+                "materials": replace(self, seed=DEFENDER).benign_key(),
+                "view": self.defense.view.__name__,
+                "defense": [self.defense.name, *sources_of(*self.defense.walk())],
+                "settings": settings,
+                "files": [content_digest(path) for each in self.defense.walk() for path in each.files()],
+            }
+        )
 
     def identity(self) -> str:
         """Return the content key of the whole cell: the record's id."""

@@ -5,24 +5,24 @@ Every model is an ordinary cell, so that a population is continued where it was 
 whatever else is in the store.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from gifthorse.attacks.no_attack import NoAttack
 from gifthorse.bench.cell import Cell
+from gifthorse.bench.execution import run_cells
 from gifthorse.bench.machine import environment
 from gifthorse.bench.runner import Runner
-from gifthorse.core.attack import Attack
+from gifthorse.core.attack import Twin
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
-from gifthorse.core.progress import track
 from gifthorse.core.record import Group, LeftOut, Member, Population, Record
 from gifthorse.core.task import Task
 from gifthorse.datasets.splits import load_splits
@@ -40,41 +40,92 @@ def run_population(
 ) -> Population:
     """Judge a model-inspection defense on models of consecutive seeds, from the request's on, and keep the result.
 
-    Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set, the
-    request names a target, or the attack has none. The benign models are trained as the attack's benign twin is, so
-    that attacks that train alike share them. :class:`RequestError` before any training where something cannot be
-    carried out; a cell that fails later is left out.
+    :class:`RequestError` before any training where something cannot be carried out; a cell that fails later is left
+    out.
     """
-    defense = _inspection(request)
-    request = runner.reading(request)
-    varied = not same_target and request.attack.aimed_at(0) is not None
-    splits = load_splits(request.dataset, runner.data_root, runner.download)
-    task = Task(**vars(splits), architecture=request.model, recipe=request.training)
-    cells = _cells(runner, request, task, benign, trojaned, varied)
-    twin = request.attack.twin(task)
-    records = [(group, runner.run(cell, fresh=fresh)) for group, cell in track(cells, "population", len(cells))]
+    models = Models.of(runner, request, benign, trojaned, same_target=same_target)
+    records = run_cells(runner, models.cells, fresh=fresh)
+    return conclude(runner, models, {record.id: record for record in records})
 
-    index = OWN if any(OWN in record.metrics for _, record in records) else PUBLISHED
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a population, each a cell: the benign ones first.
+
+    These are trained as the attack's benign ``twin`` is, so that attacks that train alike share them; it is ``None``
+    where that is how the benign model is trained.
+    """
+
+    request: Cell
+    defense: Defense[Any]
+    varied_target: bool
+    twin: Twin | None
+    benign: tuple[Cell, ...]
+    trojaned: tuple[Cell, ...]
+
+    @classmethod
+    def of(cls, runner: Runner, request: Cell, benign: int, trojaned: int, *, same_target: bool = False) -> Self:
+        """Return so many models of consecutive seeds, from the request's on.
+
+        Every trojaned model has another target, its seed modulo the number of classes, unless ``same_target`` is set,
+        the request names a target, or the attack has none. :class:`RequestError` where the request is for no
+        population.
+        """
+        defense = _inspection(request)
+        request = runner.reading(request)
+        varied = not same_target and request.attack.aimed_at(0) is not None
+        splits = load_splits(request.dataset, runner.data_root, runner.download)
+        task = Task(**vars(splits), architecture=request.model, recipe=request.training)
+
+        def aimed(count: int) -> tuple[Cell, ...]:
+            cells = (replace(request, seed=seed) for seed in range(request.seed, request.seed + count))
+            return tuple(aimed_by_seed(runner, cell) if varied else cell for cell in cells)
+
+        trojans = aimed(trojaned)
+        # An attack that cannot be carried out may not know its twin.
+        for cell in trojans:
+            runner.check(cell)
+        clean = (replace(cell, attack=NoAttack(trained=cell.attack.twin(task))) for cell in aimed(benign))
+        return cls(request, defense, varied, request.attack.twin(task), tuple(clean), trojans)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All of them."""
+        return self.benign + self.trojaned
+
+
+def aimed_by_seed(runner: Runner, cell: Cell) -> Cell:
+    """Return the cell with its seed, modulo the number of classes, as the target; as it is where a target is named."""
+    classes = load_splits(cell.dataset, runner.data_root, runner.download).train.classes
+    return replace(cell, attack=cell.attack.aimed_at(cell.seed % classes) or cell.attack)
+
+
+def conclude(runner: Runner, models: Models, records: Mapping[str, Record]) -> Population:
+    """Return what the models' records, by id, say of the defense, and keep it in the store."""
+    request = models.request
+    groups: tuple[tuple[Group, tuple[Cell, ...]], ...] = (("benign", models.benign), ("trojaned", models.trojaned))
+    found = [(group, records[cell.identity()]) for group, cells in groups for cell in cells]
+    index = OWN if any(OWN in record.metrics for _, record in found) else PUBLISHED
     members: dict[Group, list[Member]] = {"benign": [], "trojaned": []}
     left_out = []
-    for group, record in records:
+    for group, record in found:
         reason = _reason_to_leave_out(record, group, index)
         if reason is None:
             members[group].append(_member(record, index))
         else:
             left_out.append(LeftOut(id=record.id, group=group, seed=record.seed, status=record.status, reason=reason))
 
-    found = Population.model_validate(
+    population = Population.model_validate(
         {
-            "id": fingerprint({"cells": [cell.identity() for _, cell in cells]}),
+            "id": fingerprint({"cells": [cell.identity() for cell in models.cells]}),
             "dataset": request.dataset.to_dict(),
             "model": request.model.to_dict(),
             "training": request.training.to_dict(),
             "profile": request.profile,
             "attack": request.attack.to_dict(),
-            "varied_target": varied,
-            "twin": None if twin is None else twin.to_dict(),
-            "defense": defense.to_dict(),
+            "varied_target": models.varied_target,
+            "twin": None if models.twin is None else models.twin.to_dict(),
+            "defense": models.defense.to_dict(),
             "seed": request.seed,
             **_statistics(members["benign"], members["trojaned"]),
             "index": index if members["benign"] or members["trojaned"] else None,
@@ -84,12 +135,12 @@ def run_population(
         }
     )
     # The same answer stays the same document, with the date on which it was first given.
-    known = runner.store.load_population(found.id)
-    when = {"environment": found.environment, "created": found.created}
-    if known is not None and known.model_copy(update=when) == found:
+    known = runner.store.load_population(population.id)
+    when = {"environment": population.environment, "created": population.created}
+    if known is not None and known.model_copy(update=when) == population:
         return known
-    runner.store.save_population(found)
-    return found
+    runner.store.save_population(population)
+    return population
 
 
 def _inspection(request: Cell) -> Defense[Any]:
@@ -102,26 +153,6 @@ def _inspection(request: Cell) -> Defense[Any]:
         listed = ", ".join(name for name, cls in DEFENSES.items() if cls.family == "inspection")
         raise RequestError(f"a population needs a defense that inspects models; {wrong}; listed: {listed}")
     return defense
-
-
-def _cells(
-    runner: Runner, request: Cell, task: Task, benign: int, trojaned: int, varied: bool
-) -> list[tuple[Group, Cell]]:
-    """Return all cells, the benign models first; those with the attack are checked before its twin is asked for."""
-
-    def attack(seed: int) -> Attack:
-        aimed = request.attack.aimed_at(seed % task.classes) if varied else None
-        return aimed or request.attack
-
-    first = request.seed
-    trojans = [replace(request, attack=attack(seed), seed=seed) for seed in range(first, first + trojaned)]
-    for cell in trojans:
-        runner.check(cell)
-    twins = ((seed, attack(seed).twin(task)) for seed in range(first, first + benign))
-    return [
-        *(("benign", replace(request, attack=NoAttack(trained=twin), seed=seed)) for seed, twin in twins),
-        *(("trojaned", cell) for cell in trojans),
-    ]
 
 
 def _reason_to_leave_out(record: Record, group: Group, index: str) -> str | None:

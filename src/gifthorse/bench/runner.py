@@ -1,27 +1,27 @@
 """The runner: the sentence of the design as code, one small function per stored stage."""
 
 import logging
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gifthorse.bench.cell import Cell, Downstream
+from gifthorse.bench.cell import DEFENDER, Cell, Downstream
 from gifthorse.bench.machine import Stopwatch, environment, peak_memory_mb, reset_peak_memory, timed
 from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned
-from gifthorse.bench.source import source_of, sources_of
+from gifthorse.bench.source import source_of
 from gifthorse.bench.store import Arrays, Store, digest
 from gifthorse.bench.views import builder_of, materials_for
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.command import command
 from gifthorse.core.configuration import fingerprint
-from gifthorse.core.contents import content_digest
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
@@ -38,8 +38,17 @@ from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
 
-DEFENDER = 0
-"""The seed of what a defender prepares: that is done once, and then models of all seeds are looked at."""
+Stage = Literal["benign", "twin", "trojan", "prepared", "record"]
+"""What the store keeps once, whoever asks for it; a trojan with its judgement."""
+
+EVERYTHING = frozenset({"benign", "twin", "trojan", "judgement", "prepared", "record"})
+_ANEW: dict[Stage, frozenset[str]] = {
+    "benign": frozenset({"benign"}),
+    "twin": frozenset({"twin"}),
+    "trojan": frozenset({"trojan", "judgement"}),
+    "prepared": frozenset({"prepared"}),
+    "record": frozenset({"record"}),
+}
 
 log = logging.getLogger("gifthorse")
 
@@ -52,6 +61,8 @@ class Runner:
     data_root: Path
     device: torch.device
     download: bool = False
+    debug: bool = False
+    """Whether what goes wrong in a cell is raised rather than recorded."""
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
         """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
@@ -59,20 +70,56 @@ class Runner:
         :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
         ends in a record with status ``failed`` and a reason.
         """
+        return self._run(self.reading(cell), EVERYTHING if fresh else frozenset())
+
+    def make(self, stage: Stage, cell: Cell, *, fresh: bool = False) -> Record | None:
+        """Compute and keep one stage of a cell, and what is missing before it; return the record where it is that."""
+        cell, anew = self.reading(cell), _ANEW[stage] if fresh else frozenset()
+        if stage == "record":
+            return self._run(cell, anew)
+        task = self._task(cell)
+        if stage == "prepared":
+            if cell.defense is not None:
+                self._prepared(cell, cell.defense, task, anew)
+            return None
+        benign, _ = self._benign(cell, task, anew)
+        if stage != "benign":
+            twin, _ = self._twin(cell, task, benign, anew)
+            if stage == "trojan":
+                trojan, _, contents = self._trojan(cell, task, benign, twin, anew)
+                self._judgement(cell, task, benign, trojan, contents, anew)
+        return None
+
+    def fail(self, cell: Cell, reason: str, log: str = "") -> Record:
+        """Keep and return the record of a cell that failed, with a log of what went wrong."""
         cell = self.reading(cell)
-        known = None if fresh else self.store.load_record(cell.identity())
-        if known is not None and known.status == "done":
-            return known
-        task, tuned_on = self._tasks(cell)
-        try:
-            record = self._measure(cell, task, tuned_on, fresh)
-        except (RequestError, StoreError):
-            raise
-        except Exception as error:
-            log.debug("cell failed", exc_info=True)
-            record = self._record(cell, task, "failed", f"{type(error).__name__}: {error}")
+        record = self._record(cell, self._task(cell), "failed", reason)
+        self.store.save_log(record.id, log or reason)
         self.store.save_record(record)
         return record
+
+    def _run(self, cell: Cell, anew: Collection[str]) -> Record:
+        if (known := self._known(cell, anew)) is not None:
+            return known
+        with self.store.claimed("record", cell.identity()):
+            if (known := self._known(cell, anew)) is not None:
+                return known
+            task, tuned_on = self._tasks(cell)
+            try:
+                record = self._measure(cell, task, tuned_on, anew)
+            except (RequestError, StoreError):
+                raise
+            except Exception as error:
+                if self.debug:
+                    raise
+                log.debug("cell failed", exc_info=True)
+                return self.fail(cell, f"{type(error).__name__}: {error}", traceback.format_exc())
+            self.store.save_record(record)
+            return record
+
+    def _known(self, cell: Cell, anew: Collection[str]) -> Record | None:
+        found = None if "record" in anew else self.store.load_record(cell.identity())
+        return found if found is not None and found.status == "done" else None
 
     def reading(self, cell: Cell) -> Cell:
         """Return the cell with the images that this runner reads, and may fetch first: its keys hold them."""
@@ -80,9 +127,9 @@ class Runner:
             self._tasks(cell)
         return replace(cell, data_root=self.data_root)
 
-    def check(self, cell: Cell) -> None:
-        """Raise :class:`RequestError` where the cell cannot be carried out; nothing is trained."""
-        self._tasks(cell)
+    def check(self, cell: Cell) -> Task:
+        """Return the cell's task; :class:`RequestError` where the cell cannot be carried out. Nothing is trained."""
+        return self._tasks(cell)[0]
 
     def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
@@ -92,7 +139,7 @@ class Runner:
         cell = self.reading(cell)
         task = self._task(cell)
         cell.attack.check(task)
-        benign, _ = self._benign(cell, task, fresh=False)
+        benign, _ = self._benign(cell, task, frozenset())
         return export_poisoned(cell, task, benign, folder)
 
     def _tasks(self, cell: Cell) -> tuple[Task, Task | None]:
@@ -125,12 +172,12 @@ class Runner:
         downstream.head.count(len(tuned_on.train))
         return tuned_on
 
-    def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, fresh: bool) -> Record:
+    def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, anew: Collection[str]) -> Record:
         reset_peak_memory(self.device)
-        benign, benign_seconds = self._benign(cell, task, fresh)
-        twin, twin_seconds = self._twin(cell, task, benign, fresh)
-        trojan, attack_seconds, contents = self._trojan(cell, task, benign, twin, fresh)
-        metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, fresh)
+        benign, benign_seconds = self._benign(cell, task, anew)
+        twin, twin_seconds = self._twin(cell, task, benign, anew)
+        trojan, attack_seconds, contents = self._trojan(cell, task, benign, twin, anew)
+        metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, anew)
         seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds, **twin_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
@@ -143,7 +190,7 @@ class Runner:
         reason = view if isinstance(view, str) else defense.skip(view)
         if isinstance(view, str) or reason is not None:
             return self._record(cell, task, "skipped", reason, metrics, seconds)
-        prepared, preparation_seconds = self._prepared(cell, defense, task, fresh)
+        prepared, preparation_seconds = self._prepared(cell, defense, task, anew)
         if prepared:
             view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
         outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
@@ -164,15 +211,17 @@ class Runner:
         confidences = not isinstance(model.head, FittedHead) or model.head.gives_probabilities
         return judge_downstream(model, twin, task.test, trojan.backdoor, confidences=confidences), seconds
 
-    def _benign(self, cell: Cell, task: Task, fresh: bool) -> tuple[Classifier, float]:
+    def _benign(self, cell: Cell, task: Task, anew: Collection[str]) -> tuple[Classifier, float]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             model, seconds = timed(lambda: train(task, derive(cell.seed, "classifier")), self.device)
             return _trained(weights(model), "benign model"), {"seconds": seconds}
 
-        arrays, about = self._stored("benign", cell.benign_key(), compute, fresh)
+        arrays, about = self._stored("benign", cell.benign_key(), compute, anew)
         return restore(task.build(0), arrays), about["seconds"]
 
-    def _twin(self, cell: Cell, task: Task, benign: Classifier, fresh: bool) -> tuple[Classifier, dict[str, float]]:
+    def _twin(
+        self, cell: Cell, task: Task, benign: Classifier, anew: Collection[str]
+    ) -> tuple[Classifier, dict[str, float]]:
         """Return the benign twin, which attacks that train alike share; the benign model itself where it is that."""
         twin = cell.attack.twin(task)
         if twin is None:
@@ -182,11 +231,11 @@ class Runner:
             model, seconds = timed(lambda: twin.train(task, benign, derive(cell.seed, "classifier")), self.device)
             return _trained(weights(model), "benign twin"), {"seconds": seconds}
 
-        arrays, about = self._stored("twin", cell.twin_key(twin), compute, fresh)
+        arrays, about = self._stored("twin", cell.twin_key(twin), compute, anew)
         return restore(task.build(0), arrays), {"twin": about["seconds"]}
 
     def _trojan(
-        self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, fresh: bool
+        self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, anew: Collection[str]
     ) -> tuple[Trojan, float, str]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             trojan, seconds = timed(
@@ -195,11 +244,11 @@ class Runner:
             arrays, about = pack_trojan(trojan)
             return _trained(arrays, "trojaned model"), {**about, "seconds": seconds}
 
-        arrays, about = self._stored("trojan", cell.trojan_key(), compute, fresh)
+        arrays, about = self._stored("trojan", cell.trojan_key(), compute, anew)
         return unpack_trojan(task, cell.attack, twin, arrays, about), about["seconds"], digest(arrays)
 
     def _judgement(
-        self, cell: Cell, task: Task, benign: Classifier, trojan: Trojan, contents: str, fresh: bool
+        self, cell: Cell, task: Task, benign: Classifier, trojan: Trojan, contents: str, anew: Collection[str]
     ) -> tuple[Metrics, Evidence, float]:
         """Judge a trojan once, whatever follows it; ``contents`` says that it is the very same one."""
 
@@ -209,13 +258,15 @@ class Runner:
 
         judge = [source_of(module.__name__) for module in (attacks, stamped, functional)]
         key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
-        evidence, about = self._stored("judgement", key, compute, fresh)
+        evidence, about = self._stored("judgement", key, compute, anew)
         return about["metrics"], evidence, about["seconds"]
 
-    def _prepared(self, cell: Cell, defense: Defense[Any], task: Task, fresh: bool) -> tuple[dict[str, Tensor], float]:
+    def _prepared(
+        self, cell: Cell, defense: Defense[Any], task: Task, anew: Collection[str]
+    ) -> tuple[dict[str, Tensor], float]:
         """Return what the defender made before it was given a model: the same for every model, and of whatever seed."""
-        settings = defense.preparation()
-        if settings is None:
+        key = cell.prepared_key()
+        if key is None:
             return {}, 0.0
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
@@ -223,31 +274,26 @@ class Runner:
             made, seconds = timed(lambda: defense.prepare(materials, DEFENDER), self.device)
             return {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {"seconds": seconds}
 
-        key = fingerprint(
-            {
-                "materials": replace(cell, seed=DEFENDER).benign_key(),
-                "view": defense.view.__name__,
-                "defense": [defense.name, *sources_of(*defense.walk())],
-                "settings": settings,
-                "files": [content_digest(path) for each in defense.walk() for path in each.files()],
-            }
-        )
-        arrays, about = self._stored("prepared", key, compute, fresh)
+        arrays, about = self._stored("prepared", key, compute, anew)
         tensors = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}
         return tensors, about["seconds"]
 
     def _stored(
-        self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], fresh: bool
+        self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], anew: Collection[str]
     ) -> tuple[Arrays, dict[str, Any]]:
         """Return an artifact, computed and saved where it is missing.
 
         Callers rebuild their model from the arrays in either case, so that a resumed run computes with exactly what
         an uninterrupted one does.
         """
-        found = None if fresh else self.store.load_artifact(kind, key)
+        found = None if kind in anew else self.store.load_artifact(kind, key)
         if found is None:
-            found = compute()
-            self.store.save_artifact(kind, key, *found)
+            with self.store.claimed(kind, key):
+                # Whoever held the claim before may have computed it.
+                found = None if kind in anew else self.store.load_artifact(kind, key)
+                if found is None:
+                    found = compute()
+                    self.store.save_artifact(kind, key, *found)
         return found
 
     def _finish(

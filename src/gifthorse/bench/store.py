@@ -1,8 +1,9 @@
 """The store: content-addressed artifacts (safetensors), a JSON record per cell and population, written atomically.
 
 Nothing is ever unpickled. An artifact carries the SHA-256 of its own arrays, so that a truncated or altered file is
-noticed and computed anew. Files are written beside their place and moved there in one step, so readers, other
-writers and interrupts never see half of one.
+noticed and computed anew. Files are written in a folder of the store and moved to their place in one step, so readers,
+other writers and interrupts never see half of one. What is being computed is claimed (:mod:`gifthorse.bench.claims`),
+so that processes that share a store compute everything once.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from gifthorse.bench.claims import claimed, is_gone, this_machine
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Document, Population, Record
 
@@ -32,8 +35,9 @@ _METADATA = "gifthorse"
 class Store:
     """A folder with artifacts and documents; made when first written to.
 
-    ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json``, ``populations/<id>.json``, and ``answers/``: which
-    record answered a request (:mod:`gifthorse.bench.answers`).
+    ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json``, ``populations/<id>.json``, ``answers/``: which
+    record answered a request (:mod:`gifthorse.bench.answers`), ``logs/<id>.log``: the traceback of a failed cell,
+    ``claims/``: what is being computed, and ``unfinished/``: what is being written.
     """
 
     def __init__(self, root: Path):
@@ -44,7 +48,11 @@ class Store:
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         document = json.dumps({"digest": digest(contiguous), "about": about}, sort_keys=True)
         # One metadata key: safetensors orders several at random, and the same artifact should be the same bytes.
-        write_atomically(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
+        self.write(self._artifact(kind, key), save(contiguous, metadata={_METADATA: document}))
+
+    def has_artifact(self, kind: str, key: str) -> bool:
+        """Tell whether there is an artifact under a key, sound or not."""
+        return self._artifact(kind, key).exists()
 
     def load_artifact(self, kind: str, key: str) -> tuple[Arrays, dict[str, Any]] | None:
         """Read what :meth:`save_artifact` wrote; ``None`` where nothing is, or nothing sound (then it says so)."""
@@ -63,8 +71,15 @@ class Store:
             return None
 
     def save_record(self, record: Record) -> None:
-        """Write one record."""
-        write_atomically(self.record_path(record.id), record.to_json().encode())
+        """Write one record; the log of an earlier failure goes once it is done."""
+        self.write(self.record_path(record.id), record.to_json().encode())
+        if record.status != "failed":
+            with suppress(OSError):
+                self.log_path(record.id).unlink()
+
+    def save_log(self, identity: str, text: str) -> None:
+        """Write what went wrong in a cell."""
+        self.write(self.log_path(identity), text.encode(errors="replace"))
 
     def load_record(self, identity: str) -> Record | None:
         """Read one record; ``None`` where there is nothing, or nothing sound (then it says so)."""
@@ -78,29 +93,64 @@ class Store:
 
     def save_population(self, population: Population) -> None:
         """Write one population."""
-        write_atomically(self._population(population.id), population.to_json().encode())
+        self.write(self.population_path(population.id), population.to_json().encode())
 
     def load_population(self, identity: str) -> Population | None:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
-        return _load(self._population(identity), Population)
+        return _load(self.population_path(identity), Population)
 
     def record_path(self, identity: str) -> Path:
         """Return where the record of that id lies, or would."""
         return self.root / "records" / f"{identity}.json"
 
+    def log_path(self, identity: str) -> Path:
+        """Return where the traceback of the failed cell of that id lies, or would."""
+        return self.root / "logs" / f"{identity}.log"
+
+    def claimed(self, kind: str, key: str) -> AbstractContextManager[None]:
+        """Compute something inside the block that nobody else computes meanwhile; see :func:`claimed`."""
+        return claimed(self.root / "claims", f"{kind}-{key}")
+
+    def sweep(self) -> None:
+        """Remove what processes of this machine that are no more were writing."""
+        for path in self._unfinished.glob("*.part"):
+            machine, _, rest = path.stem.rpartition("+")[0].rpartition("+")
+            if rest.isdigit() and is_gone(machine, int(rest)):
+                with suppress(OSError):
+                    path.unlink()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the store whole or not at all; :class:`StoreError` where that fails."""
+        write_atomically(path, content, self._unfinished)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.root / "unfinished"
+
     def _artifact(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / f"{key}.safetensors"
 
-    def _population(self, identity: str) -> Path:
+    def population_path(self, identity: str) -> Path:
+        """Return where the population of that id lies, or would."""
         return self.root / "populations" / f"{identity}.json"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, with its folder; :class:`StoreError` where that fails."""
+def write_atomically(path: Path, content: bytes, unfinished: Path | None = None) -> None:
+    """Write a file whole or not at all, with its folder; :class:`StoreError` where that fails.
+
+    It is written in the folder ``unfinished``, which is of the same file system, or beside its place, under a name that
+    tells whose it is.
+    """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        for folder in filter(None, (path.parent, unfinished)):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=unfinished or path.parent,
+            prefix=f"{this_machine()}+{os.getpid()}+" if unfinished else ".",
+            suffix=".part",
+            delete=False,
+        ) as file:
             temporary = Path(file.name)
             file.write(content)
             file.flush()

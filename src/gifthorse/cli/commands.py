@@ -1,96 +1,70 @@
 """What the commands do; torch is imported where something is computed."""
 
 import json
-import logging
 import os
 import webbrowser
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
+from gifthorse.bench.answers import code_digest, keep, listing_place, recall
 from gifthorse.bench.store import Store
+from gifthorse.bench.study import PopulationRequest
+from gifthorse.bench.study import request as asked
+from gifthorse.cli.computing import How, Work, make_runner
+from gifthorse.cli.live import notes, showing_progress
+from gifthorse.cli.options import Machine
 from gifthorse.core.command import bracket
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.family import FAMILIES
-from gifthorse.core.metric import METRICS, UNDECLARED
-from gifthorse.core.progress import listening
+from gifthorse.core.metric import METRICS
 from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
 from gifthorse.report.naming import attack_labels, key, name_of
 
 if TYPE_CHECKING:
-    from gifthorse.bench.runner import Runner
-    from gifthorse.cli.main import Machine
+    from gifthorse.cli.options import Machine
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")
 QUICKSTART_DEFENSES = ("shrinkpad", "strip", "fine_pruning", "neural_cleanse")
 
-notes = Console(stderr=True)
 answers = Console(width=None if os.isatty(1) else 120)
 
 
-def run_quickstart(store: Path, machine: "Machine", out: Path, show: bool) -> None:
+def run_quickstart(store: Path, machine: Machine, out: Path, show: bool) -> None:
     """Run the quickstart's cells, print a table, write the report, open it if asked."""
-    from gifthorse.bench.cell import resolve
-
-    cells = [resolve(dataset="digits", attack=a, defense=d) for a in QUICKSTART_ATTACKS for d in QUICKSTART_DEFENSES]
-    runner = make_runner(store, machine)
-    records = []
-    with showing_progress():
-        for number, cell in enumerate(cells, 1):
-            click.echo(f"[{number}/{len(cells)}] {cell.attack.name} against {cell.defense}", err=True)
-            records.append(runner.run(cell))
+    requests = [
+        asked(attack=attack, defense=defense) for attack in QUICKSTART_ATTACKS for defense in QUICKSTART_DEFENSES
+    ]
+    work = Work.of(requests, store, machine, How())
+    work.run()
     table = Table("attack", "defense", "accuracy", "attack success", "the defense's finding", box=None)
-    for record in records:
-        table.add_row(*_quick_row(record))
+    for number in sorted(work.records):
+        table.add_row(*_quick_row(work.records[number]))
     answers.print(table)
     write_report(store, out)
     if show:
         webbrowser.open(out.resolve().as_uri())
 
 
-def run_cell(
-    request: Mapping[str, Any],
-    store: Path,
-    machine: "Machine",
-    *,
-    as_json: bool,
-    fresh: bool,
-    download: bool,
-) -> int:
+def run_cell(request: Mapping[str, Any], store: Path, machine: Machine, how: How, *, as_json: bool) -> int:
     """Run one cell and print it; returns the exit code."""
-    kept, code = Store(store), code_digest()
-    # The same request means other images elsewhere.
-    asked = {**request, "device": machine.device, "data_root": str(machine.data_root)}
-    record = None if fresh else kept_record(kept, asked, code)
-    # What a package declares is known once it is loaded.
-    if record is None or any(METRICS.find(name).unit == UNDECLARED for name in record.metrics):
-        from gifthorse.bench.cell import resolve
-
-        cell = resolve(**request)
-        runner = make_runner(store, machine, download)
-        with showing_progress():
-            cell = runner.reading(cell)
-            files = content_digests(cell.files())
-            record = runner.run(cell, fresh=fresh)
-        keep_record(kept, asked, code, record, files)
+    work = Work.of([asked(**request)], store, machine, how)
+    work.run()
+    record = work.records[0]
     if as_json:
         click.echo(record.to_json())
     else:
         print_record(record)
     if record.status == "failed":
-        notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False)
+        notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     return 0
 
@@ -100,23 +74,17 @@ def judge_population(
     benign: int,
     trojaned: int,
     store: Path,
-    machine: "Machine",
+    machine: Machine,
+    how: How,
     *,
     same_target: bool,
     as_json: bool,
-    fresh: bool,
-    download: bool,
 ) -> int:
     """Judge a defense on a population and print it; returns the exit code."""
-    from gifthorse.bench.cell import resolve
-    from gifthorse.bench.population import run_population
-
-    cell = resolve(**request)
-    runner = make_runner(store, machine, download)
-    with showing_progress():
-        population = run_population(
-            runner, cell, benign=benign, trojaned=trojaned, same_target=same_target, fresh=fresh
-        )
+    models = PopulationRequest(asked(**request), benign, trojaned, same_target)
+    work = Work.of([], store, machine, how, populations=[models])
+    work.run()
+    population = work.concluded[0]
     if as_json:
         click.echo(population.to_json())
     else:
@@ -133,7 +101,7 @@ def export_poisoned_set(
     request: Mapping[str, Any],
     out: Path,
     store: Path,
-    machine: "Machine",
+    machine: Machine,
     *,
     download: bool,
 ) -> None:
@@ -142,20 +110,20 @@ def export_poisoned_set(
 
     cell = resolve(**request)
     with showing_progress():
-        about = make_runner(store, machine, download).export_poisoned(cell, out)
+        about = make_runner(store, machine, How(download=download)).export_poisoned(cell, out)
     click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
 
 
 def list_kinds(kinds: tuple[str, ...]) -> None:
     """Print the kinds of things that can be listed, with their names."""
-    listing = _listing()
+    found = listing()
     for kind in kinds:
-        click.echo(f"{kind:10} {', '.join(listing[kind])}")
+        click.echo(f"{kind:10} {', '.join(found[kind])}")
 
 
 def list_kind(kind: str, name: str | None, as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
-    described = _listing()[kind]
+    described = listing()[kind]
     if name is not None:
         described = {known: about for known, about in described.items() if name in (known, *_also(known, about))}
         if not described and kind not in ("metrics", "families"):
@@ -208,51 +176,6 @@ def write_report(runs: Path, out: Path) -> None:
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
     click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
-
-
-def make_runner(store: Path, machine: "Machine", download: bool = False) -> "Runner":
-    """Set the machine up and return a runner."""
-    import torch
-
-    from gifthorse.bench.machine import pick_device
-    from gifthorse.bench.runner import Runner
-
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
-    try:
-        chosen = pick_device(machine.device, deterministic=machine.deterministic)
-    except RuntimeError as error:
-        raise RequestError(f"--device {machine.device}: {str(error).splitlines()[0]}") from None
-    return Runner(Store(store), machine.data_root, chosen, download)
-
-
-@contextmanager
-def showing_progress() -> Iterator[None]:
-    """Show one bar per running loop on standard error, and the program's warnings as lines there."""
-    log = logging.getLogger("gifthorse")
-    handler = RichHandler(console=notes, show_time=False, show_path=False, markup=False)
-    log.addHandler(handler)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    try:
-        with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-            tasks: dict[str, TaskID] = {}
-
-            def listen(label: str, done: int, total: int) -> None:
-                if label not in tasks:
-                    tasks[label] = progress.add_task(label, total=total)
-                progress.update(tasks[label], completed=done, total=total)
-                if done == total:
-                    progress.remove_task(tasks.pop(label))
-
-            with listening(listen):
-                yield
-    finally:
-        log.removeHandler(handler)
 
 
 def print_record(record: Record) -> None:
@@ -366,24 +289,24 @@ def _also(name: str, about: Mapping[str, Any]) -> list[str]:
     return list(about.get("aliases", [name.rpartition(".")[2]]))
 
 
-def _listing() -> dict[str, dict[str, dict[str, Any]]]:
+def listing() -> dict[str, dict[str, dict[str, Any]]]:
     """Return what there is to say of everything listed, by kind and name; from the cache where the code is the same."""
     place = listing_place()
     # Whoever has no home has no cache.
     code = code_digest() if place.is_absolute() else None
-    listing: dict[str, dict[str, dict[str, Any]]] | None = recall(place, code)
-    if listing is None:
+    found: dict[str, dict[str, dict[str, Any]]] | None = recall(place, code)
+    if found is None:
         from gifthorse.bench.source import source_files
 
         catalogues = _catalogues()
         # The catalogues first: packages that add to them declare metrics and families as well.
-        listing = {kind: each.describe() for kind, each in catalogues.items()}
+        found = {kind: each.describe() for kind, each in catalogues.items()}
         files = source_files(*(cls for catalogue in catalogues.values() for cls in catalogue.values()))
-        listing["families"] = {
+        found["families"] = {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}
             for each in FAMILIES.values()
         }
-        listing["metrics"] = {
+        found["metrics"] = {
             each.name: {
                 "name": each.name,
                 "summary": f"{each.title} – {each.meaning}",
@@ -393,8 +316,8 @@ def _listing() -> dict[str, dict[str, dict[str, Any]]]:
             }
             for each in METRICS.values()
         }
-        keep(place, code, listing, content_digests(files))
-    return listing
+        keep(place, code, found, content_digests(files))
+    return found
 
 
 def _catalogues() -> dict[str, Catalogue[Any]]:

@@ -2,18 +2,15 @@
 
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.grid import grid
+from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError, StoreError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
 
@@ -23,6 +20,8 @@ Examples:
   gifthorse list defenses
   gifthorse run --dataset digits --attack badnets --defense strip
   gifthorse run --attack 'badnets[poison_rate=0.05,trigger_size=2]' --defense neural_cleanse --seed 3
+  gifthorse grid --attack badnets --attack imc --defense strip --defense neural_cleanse --seed 0..2 --jobs 2
+  gifthorse grid study.toml --dry-run
   gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
   gifthorse report --out report.html
@@ -30,61 +29,6 @@ Examples:
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
 """
-
-
-def store_option(command: F) -> F:
-    """Add the option that says where results are kept."""
-    return click.option(
-        "--store",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="gifthorse-runs",
-        envvar="GIFTHORSE_STORE",
-        show_default=True,
-        show_envvar=True,
-        help="Folder that keeps models and records; what is there is not computed again.",
-    )(command)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where to compute, how, and where the images are."""
-
-    data_root: Path
-    device: str | None
-    threads: int | None
-    deterministic: bool
-
-
-def machine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that make a :class:`Machine`, which the command gets as ``machine``."""
-
-    @wraps(command)
-    def with_machine(
-        data_root: Path, device: str | None, threads: int | None, deterministic: bool, **others: Any
-    ) -> None:
-        command(machine=Machine(data_root, device, threads, deterministic), **others)
-
-    wrapped: Callable[..., None] = with_machine
-    for option in (
-        click.option(
-            "--deterministic/--no-deterministic",
-            default=True,
-            help="Repeatable arithmetic on a GPU (the default), or whatever is fastest there.",
-        ),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores unless given."),
-        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU where there is one."),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path, file_okay=False),
-            default="data",
-            envvar="GIFTHORSE_DATA",
-            show_default=True,
-            show_envvar=True,
-            help="Folder with the image sets in torchvision's layout ('digits' needs none).",
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
@@ -173,6 +117,7 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record, and nothing else, on standard output.")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@click.option("--debug", is_flag=True, help="Raise what goes wrong in the cell rather than record it.")
 @store_option
 @machine_options
 def run(
@@ -181,6 +126,7 @@ def run(
     as_json: bool,
     fresh: bool,
     download: bool,
+    debug: bool,
     **request: Any,
 ) -> None:
     """Run one cell: train, attack, defend or transfer, judge.
@@ -189,8 +135,9 @@ def run(
     continues where its last finished model lies.
     """
     from gifthorse.cli.commands import run_cell
+    from gifthorse.cli.computing import How
 
-    sys.exit(run_cell(request, store, machine, as_json=as_json, fresh=fresh, download=download))
+    sys.exit(run_cell(request, store, machine, How(fresh=fresh, download=download, debug=debug), as_json=as_json))
 
 
 @cli.command()
@@ -215,6 +162,7 @@ def run(
 )
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first of either group.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
 @click.option("--json", "as_json", is_flag=True, help="Print the population, and nothing else, on standard output.")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
@@ -224,6 +172,7 @@ def population(
     benign: int,
     trojaned: int,
     same_target: bool,
+    jobs: int,
     store: Path,
     machine: Machine,
     as_json: bool,
@@ -239,20 +188,10 @@ def population(
     Every model is a cell of the store, so an interrupted population continues where it was.
     """
     from gifthorse.cli.commands import judge_population
+    from gifthorse.cli.computing import How
 
-    sys.exit(
-        judge_population(
-            request,
-            benign,
-            trojaned,
-            store,
-            machine,
-            same_target=same_target,
-            as_json=as_json,
-            fresh=fresh,
-            download=download,
-        )
-    )
+    how = How(jobs=jobs, fresh=fresh, download=download)
+    sys.exit(judge_population(request, benign, trojaned, store, machine, how, same_target=same_target, as_json=as_json))
 
 
 @cli.command()
@@ -295,8 +234,12 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     write_report(runs or store, out)
 
 
+cli.add_command(grid)
+
+
 def main() -> None:
-    """Run the command line; wrong requests end in one clear line and exit code 2."""
+    """Run the command line; wrong requests end in a clear line each and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -316,5 +259,6 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(f"gifthorse: {' '.join(message.split())}", err=True)
+    for line in message.splitlines() or [""]:
+        click.echo(f"gifthorse: {' '.join(line.split())}", err=True)
     sys.exit(code)

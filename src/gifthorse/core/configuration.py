@@ -14,9 +14,11 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from importlib import metadata
 from inspect import isabstract
 from pathlib import Path
@@ -31,6 +33,8 @@ from gifthorse.core.errors import RequestError
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf", "infinity"}
 _DEEPEST = 32
+_SETTLED = 2_000_000_000
+"""Age in nanoseconds from which a file's times of change tell it from what it was: file systems count coarsely."""
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _REQUEST = re.compile(r"\s*([A-Za-z0-9_./-]+)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
@@ -379,12 +383,25 @@ def fingerprint(document: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file's content, in hexadecimal; ``None`` where it cannot be read."""
+    """Return the SHA-256 of a file's content, in hexadecimal; ``None`` where it cannot be read.
+
+    A process reads a file again only where its size or times of change are others than before, or are so young that a
+    further change might not show in them.
+    """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        about = path.stat()
+        times = about.st_mtime_ns, about.st_ctime_ns
+        if time.time_ns() - max(times) < _SETTLED:
+            return _digest.__wrapped__(path)
+        return _digest(path, about.st_dev, about.st_ino, about.st_size, *times)
     except OSError:
         return None
+
+
+@lru_cache(maxsize=65536)
+def _digest(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _split_commas(text: str, whole: str) -> list[str]:

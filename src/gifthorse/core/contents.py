@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ from gifthorse.core.configuration import file_digest
 from gifthorse.core.progress import track
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+
+_SEEN: ContextVar[dict[Path, str] | None] = ContextVar("_SEEN", default=None)
 
 Stamp = list[int]
 """Size in bytes, and when content and file were last changed, in nanoseconds."""
@@ -33,10 +36,29 @@ def content_digest(path: Path) -> str | None:
 
     Of a folder it is that of the names and contents of all images in it and its subfolders; hidden ones are left out,
     links are followed. The user's cache keeps the digests of files, so that only those whose size or times of change
-    are others than before are read: the rest costs one call of ``stat`` each.
+    are others than before are read: the rest costs one call of ``stat`` each, once inside :func:`looking_once`.
     """
     if not path.is_dir():
         return file_digest(path)
+    seen = _SEEN.get()
+    if seen is None:
+        return _folder_digest(path)
+    if path not in seen:
+        seen[path] = _folder_digest(path)
+    return seen[path]
+
+
+@contextmanager
+def looking_once() -> Iterator[None]:
+    """Look at every folder once inside this block, however often it is asked for."""
+    token = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(token)
+
+
+def _folder_digest(path: Path) -> str:
     files, others = _images(path)
     known = _known(path)
     changed = [name for name, stamp in files.items() if known.get(name, [None])[:-1] != stamp]

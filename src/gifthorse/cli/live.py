@@ -1,0 +1,156 @@
+"""What a running plan looks like: bars on a terminal, a line for every cell elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from gifthorse.core.progress import listening
+
+if TYPE_CHECKING:
+    from gifthorse.bench.execution import Event, Watch
+    from gifthorse.bench.plan import Node, Plan
+    from gifthorse.bench.store import Store
+
+TRACEBACK_LINES = 6
+"""How much of the first failure's traceback is shown at once."""
+
+notes = Console(stderr=True)
+
+
+@contextmanager
+def showing_progress() -> Iterator[Progress]:
+    """Show one bar per running loop on standard error, and the program's warnings as lines there."""
+    log = logging.getLogger("gifthorse")
+    handler = RichHandler(console=notes, show_time=False, show_path=False, markup=False)
+    log.addHandler(handler)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    try:
+        with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+            tasks: dict[str, TaskID] = {}
+
+            def listen(label: str, done: int, total: int) -> None:
+                if label not in tasks:
+                    tasks[label] = progress.add_task(label, total=total, left="")
+                progress.update(tasks[label], completed=done, total=total)
+                if done == total:
+                    progress.remove_task(tasks.pop(label))
+
+            with listening(listen):
+                yield progress
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def watching(work: "Plan", store: "Store", jobs: int) -> Iterator["Watch"]:
+    """Show how a plan comes along; what comes of one cell is shown as well where there are several."""
+    with showing_progress() as progress:
+        yield _View(work, store, jobs, progress).watch
+
+
+class _View:
+    def __init__(self, work: "Plan", store: "Store", jobs: int, progress: Progress):
+        self.store, self.jobs, self.progress = store, jobs, progress
+        self.cells, self.done, self.failed = len(work.cells), len(work.known), 0
+        self.left = [node.stage for node in work.nodes]
+        self.nodes = len(self.left)
+        self.took: dict[str, list[float]] = {}
+        self.began: dict[str, float] = {}
+        self.running: dict[str, TaskID] = {}
+        self.several = self.nodes > 0 and self.cells > 1
+        self.whole = progress.add_task("", total=self.nodes, left="") if self.several else None
+
+    def watch(self, event: "Event") -> None:
+        """Show what has become of a node."""
+        node = event.node
+        if event.state == "started":
+            self.began[node.name] = time.monotonic()
+            if self.jobs > 1:
+                self.running[node.name] = self.progress.add_task(f"  {described(node)}", total=None, left="")
+        else:
+            self._ended(event)
+        if self.whole is not None:
+            running = len(self.began)
+            failed = f", {self.failed} failed" if self.failed else ""
+            said = f"{self.done} of {self.cells} cells{failed}, {running} running"
+            self.progress.update(
+                self.whole, description=said, completed=self.nodes - len(self.left), left=self._time_left()
+            )
+
+    def _ended(self, event: "Event") -> None:
+        node = event.node
+        self.left.remove(node.stage)
+        began = self.began.pop(node.name, None)
+        if began is not None:
+            self.took.setdefault(node.stage, []).append(time.monotonic() - began)
+        if node.name in self.running:
+            self.progress.remove_task(self.running.pop(node.name))
+        if event.record is None:
+            return
+        self.done += event.record.status != "failed"
+        if event.record.status == "failed":
+            self._tell_failure(node, event.record.reason or "", event.record.id)
+        elif self.several and not notes.is_terminal:
+            seconds = f" ({self.took[node.stage][-1]:.1f} s)" if began is not None else ""
+            skipped = f": skipped, {event.record.reason}" if event.record.status == "skipped" else ""
+            self._say(f"[{self.done + self.failed}/{self.cells}] {described(node)}{skipped}{seconds}")
+
+    def _tell_failure(self, node: "Node", reason: str, identity: str) -> None:
+        self.failed += 1
+        log = self.store.log_path(identity)
+        self._say(f"failed: {described(node)}: {reason}")
+        if self.failed == 1 and log.exists():
+            lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+            for line in lines[-TRACEBACK_LINES:]:
+                self._say(f"    {line}")
+        if log.exists():
+            self._say(f"    whole traceback: {log}")
+
+    def _time_left(self) -> str:
+        if not self.took:
+            return ""
+        known = {stage: fmean(times) for stage, times in self.took.items()}
+        usual = fmean(time for times in self.took.values() for time in times)
+        seconds = sum(known.get(stage, usual) for stage in self.left) / self.jobs
+        return f"about {spoken(seconds)} left" if self.left else ""
+
+    def _say(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def described(node: "Node") -> str:
+    """Return in a few words what a node is."""
+    cell = node.cell
+    attack, where = cell.attack.name, f"{cell.dataset.name}, seed {cell.seed}"
+    if node.stage == "record":
+        user = cell.downstream and cell.downstream.head
+        end = cell.defense.name if cell.defense else user.name if user else "no defense"
+        return f"{attack} · {end} · {where}"
+    if node.stage == "prepared":
+        return f"what {cell.defense.name if cell.defense else 'a defense'} prepares · {cell.dataset.name}"
+    return f"{attack if node.stage == 'trojan' else node.stage} model · {where}"
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    >>> spoken(0.4), spoken(75), spoken(7260)
+    ('1 s', '75 s', '2 h 1 min')
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
