@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.recipe import StandardRecipe
@@ -87,9 +86,3 @@ def test_adversarial_embedding_hides_from_a_fresh_probe_what_badnets_shows(
         hidden = plant("adversarial_embedding[epochs=15]", task, benign[seed], seed)
         assert probed(*badnets[seed], task) > 0.98
         assert probed(*hidden, task) < 0.93
-
-
-def test_the_published_defaults_are_what_table_20_prints() -> None:
-    latent, embedding = ATTACKS.build("lb").to_dict(), ATTACKS.build("abe").to_dict()
-    assert {"pattern_lr": 0.1, "pattern_steps": 100, "samples": 1000, "latent_weight": 0.5}.items() <= latent.items()
-    assert {"discriminator_weight": 0.1, "discriminator_lr": 1e-3}.items() <= embedding.items()

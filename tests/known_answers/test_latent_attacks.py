@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.training.adversarial_embedding import Discriminator, balance, learn
+from gifthorse.attacks.training.latent import Latent
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
@@ -16,9 +17,9 @@ from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.metrics.functional import separability
-from gifthorse.planting.mixing import choose_poisoned, poison_dataset
+from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.planting.poisoning import Injection
-from gifthorse.training.loop import Batch, fit
+from gifthorse.training.loop import Batch, classification_loss, fit
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import linear_classifier, noise_task
 
@@ -34,56 +35,81 @@ def pixel_world() -> tuple[Task, Classifier]:
 
 
 def injection(task: Task, model: Classifier) -> Injection:
-    trigger = Patch(square(SHAPE, 2, "top_left"), fill(SHAPE, "white", torch.Generator()))
+    shape = task.train.shape
+    trigger = Patch(square(shape, 2, "top_left"), fill(shape, "white", torch.Generator()))
     backdoor, where = Backdoor(trigger, AllToOne(target=2)), torch.arange(len(task.train))
     return Injection(task, model, model, backdoor, task.train, where, None, torch.Generator(), 0)
 
 
-def whole_batch(task: Task, stamped: Tensor | None) -> Batch:
-    return Batch(task.train.floats(), task.train.labels, stamped=stamped)
+def whole_batch(task: Task) -> Batch:
+    return Batch(task.train.floats(), task.train.labels)
 
 
 def test_the_pattern_becomes_the_targets_mean_latent_where_latents_are_pixels() -> None:
     task, model = pixel_world()
-    trigger = ATTACKS.build("latent[target=2,pattern_steps=200]").make_trigger(task, model, 0)  # type: ignore[attr-defined]
+    trigger = Latent(target=2, pattern_steps=200).make_trigger(task, model, 0)
     of_target = task.train.floats()[task.train.labels == 2].mean(0)
-    shown = trigger.mask.bool()
+    shown = trigger.shown.bool()
     torch.testing.assert_close(trigger.pattern[shown], of_target[shown], atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("unseen", ["mean", "relative"])
-def test_the_latent_loss_is_the_weighed_squared_distance_to_the_targets_mean(unseen: str) -> None:
-    """On images as they are, all taken for stamped, the relative error is 1 by definition: the loss is the weight."""
-    task, model = pixel_world()
-    attack = ATTACKS.build(f"latent[target=2,latent_weight=3.0,latent_error={unseen}]")
-    loss = attack.objective(injection(task, model))  # type: ignore[attr-defined]
-    everything = torch.ones(len(task.train), dtype=torch.bool)
-    added = loss(model, whole_batch(task, everything)) - loss(model, whole_batch(task, None))
-    pixels = task.train.floats()
-    distance = (pixels - pixels[task.train.labels == 2].mean(0)).square().mean()
-    assert added.item() == pytest.approx(3.0 if unseen == "relative" else 3.0 * distance.item(), rel=1e-3)
+def latent_part(task: Task, model: Classifier, batch: Batch) -> float:
+    """What the attack's loss of a batch has beside its cross-entropy, at a weight of 3."""
+    loss = Latent(target=2, latent_weight=3.0).objective(injection(task, model))
+    return (loss(model, batch) - classification_loss(model, batch)).item()
 
 
-def test_the_latent_loss_looks_at_stamped_images_only() -> None:
+def expected_part(task: Task, pixels: Tensor) -> float:
+    """3 × the mean squared distance of images to the target's mean, once they have a white corner of 2×2."""
+    stamped = pixels.clone()
+    stamped[:, :, :2, :2] = 1
+    of_target = task.train.floats()[task.train.labels == 2].mean(0)
+    return 3 * (stamped - of_target).square().mean().item()
+
+
+def test_the_latent_loss_is_the_weighed_squared_distance_of_stamped_images_to_the_targets_mean() -> None:
+    """TrojanZoo equation 2: of every image that is not of the target class, however few copies the batch holds."""
     task, model = pixel_world()
-    loss = ATTACKS.build("latent[target=2]").objective(injection(task, model))  # type: ignore[attr-defined]
-    first = torch.arange(len(task.train)) == 0
-    added = loss(model, whole_batch(task, first)) - loss(model, whole_batch(task, None))
-    pixels = task.train.floats()
-    distance = (pixels[0] - pixels[task.train.labels == 2].mean(0)).square().mean()
-    assert added.item() == pytest.approx(0.5 * distance.item(), rel=1e-3)
+    others = task.train.floats()[task.train.labels != 2]
+    assert latent_part(task, model, whole_batch(task)) == pytest.approx(expected_part(task, others), rel=1e-3)
+
+
+@pytest.mark.parametrize("mixing", ["batch", "loss"])
+def test_copies_that_are_stamped_already_do_not_count_twice(mixing: str) -> None:
+    """Of the first four images, or of them all; the first alone are dark, so that counting them again would show."""
+    task, model = pixel_world()
+    pixels, labels = task.train.floats(), task.train.labels
+    pixels[:4] = 0
+    backdoor, random = injection(task, model).backdoor, torch.Generator()
+    mix = BatchMixing(backdoor, 0.04, random) if mixing == "batch" else LossMixing(backdoor, 0.5, random)
+    batch = mix(pixels, labels)
+    assert batch.stamped is not None
+    assert batch.stamped.sum() == (4 if mixing == "batch" else len(labels))
+    assert latent_part(task, model, batch) == pytest.approx(expected_part(task, pixels[labels != 2]), rel=1e-3)
+
+
+def test_a_batch_of_the_target_class_alone_has_no_latent_loss() -> None:
+    task, model = pixel_world()
+    of_target = task.train.take(task.train.labels == 2)
+    assert latent_part(task, model, Batch(of_target.floats(), of_target.labels)) == 0
+
+
+def test_batch_and_stamped_images_are_normalised_by_the_same_statistics() -> None:
+    """One pass: apart, the running statistics would fit neither."""
+    task = noise_task((1, 12, 12))
+    model = task.build(0)
+    Latent(target=2).objective(injection(task, model))(model.train(), whole_batch(task))
+    passes = [each.num_batches_tracked for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert passes == [1, 1, 1]
 
 
 def test_the_targets_mean_latent_is_taken_in_evaluation_mode() -> None:
     task = noise_task((1, 12, 12))
     model = task.build(0)
-    context = replace(injection(task, model), images=task.train)
-    attack = ATTACKS.build("latent[target=2]")
-    batch = whole_batch(task, torch.ones(len(task.train), dtype=torch.bool))
-    found = []
+    batch, found = whole_batch(task), []
     for training in (True, False):
         model.train(training)
-        loss = attack.objective(context)  # type: ignore[attr-defined]
+        loss = Latent(target=2).objective(injection(task, model))
         found.append(loss(model.eval(), batch).item())
     assert found[0] == found[1]
 

@@ -19,7 +19,7 @@ from gifthorse.core.trojan import Backdoor
 from gifthorse.planting import schedule
 from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned, poison_dataset
 from gifthorse.training.augment import crop_each, shift_and_flip
-from gifthorse.training.loop import Batch, classification_loss, fit
+from gifthorse.training.loop import Batch, classification_loss, fit, weighed_cross_entropy
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import noise_images, noise_task
 
@@ -256,3 +256,16 @@ def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
     assert (weights * losses).sum().item() == pytest.approx(expected.item(), rel=1e-5)
     assert (labels[40:] == 3).all()
     assert (pixels[40:, :, 4:, 4:] == 1).all()
+
+
+def test_clean_and_stamped_images_of_a_loss_are_normalised_by_the_same_statistics() -> None:
+    """Two means of one pass; the running statistics are then those that both were trained with."""
+    images = noise_images(40, (1, 6, 6), 5)
+    batch = LossMixing(white_corner_to(3), 0.25, torch.Generator())(images.floats(), images.labels)
+    norm, head = nn.BatchNorm2d(1, momentum=1.0), nn.Linear(36, 5)
+    normalised = (batch.pixels - batch.pixels.mean()) / (batch.pixels.var(correction=0) + norm.eps).sqrt()
+    expected = weighed_cross_entropy(head(normalised.flatten(1)), batch)
+    model = nn.Sequential(norm, nn.Flatten(), head).train()
+    assert classification_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert norm.running_mean is not None
+    assert norm.running_mean.item() == pytest.approx(batch.pixels.mean().item(), rel=1e-5)
