@@ -180,9 +180,9 @@ def resolve(
         network = ARCHITECTURES.build(model or values.get(name, {}).get("default_model", "small_cnn"))
     user = None
     if downstream is not None:
-        own = downstream_dataset or dataset
-        with filled(_dataset_name(own)):
-            user = Downstream(HEADS.build(downstream), DATASETS.build(own))
+        images = downstream_dataset or dataset
+        with filled(_dataset_name(images)):
+            user = Downstream(HEADS.build(downstream), DATASETS.build(images))
 
     with filled(name, network.name):
         return Cell(

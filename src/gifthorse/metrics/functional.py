@@ -121,12 +121,13 @@ def mask_jaccard_top(recovered: Tensor, true: Tensor) -> float:
 
     n is how many pixels of the true mask are not zero. At most n - 1 count, (n - 1) / n is the most there can be, and
     of pixels that are all alike none counts. The values of Table 12 are of this kind, but for DeepInspect's: 8/9, 7/10,
-    6/11, ... of a 3×3 trigger. Masks are ``(1, H, W)``; 0 if nothing counts in either.
+    6/11, ... of a 3×3 trigger. Masks are ``(1, H, W)``; 0 if the true one is empty.
     """
     support = true > 0
-    pixels = int(support.sum())
-    found = recovered > recovered.flatten().topk(pixels).values[-1] if pixels else recovered < 0
-    return jaccard(found, support)
+    if not support.any():
+        return 0.0
+    least = recovered.flatten().topk(int(support.sum())).values[-1]
+    return jaccard(recovered > least, support)
 
 
 def jaccard(first: Tensor, second: Tensor) -> float:

@@ -4,8 +4,9 @@ Paper: TrojanZoo, section 5.2.3 and Table 6 (1-FCN, 2-FCN, Bayes, SVM, random fo
 Differs: the paper prints no settings of the tuning. Fully connected heads are trained as the task's recipe says; in the
     paper profile for 50 epochs at a rate of 0.01, which Table 20 prints for re-training and its code's transfer
     (``domain_transfer.py``) has as well. That code divides the rate by ten every 10 epochs; here the recipe's schedule
-    is kept. The others have scikit-learn's defaults; features are standardised for the support vector machine. Heads
-    other than 1-FCN stand beside partial tuning in the table, so partial is the default.
+    is kept, or a cosine in the place of its milestones. The others have scikit-learn's defaults; features are
+    standardised for the support vector machine. Heads other than 1-FCN stand beside partial tuning in the table, so
+    partial is the default.
 """
 
 from abc import abstractmethod
