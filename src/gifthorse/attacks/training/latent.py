@@ -86,9 +86,7 @@ class Latent(OneTarget, PatchAttack, PoisoningAttack):
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:
             stamped, targets = backdoor.stamp(batch.pixels, batch.labels, injection.random)
-            a, b = model.features_and_logits(batch.pixels)
-            c, d = model.features_and_logits(stamped)
-            latents, logits = torch.cat([a, c]), b
+            latents, logits = model.features_and_logits(torch.cat([batch.pixels, stamped]))
             count, attacked = len(stamped), targets != batch.labels
             errors = (latents[count:].float() - centre).square().mean(1)
             error = (attacked * errors).sum() / attacked.sum().clamp_min(1)
