@@ -212,15 +212,15 @@ def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets
 
 
 def test_a_screens_numbers_by_hand(task: Task, trojan: Trojan) -> None:
-    """It flags 40 of 160 clean images, those of class 3, and 80 of 120 stamped ones, all but those of class 1."""
+    """It flags 40 of 160 clean images, those of class 3, and 40 of 120 stamped ones, those of class 2."""
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
-        bright, stamped = pixels[:, 0, :CLASSES, 0], pixels[:, 0, -1, -1] == 1
-        return torch.where(stamped, bright[:, 1] == 0, bright[:, 3] > 0).float()
+        lit, stamped = pixels[:, 0, :CLASSES, 0] > 0, pixels[:, 0, -1, -1] == 1
+        return torch.where(stamped, lit[:, 2], lit[:, 3]).float()
 
     metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
-    expected = {"tpr": 2 / 3, "recall": 2 / 3, "fpr": 1 / 4, "precision": 80 / 120, "f1": 160 / 240}
-    expected |= {"accuracy": (80 + 120) / 280, "auroc": 2 / 3 * 3 / 4 + (2 / 3 * 1 / 4 + 1 / 3 * 3 / 4) / 2}
+    expected = {"tpr": 1 / 3, "recall": 1 / 3, "fpr": 1 / 4, "precision": 1 / 2, "f1": 2 / 5}
+    expected |= {"accuracy": (40 + 120) / 280, "auroc": 1 / 3 * 3 / 4 + (1 / 3 * 1 / 4 + 2 / 3 * 3 / 4) / 2}
     assert metrics == {f"defense.{name}": pytest.approx(value) for name, value in expected.items()}
 
 
@@ -257,9 +257,12 @@ def test_no_number_is_made_of_what_is_no_number(odd: float, task: Task, trojan: 
 
 
 def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(task: Task, trojan: Trojan) -> None:
-    """The target's mask covers the trigger's pixel and half of another; that of class 2 a whole row beside it."""
+    """The target's mask has one of the trigger's four pixels and half of another; class 2's is a row elsewhere."""
+    shape = (1, SIDE, SIDE)
+    patch = Patch(square(shape, 2, "bottom_right"), fill(shape, "white", torch.Generator()))
+    trojan = Trojan(trojan.model, trojan.twin, Backdoor(patch, AllToOne(target=0)))
     mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
-    mask[0, 0, -1, -2:] = torch.tensor([0.5, 1.0])
+    mask[0, 0, -1, -3:] = torch.tensor([0.5, 0.0, 1.0])
     mask[2, 0, 0] = 1
     triggers = RecoveredTriggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
     verdict = ModelVerdict(torch.tensor([-1.0, -5, -6, -7]), 0, triggers)
@@ -267,7 +270,7 @@ def test_a_recovered_trigger_is_measured_for_the_target_it_was_recovered_for(tas
     assert metrics["defense.hit"] is True
     assert metrics["defense.aiv"] == pytest.approx(4.5 / (1.4826 * 1))
     assert metrics["defense.mln"] == 1.5
-    assert metrics["defense.mjs"] == 1 / 2
+    assert metrics["defense.mjs"] == 1 / 5
     assert metrics["defense.recovered_asr"] == 1
     assert metrics["defense.suspect_class"] == 0
     other, _ = judge_defense(ModelVerdict(torch.tensor([-9.0, -5, -6, -7]), None, triggers), trojan, task, {}, 0)

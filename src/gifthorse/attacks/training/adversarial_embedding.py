@@ -1,15 +1,18 @@
 """Adversarial embedding: a discriminator is kept from telling stamped from clean images by their latents.
 
-Paper: Tan and Shokri 2020, arXiv:1905.13409, as TrojanZoo re-implements it (section 4.1, in the manner of GANs;
-    Table 20: discriminator weight λ = 0.1, learning rate 1e-3).
+Paper: Tan and Shokri 2020, arXiv:1905.13409, as TrojanZoo re-implements it (section 4.1, in the manner of GANs, whose
+    Algorithm 1 has one step of the discriminator for each of the other; Table 20: weight λ = 0.1, learning rate 1e-3).
 Differs: the discriminator is the one that is published as code (hidden layers of 256 and 128 units behind Gaussian
     noise) without its batch normalisation, with Adam. It compares stamped images with clean images of the target class
     only, both sides weighing the same: against all clean images the class alone would give stamped ones away. The
     classifier minimises the discriminator's loss under flipped truth instead of maximising it under the right one,
-    which is unbounded. Latents are divided by their standard deviation first: shrinking them hides nothing. In a short
-    training one discriminator step per batch hides little, whatever λ: the laptop profile has ten. What is hidden must
-    be read from a fresh probe (``metrics.functional.separability``), not from this discriminator; where the
-    penultimate layer is pooled features, without an embedding layer, expect less.
+    which is unbounded. Latents are divided by their standard deviation first: shrinking them hides nothing.
+    TrojanZoo's code trains ten epochs without the discriminator, then passes it 100 times over a fixed sample before
+    every epoch and leaves it as it is within: at CIFAR-10's size two steps for each of the classifier's. On digits that
+    left the classifier at chance. There one step per batch hides little whatever λ, two little more, ten much
+    (docs/measurements.md, "Attacks on the latents"): the laptop profile has ten. What is hidden must be read from a
+    fresh probe (``metrics.functional.separability``), not from this discriminator; where the penultimate layer is
+    pooled features, without an embedding layer, expect less.
 """
 
 import torch
