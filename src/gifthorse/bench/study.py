@@ -245,7 +245,7 @@ def expand(file: StudyFile, listing: Listing, build: Callable[[str, str], Any] |
     }
     defenses = _with_sweep(study, listing, "defense", study.defense)
     heads = [head for head in _with_sweep(study, listing, "downstream", study.downstream) if head != "none"]
-    ends = [{"defense": each} for each in defenses if each != "none" or study.attack]
+    ends: list[dict[str, Any]] = [{"defense": each} for each in defenses]
     ends += [{"downstream": head, "downstream_dataset": study.downstream_dataset} for head in heads]
     asks_cells = study.attack is not None or not study.population
     count = len(ends) * len(study.seed)
