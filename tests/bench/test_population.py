@@ -466,6 +466,14 @@ def test_another_answer_replaces_the_document_and_the_same_one_keeps_it(
     assert runner.store.load_population(first.id) == other
 
 
+def test_a_document_of_before_the_twins_were_judged_is_read(runner: Runner, answered: Callable[[Answer], None]) -> None:
+    answered(separated)
+    found = run_population(runner, request(), benign=2, trojaned=2)
+    text = found.to_json().replace(' "twin": null,\n', "")
+    assert '"twin"' not in text
+    assert Population.from_json(text) == found
+
+
 Change = Literal["n_benign", "schema", "further", "nan"]
 
 

@@ -123,6 +123,8 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(
     assert list(other.store.records()) == []
     again = other.run(cell(defense="strip"))
     assert again.metrics == whole.metrics
+    assert again.counts == whole.counts
+    assert {"attack.asr", "defense.tpr"} <= again.counts.keys()
     evidence = [each.store.load_artifact("evidence", whole.id) for each in (runner, other)]
     assert evidence[0] is not None
     assert evidence[1] is not None

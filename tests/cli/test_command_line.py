@@ -47,7 +47,8 @@ def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
     request = ["run", *QUICK, "--attack", "bn", "--downstream", "1-FCN[epochs=2]"]
     found = gifthorse(*request, cwd=tmp_path).stdout
     assert "fcn1 with partial tuning on digits" in found
-    assert "downstream.asr" in found
+    assert re.search(r"^ *downstream\.acc +[01]\.\d{3} +400 +tuned trojan: accuracy", found, re.MULTILINE), found
+    assert re.search(r"^ *attack\.targets +0 +targets$", found, re.MULTILINE), found
     record = Record.from_json(gifthorse(*request, "--json", cwd=tmp_path).stdout)
     assert record.downstream is not None
     assert record.downstream.head["epochs"] == 2
@@ -101,9 +102,8 @@ def test_population_says_where_the_benign_models_are_twins_and_each_can_be_asked
     records = len(list((tmp_path / "gifthorse-runs" / "records").iterdir()))
     alone = ["run", "--profile", "smoke", "--defense", "neural_cleanse[steps=3]", "--attack"]
     said = gifthorse(*alone, "none[trained=schedule[epochs=1,lr=0.01]]", cwd=tmp_path).stdout
-    assert " ".join(said.split()).startswith(
-        f"none[trained={trained}] on digits/small_cnn, neural_cleanse, seed 0: done"
-    )
+    title = f"none[trained={trained}] on digits/small_cnn, neural_cleanse, seed 0: done"
+    assert " ".join(said.split()).startswith(title)
     assert len(list((tmp_path / "gifthorse-runs" / "records").iterdir())) == records
 
 

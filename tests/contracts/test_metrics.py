@@ -2,21 +2,28 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import gifthorse.metrics
+from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
-from gifthorse.core.metric import METRICS, PERCENT, UNDECLARED, Metric
+from gifthorse.core.goal import Goal
+from gifthorse.core.metric import FRACTION, METRICS, PERCENT, POINTS, UNDECLARED, Metric
 from gifthorse.core.record import Record
+from gifthorse.core.task import Task
 from gifthorse.defenses import DEFENSES
+from gifthorse.inversion.inspector import HELD_OUT
+from gifthorse.metrics import attacks
+from gifthorse.metrics.input_screen import SCREENED
 from gifthorse.training.heads import HEADS
-from worlds import affordable, requests
+from worlds import affordable, digits_task, requests
 
 SCOPES = {"benign", "attack", "defense", "downstream", "seconds"}
 
@@ -32,6 +39,130 @@ def check_declared_and_in_range(record: Record) -> None:
         unit = METRICS.find(name).unit
         assert unit is not UNDECLARED, f"{name} is not declared in core/metric.py"
         assert all(unit.low <= item <= unit.high for item in (value if isinstance(value, list) else [value])), name
+
+
+def goal_of(record: Record, task: Task) -> Goal:
+    goal = ATTACKS.build(record.attack).goal(task)
+    assert goal is not None
+    return goal
+
+
+def of_test_images(record: Record, task: Task) -> int:
+    return len(task.test)
+
+
+def stamped(record: Record, task: Task) -> int:
+    return int(goal_of(record, task).sources(task.test.labels).sum())
+
+
+def successful(asr: str) -> "Rule":
+    return lambda record, task: round(float(record.metrics[asr]) * stamped(record, task))  # type: ignore[arg-type]
+
+
+def attacked(record: Record, task: Task) -> int:
+    return min(attacks.ATTACKED, len(task.test))
+
+
+def of_each_target(record: Record, task: Task) -> list[int]:
+    labels, goal = task.test.labels, goal_of(record, task)
+    reached = goal.targets(labels)[goal.sources(labels)]
+    return [int((reached == target).sum()) for target in goal.classes()]
+
+
+def of_the_weakest_target(record: Record, task: Task) -> int:
+    rates = record.metrics["attack.asr_by_target"]
+    assert isinstance(rates, list)
+    return of_each_target(record, task)[rates.index(min(rates))]
+
+
+def of_other_sources(record: Record, task: Task) -> int:
+    unwanted = goal_of(record, task).unwanted(task.test.labels)
+    assert unwanted is not None
+    return int((unwanted != task.test.labels).sum())
+
+
+def screened_clean(record: Record, task: Task) -> int:
+    return min(SCREENED, len(task.test))
+
+
+def screened_stamped(record: Record, task: Task) -> int:
+    return min(SCREENED, stamped(record, task))
+
+
+def screened(record: Record, task: Task) -> int:
+    return screened_clean(record, task) + screened_stamped(record, task)
+
+
+def flagged(record: Record, task: Task) -> int:
+    fpr, tpr = (float(record.metrics[f"defense.{name}"]) for name in ("fpr", "tpr"))  # type: ignore[arg-type]
+    return round(fpr * screened_clean(record, task)) + round(tpr * screened_stamped(record, task))
+
+
+def held_out(record: Record, task: Task) -> list[int]:
+    """Every class's trigger is tried on the held-out images of all others; ABS has no trigger for some classes."""
+    found = record.counts["defense.held_out_asr"]
+    assert isinstance(found, list)
+    assert len(found) == task.classes
+    total = round(HELD_OUT * len(task.holdout))
+    if record.defense is not None and record.defense["name"] == "abs":
+        assert all(count == 0 or 0.7 * total < count < total for count in found)
+    else:
+        assert sum(total - count for count in found) == total
+    return found
+
+
+Rule = Callable[[Record, Task], int | list[int]]
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(["benign.acc", "benign.chance", "attack.acc", "attack.ccc"], of_test_images),
+    **dict.fromkeys(["attack.twin_acc", "attack.cad", "downstream.acc", "downstream.cad"], of_test_images),
+    **dict.fromkeys(["defense.acc", "defense.ccc", "defense.cad"], of_test_images),
+    **dict.fromkeys(["attack.asr", "benign.asr", "defense.asr", "defense.ard"], stamped),
+    **dict.fromkeys(["downstream.asr", "downstream.benign_asr", "defense.recovered_asr"], stamped),
+    **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream")},
+    **dict.fromkeys(["benign.adversarial_acc", "attack.adversarial_acc"], attacked),
+    "attack.asr_by_target": of_each_target,
+    "attack.asr_min": of_the_weakest_target,
+    "attack.leakage": of_other_sources,
+    "defense.fpr": screened_clean,
+    **dict.fromkeys(["defense.tpr", "defense.recall"], screened_stamped),
+    **dict.fromkeys(["defense.f1", "defense.accuracy", "defense.auroc"], screened),
+    "defense.precision": flagged,
+    "defense.held_out_asr": held_out,
+}
+"""Of how many samples each metric is, worked out from the request and the images."""
+OTHER_RULES = {
+    "defense.mjs": "is of the pixels of a mask",
+    "defense.removed": "no listed defense looks at the training set: tests/known_answers/test_outcomes.py",
+}
+
+
+def check_counts(record: Record, task: Task) -> None:
+    expected = {name: rule(record, task) for name, rule in RULES.items() if name in record.metrics}
+    assert record.counts == expected
+    assert list(record.counts) == [name for name in record.metrics if name in expected]
+
+
+def test_every_share_has_a_rule_of_what_it_is_a_share_of() -> None:
+    shares = {name for name, metric in METRICS.items() if metric.unit in (PERCENT, POINTS, FRACTION)}
+    assert shares == RULES.keys() | OTHER_RULES.keys(), "say of how many images it is"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    ["none[trained=schedule[epochs=1,lr=0.01]]", "badnets[target=next]", "badnets[source=[1,2]]", "targeted_blend"],
+)
+def test_the_record_of_an_attack_says_of_how_many_images_each_number_is(attack: str, runner: Runner) -> None:
+    record = runner.run(resolve(dataset="digits", attack=attack, profile="smoke", training="standard[epochs=2]"))
+    check_counts(record, digits_task())
+    assert record.counts["attack.acc"] == 400
+
+
+def test_an_adversary_attacks_only_some_images(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> None:
+    monkeypatch.setattr(attacks, "ATTACKED", 70)
+    recipe = "adversarial[epochs=1,steps=1]"
+    record = runner.run(resolve(dataset="digits", attack="none", training=recipe, profile="smoke"))
+    check_counts(record, digits_task())
+    assert record.counts["attack.adversarial_acc"] == 70
 
 
 def check_command(record: Record, runner: Runner) -> None:
@@ -55,6 +186,7 @@ def test_what_is_said_of_a_defense_is_declared_and_in_its_range(attack: str, def
     record = runner.run(cell)
     check_declared_and_in_range(record)
     check_command(record, runner)
+    check_counts(record, digits_task())
 
 
 @pytest.mark.parametrize("head", requests(HEADS))
@@ -62,6 +194,7 @@ def test_what_is_said_of_a_downstream_user_is_declared_and_in_its_range(head: st
     record = runner.run(resolve(dataset="digits", attack="badnets", downstream=head, profile="smoke"))
     check_declared_and_in_range(record)
     check_command(record, runner)
+    check_counts(record, digits_task())
 
 
 def test_no_metric_is_named_in_a_judge_that_is_not_declared() -> None:

@@ -300,12 +300,15 @@ def test_each_trigger_is_measured_against_its_own_class_on_images_of_others() ->
     mask, pattern = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
     mask[1, 0, 0, 0] = mask[2, 0, 0, 0] = 1
     black = Images(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 1, 1, 2, 2]), 3)
-    success = with_success(model, RecoveredTriggers(mask, pattern), black).success
-    assert success is not None
-    assert success.tolist() == [1, 1, 0]
-    alone = with_success(model, RecoveredTriggers(mask, pattern), black.take(black.labels == 1)).success
-    assert alone is not None
-    assert alone.tolist() == [1, 0, 0]
+
+    def measured(held_out: Images) -> list[list[float]]:
+        found = with_success(model, RecoveredTriggers(mask, pattern), held_out)
+        assert found.success is not None
+        assert found.held_out is not None
+        return [found.success.tolist(), found.held_out.tolist()]
+
+    assert measured(black.take(slice(1, None))) == [[1, 1, 0], [4, 3, 3]]
+    assert measured(black.take(black.labels == 1)) == [[1, 0, 0], [2, 0, 2]]
 
 
 def judged(sizes: list[float], success: list[float]) -> ModelVerdict:

@@ -1,5 +1,6 @@
 """The judge on models whose every answer is known."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Recov
 from gifthorse.core.recipe import AdversarialRecipe, StandardRecipe
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
+from gifthorse.metrics import functional, input_screen
 from gifthorse.metrics.attacks import doubts, judge_attack
 from gifthorse.metrics.judge import judge_defense
+from gifthorse.metrics.stamped import counts_of, with_counts
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import linear_classifier, with_delivered_set
@@ -197,6 +200,32 @@ def test_a_perfect_screen_is_judged_on_all_classes_clean_and_the_others_stamped(
     assert (metrics["defense.auroc"], metrics["defense.tpr"], metrics["defense.fpr"]) == (1, 1, 0)
     worst, _ = judge_defense(InputScreen(lambda pixels: -score(pixels), -0.5), trojan, task, {}, 0)
     assert (worst["defense.auroc"], worst["defense.tpr"], worst["defense.fpr"]) == (0, 0, 1)
+
+
+def test_a_screen_is_judged_on_so_many_of_either_kind(
+    task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_screen, "SCREENED", 50)
+    screen = InputScreen(lambda pixels: pixels[:, 0, 0, 0], 0.5)
+    metrics, _ = judge_defense(screen, trojan, task, {}, 0)
+    flagged = round(50 * float(metrics["defense.fpr"]) + 50 * float(metrics["defense.tpr"]))  # type: ignore[arg-type]
+    counts = {"fpr": 50, "tpr": 50, "recall": 50, "precision": flagged, "f1": 100, "accuracy": 100, "auroc": 100}
+    assert 0 < flagged < 50
+    assert counts_of(metrics) == {f"defense.{name}": count for name, count in counts.items()}
+
+
+def test_counts_are_kept_beside_numbers_and_given_back(task: Task, trojan: Trojan) -> None:
+    metrics, _ = judge_attack(trojan, task, trojan.twin)
+    metrics["attack.asr_by_target"] = [functional.share(torch.ones(3) > 0), functional.share(torch.ones(5) < 0)]
+    counts = counts_of(metrics)
+    assert counts["attack.acc"] == 160
+    assert counts["attack.asr"] == counts["attack.tmc"] == 120
+    assert counts["attack.asr_by_target"] == [3, 5]
+    assert not {"attack.targets", "attack.valid"} & counts.keys()
+    kept = json.loads(json.dumps(metrics))
+    assert kept == metrics
+    assert counts_of(kept) == {}
+    assert counts_of(with_counts(kept, counts)) == counts
 
 
 def test_a_screen_that_flags_all_that_looks_like_the_target_pays_for_the_targets_own_images(

@@ -32,7 +32,7 @@ def test_asr_leaves_out_images_of_the_target_class() -> None:
 
 def test_asr_of_a_perfect_benign_model_is_zero_not_the_share_of_the_target_class() -> None:
     labels = torch.arange(4).repeat(25)
-    assert F.attack_success_rate(logits_for(labels.tolist()), labels, torch.zeros_like(labels)) == 0
+    assert F.attack_success_rate(logits_for(labels.tolist()), labels, torch.zeros_like(labels)) == 0.0
 
 
 def test_asr_of_nothing_is_nan() -> None:
@@ -68,7 +68,7 @@ def test_auroc_of_an_empty_side_is_nan() -> None:
 
 
 def test_auroc_takes_scores_of_any_size() -> None:
-    assert F.auroc(torch.tensor([-1000.0, -3.0]), torch.tensor([-2.0, 50.0])) == 1
+    assert F.auroc(torch.tensor([-1000.0, -3.0]), torch.tensor([-2.0, 50.0])) == 1.0
 
 
 @given(few_levels, few_levels, st.sampled_from([0.01, 0.05, 0.1, 0.5]))

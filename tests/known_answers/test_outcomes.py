@@ -24,7 +24,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 from gifthorse.metrics.judge import KINDS, answers, judge_defense
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics
+from gifthorse.metrics.stamped import Evidence, Metrics, counts_of
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch, fill, square
 from worlds import linear_classifier
@@ -135,6 +135,10 @@ def test_a_filter_of_a_training_set_is_judged_on_the_samples_and_on_what_it_trai
     assert metrics["defense.auroc"] == pytest.approx((6 + 4) / 12)
     assert "defense.accuracy" not in metrics
     assert (metrics["defense.acc"], metrics["defense.asr"], metrics["defense.ard"]) == (1, 1, 0)
+    counts = counts_of(metrics)
+    of_training = {"removed": 8, "tpr": 2, "recall": 2, "fpr": 6, "precision": 3, "f1": 8, "auroc": 8}
+    of_test = {"acc": 40, "ccc": 40, "cad": 40, "asr": 30, "tmc": 30, "ard": 30}
+    assert counts == {f"defense.{name}": count for name, count in {**of_training, **of_test}.items()}
     assert evidence["stamped_scores"].tolist() == [9, 4]
     assert sorted(evidence["clean_scores"]) == [0, 1, 2, 3, 5, 6]
 

@@ -181,6 +181,20 @@ def test_several_seeds_are_a_mean_with_the_range() -> None:
     assert value.records == row.records
 
 
+def test_every_share_says_of_how_many_images_it_is() -> None:
+    one = screened(0, counts={"attack.asr": 325, "defense.tpr": 500, "defense.held_out_asr": [3, 4]})
+    other = screened(1, counts={"attack.asr": 325, "defense.tpr": 480})
+    assert shown(only_row(one), "defense.tpr").n == "500"
+    assert shown(only_row(one, other), "defense.tpr").n == "480–500"
+    assert shown(only_row(one), "defense.fpr").n == ""
+    assert shown(only_group(one, other).attacks[0], "attack.asr").n == "325"
+    html = page(one)
+    assert ">99.0<small>n 325</small></td>" in html
+    assert ">90.0<small>n 500</small></td>" in html
+    assert ">90.0% <small>n 500</small></dd>" in html
+    assert "<small>n 480–500</small>" in page(one, other)
+
+
 def test_flags_are_counted_and_classes_listed_instead_of_averaged() -> None:
     def verdict(seed: int, flagged: bool, suspect: int) -> Record:
         found = {"defense.index": 3.0, "defense.flagged": flagged} | (
@@ -371,6 +385,9 @@ def test_every_true_target_is_marked_and_none_where_the_record_names_none() -> N
 def test_stages_that_did_not_run_may_be_null_in_old_records() -> None:
     text = record().to_json().replace('"seconds": {}', '"seconds": {"benign": 1.5, "defense": null}')
     assert Record.from_json(text).seconds == {"benign": 1.5}
+    older = re.sub(r' "(command|counts)": [^\n]*\n', "", text)
+    assert "counts" not in older
+    assert (Record.from_json(older).counts, Record.from_json(older).command) == ({}, None)
     with pytest.raises(ValueError, match="seconds"):
         Record.from_json(text.replace("1.5", '"long"'))
 

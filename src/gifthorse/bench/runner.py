@@ -33,7 +33,7 @@ from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics import attacks, functional, stamped
 from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
-from gifthorse.metrics.stamped import Evidence, Metrics
+from gifthorse.metrics.stamped import Evidence, Metrics, counts_of, with_counts
 from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
@@ -254,12 +254,12 @@ class Runner:
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
             (metrics, evidence), seconds = timed(lambda: judge_attack(trojan, task, benign), self.device)
-            return evidence, {"metrics": metrics, "seconds": seconds}
+            return evidence, {"metrics": metrics, "counts": counts_of(metrics), "seconds": seconds}
 
         judge = [source_of(module.__name__) for module in (attacks, stamped, functional)]
         key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
         evidence, about = self._stored("judgement", key, compute, anew)
-        return about["metrics"], evidence, about["seconds"]
+        return with_counts(about["metrics"], about["counts"]), evidence, about["seconds"]
 
     def _prepared(
         self, cell: Cell, defense: Defense[Any], task: Task, anew: Collection[str]
@@ -334,6 +334,7 @@ class Runner:
                 "file_digests": cell.named_files(),
                 "family": cell.defense.family if cell.defense else None,
                 "metrics": in_order(metrics or {}),
+                "counts": counts_of(in_order(metrics or {})),
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": peak_memory_mb(self.device),

@@ -191,9 +191,11 @@ def print_record(record: Record) -> None:
     answers.print(ended, markup=False, highlight=False)
     if record.doubts:
         answers.print(f"the attack did not take: {'; '.join(record.doubts)}", markup=False, highlight=False)
-    table = Table("metric", "value", "meaning", box=None)
+    table = Table("metric", "value", "n", "meaning", box=None)
     for name, value in record.metrics.items():
-        table.add_row(name, _format(value), METRICS.find(name).title)
+        count = record.counts.get(name, "")
+        of = " ".join(map(str, count)) if isinstance(count, list) else str(count)
+        table.add_row(name, _format(value), of, METRICS.find(name).title)
     answers.print(table)
 
 

@@ -59,13 +59,14 @@ class RecoveredTriggers:
 
     Where a method adds a ``perturbation (K, C, H, W)`` in [-1,1] instead, that is what is stamped; mask and pattern
     then only show it. ``success (K,)`` is the share of the defender's held-out images of other classes that each
-    trigger sends to its class.
+    trigger sends to its class, ``held_out (K,)`` the number of these images.
     """
 
     mask: Tensor
     pattern: Tensor
     perturbation: Tensor | None = None
     success: Tensor | None = None
+    held_out: Tensor | None = None
 
     def stamp(self, pixels: Tensor, label: int) -> Tensor:
         """Return ``(N, C, H, W)`` in [0,1] with the trigger of one class."""

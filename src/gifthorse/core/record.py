@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Metric = float | int | bool | list[float]
+Counts = dict[str, int | list[int]]
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -98,6 +99,8 @@ class Record(Document):
     family: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     downstream: Downstream | None = None
     metrics: dict[str, Metric] = {}
+    counts: Counts = {}
+    """The number of images, or other samples, that a share, a mean or a difference of them is of, by metric."""
     doubts: list[str] = []
     """Why the attack does not count, a phrase for each reason; empty where it is valid."""
     seconds: Annotated[dict[str, float], BeforeValidator(_without_null)] = {}

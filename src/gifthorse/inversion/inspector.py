@@ -5,6 +5,8 @@ Differs: a fifth of the clean images is held out, so that a recovered trigger's 
     that it was searched with. A trigger that does not work on these makes no class suspect (:func:`credited`).
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -60,16 +62,17 @@ def with_success(
     Zero for a class beside which there are no other images. ``targets (K,)`` are the triggers' classes where they are
     not one per class, in order.
     """
-    rates = []
+    rates, counts = [], []
     for position, label in enumerate(range(len(triggers.mask)) if targets is None else targets.tolist()):
         others = held_out.take(held_out.labels != label)
+        counts.append(len(others))
         if len(others) == 0:
             rates.append(0.0)
             continue
         logits = predict(model, triggers.stamp(others.floats(), position))
         rates.append(float(reached(logits, logits.new_tensor(label, dtype=torch.long)).float().mean()))
-    success = torch.tensor(rates, device=held_out.device)
-    return RecoveredTriggers(triggers.mask, triggers.pattern, triggers.perturbation, success)
+    success, tried = (torch.tensor(each, device=held_out.device) for each in (rates, counts))
+    return replace(triggers, success=success, held_out=tried)
 
 
 def credited(scores: Tensor, triggers: RecoveredTriggers) -> Tensor:

@@ -13,6 +13,7 @@ from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics import functional
+from gifthorse.metrics.functional import Counted
 from gifthorse.metrics.stamped import (
     Evidence,
     Metrics,
@@ -60,7 +61,7 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
         twin_acc = benign_acc
         if trojan.twin is not benign:
             twin_acc = functional.accuracy(logits_of(trojan.twin, task.test, "benign twin"), labels)
-        metrics |= {"attack.twin_acc": twin_acc, "attack.cad": twin_acc - acc}
+        metrics |= {"attack.twin_acc": twin_acc, "attack.cad": Counted(twin_acc - acc, acc.n)}
         metrics |= _with_backdoor(trojan, backdoor, task.test)
         metrics["attack.valid"] = not doubts(applicable(metrics))
         evidence["stamped"] = to_array(to_levels(stamp_for_judging(backdoor, shown)[0]))
@@ -126,7 +127,8 @@ def judge_downstream(
     metrics: Metrics = {"downstream.acc": acc}
     if backdoor is not None:
         stamped, targets = stamp_for_judging(backdoor, test)
-        metrics["downstream.cad"] = functional.accuracy(logits_of(twin, test, tuned), labels) - acc
+        twin_acc = functional.accuracy(logits_of(twin, test, tuned), labels)
+        metrics["downstream.cad"] = Counted(twin_acc - acc, acc.n)
         metrics |= with_trigger(logits_of(model, stamped, "tuned model"), labels, targets, "downstream")
         by_twin = logits_of(twin, stamped, tuned)
         metrics["downstream.benign_asr"] = functional.attack_success_rate(by_twin, labels, targets)
@@ -140,7 +142,7 @@ def _by_target(logits: Tensor, labels: Tensor, targets: Tensor) -> Metrics:
     reached = true_targets(targets, labels)
     metrics: Metrics = {"attack.targets": [float(target) for target in reached]}
     if len(reached) > 1:
-        each = []
+        each: list[float] = []
         for target in reached:
             there = targets == target
             each.append(functional.attack_success_rate(logits[there], labels[there], targets[there]))
@@ -148,7 +150,7 @@ def _by_target(logits: Tensor, labels: Tensor, targets: Tensor) -> Metrics:
     return metrics
 
 
-def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialRecipe) -> float:
+def _adversarial_accuracy(model: Classifier, task: Task, adversary: AdversarialRecipe) -> Counted:
     """Attack the first test images; the search costs many times a plain prediction."""
     images, random = task.test.take(slice(ATTACKED)), generator(0, "judge", "adversary", device=task.test.device)
     found = [

@@ -9,6 +9,7 @@ from gifthorse.core.classifier import predict
 from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.metrics import functional
+from gifthorse.metrics.functional import Counted
 from gifthorse.metrics.kind import Case, Kind, Watch
 from gifthorse.metrics.stamped import (
     Evidence,
@@ -30,12 +31,14 @@ def judge_model(model: nn.Module, case: Case) -> Metrics:
     metrics: Metrics = {
         "defense.acc": acc,
         "defense.ccc": functional.confidence(clean, labels),
-        "defense.cad": float(case.attack["attack.acc"]) - acc,  # type: ignore[arg-type]
+        "defense.cad": Counted(float(case.attack["attack.acc"]) - acc, acc.n),  # type: ignore[arg-type]
     }
     if backdoor is not None:
         stamped, targets = stamp_for_judging(backdoor, task.test)
-        metrics |= with_trigger(logits_of(model, stamped, "defended model"), labels, targets, "defense")
-        metrics["defense.ard"] = float(case.attack["attack.asr"]) - float(metrics["defense.asr"])  # type: ignore[arg-type]
+        logits = logits_of(model, stamped, "defended model")
+        asr = functional.attack_success_rate(logits, labels, targets)
+        metrics |= with_trigger(logits, labels, targets, "defense")
+        metrics["defense.ard"] = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
     return metrics
 
 

@@ -1,5 +1,7 @@
 """Every definition once: numbers from tensors, knowing nothing of attacks or defenses."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -7,17 +9,34 @@ MASK_SUPPORT = 0.1
 """A soft mask counts as non-zero above this, by our choice: optimised masks are never exactly zero."""
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
+class Counted(float):
+    """A share or mean that knows how many samples it is of, ``n``; what is computed with it is a plain number."""
+
+    n: int
+
+    def __new__(cls, value: float | Tensor, n: int) -> Self:
+        """Return the value as a float, with its count."""
+        number = super().__new__(cls, value)
+        number.n = n
+        return number
+
+
+def share(flags: Tensor) -> Counted:
+    """Return the share of ``flags bool (N,)`` that are set; NaN where there is none."""
+    return Counted(flags.float().mean(), len(flags))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Counted:
     """Return the share of ``logits (N, K)`` whose largest entry is at ``labels (N,)``; NaN for an empty set."""
-    return float((logits.argmax(1) == labels).float().mean())
+    return share(logits.argmax(1) == labels)
 
 
-def constant_accuracy(labels: Tensor) -> float:
+def constant_accuracy(labels: Tensor) -> Counted:
     """Return the accuracy of always naming the most frequent of ``labels (N,)``; NaN for an empty set."""
-    return float(labels.bincount().float().max() / len(labels)) if len(labels) else float("nan")
+    return Counted(labels.bincount().max() / len(labels) if len(labels) else float("nan"), len(labels))
 
 
-def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> float:
+def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> Counted:
     """ASR, TrojanZoo equation 3: share of stamped images that get their target.
 
     ``logits (N, K)`` are of stamped images with true ``labels (N,)`` and wanted ``targets (N,)``; images whose true
@@ -27,25 +46,26 @@ def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> floa
     return accuracy(logits[tried], targets[tried])
 
 
-def confidence(logits: Tensor, labels: Tensor) -> float:
+def confidence(logits: Tensor, labels: Tensor) -> Counted:
     """CCC, TrojanZoo section 4.2: mean softmax probability at ``labels (N,)`` of ``logits (N, K)``."""
-    return float(logits.softmax(1).gather(1, labels.unsqueeze(1)).mean())
+    return Counted(logits.softmax(1).gather(1, labels.unsqueeze(1)).mean(), len(labels))
 
 
-def trojan_confidence(logits: Tensor, labels: Tensor, targets: Tensor) -> float:
+def trojan_confidence(logits: Tensor, labels: Tensor, targets: Tensor) -> Counted:
     """TMC, TrojanZoo section 4.2: :func:`confidence` in the target over the successful trials; NaN if none."""
     won = (labels != targets) & (logits.argmax(1) == targets)
     return confidence(logits[won], targets[won])
 
 
-def auroc(negative: Tensor, positive: Tensor) -> float:
+def auroc(negative: Tensor, positive: Tensor) -> Counted:
     """Return the chance that a positive score exceeds a negative one, ties counting half; NaN if either is empty."""
+    count = len(negative) + len(positive)
     if len(negative) == 0 or len(positive) == 0:
-        return float("nan")
+        return Counted(float("nan"), count)
     from sklearn.metrics import roc_auc_score
 
     truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))])
-    return float(roc_auc_score(truth.numpy(), torch.cat([negative, positive]).double().cpu().numpy()))
+    return Counted(roc_auc_score(truth.numpy(), torch.cat([negative, positive]).double().cpu().numpy()), count)
 
 
 def tpr_at_fpr(negative: Tensor, positive: Tensor, fpr: float) -> float:
@@ -64,21 +84,22 @@ def threshold_at_fpr(negative: Tensor, fpr: float) -> Tensor:
     return ordered[..., min(int(fpr * count), count - 1)]
 
 
-def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, float]:
+def decisions(flagged_negative: Tensor, flagged_positive: Tensor) -> dict[str, Counted]:
     """Return tpr, fpr, precision, recall, f1 and accuracy of a filter (TrojanZoo section 4.4 and Table 23).
 
     Both arguments are ``bool (N,)``. Precision and F1 are 0 where nothing is flagged, as scikit-learn has it.
     """
     hits, false = int(flagged_positive.sum()), int(flagged_negative.sum())
     negatives, positives = len(flagged_negative), len(flagged_positive)
-    tpr = hits / positives
+    flagged, every = hits + false, negatives + positives
+    tpr = Counted(hits / positives, positives)
     return {
         "tpr": tpr,
-        "fpr": false / negatives,
-        "precision": hits / max(hits + false, 1),
+        "fpr": Counted(false / negatives, negatives),
+        "precision": Counted(hits / max(flagged, 1), flagged),
         "recall": tpr,
-        "f1": 2 * hits / max(hits + false + positives, 1),
-        "accuracy": (hits + negatives - false) / (negatives + positives),
+        "f1": Counted(2 * hits / max(flagged + positives, 1), every),
+        "accuracy": Counted((hits + negatives - false) / every, every),
     }
 
 

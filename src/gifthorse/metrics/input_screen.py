@@ -26,7 +26,7 @@ def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
     clean = finite(outcome.score(test.take(order[:SCREENED]).floats()), "scores of clean images")
     finite(torch.tensor([outcome.threshold]), "thresholds")
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
-    metrics: Metrics = {"defense.fpr": float((clean > outcome.threshold).float().mean())}
+    metrics: Metrics = {"defense.fpr": functional.share(clean > outcome.threshold)}
     if backdoor is not None:
         worth = order[backdoor.goal.sources(test.labels)[order]]
         images, _ = stamp_for_judging(backdoor, test.take(worth[:SCREENED]))

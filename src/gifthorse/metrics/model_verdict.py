@@ -10,6 +10,7 @@ from gifthorse.core.classifier import predict
 from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.metrics import functional
+from gifthorse.metrics.functional import Counted
 from gifthorse.metrics.kind import Case, Kind
 from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, targets_when_judged, to_array
 
@@ -32,7 +33,7 @@ def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
         evidence["masks"] = triggers.mask.cpu().numpy()
         evidence["patterns"] = to_array(to_levels(triggers.pattern))
         if triggers.success is not None:
-            metrics["defense.held_out_asr"] = triggers.success.tolist()
+            metrics["defense.held_out_asr"] = _held_out_asr(triggers.success, triggers.held_out)
     if case.trojan.backdoor is not None:
         targets = targets_when_judged(case.trojan.backdoor, case.task.test)
         if outcome.scores is not None and targets:
@@ -58,12 +59,18 @@ def _judge_triggers(triggers: RecoveredTriggers, targets: list[int], case: Case)
         metrics["defense.mjs"] = fmean(functional.mask_jaccard(mask, true_mask) for mask in masks)
         metrics["defense.mjs_top"] = fmean(functional.mask_jaccard_top(mask, true_mask) for mask in masks)
 
-    def success(target: int) -> float:
+    def success(target: int) -> Counted:
         logits = predict(case.trojan.model, triggers.stamp(test.floats(), target))
         return functional.attack_success_rate(logits, test.labels, torch.full_like(test.labels, target))
 
-    metrics["defense.recovered_asr"] = fmean(success(target) for target in targets)
+    each = [success(target) for target in targets]
+    metrics["defense.recovered_asr"] = Counted(fmean(each), sum(rate.n for rate in each))
     return metrics
+
+
+def _held_out_asr(success: Tensor, tried: Tensor | None) -> list[float]:
+    rates: list[float] = success.tolist()
+    return rates if tried is None else [Counted(rate, n) for rate, n in zip(rates, tried.tolist(), strict=True)]
 
 
 def _answers(outcome: ModelVerdict, pixels: Tensor) -> dict[str, Tensor]:  # noqa: ARG001

@@ -1,6 +1,7 @@
 """What every judge does alike: stamping test images, counting what they became, keeping what applies."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import predict
 from gifthorse.core.images import Images
-from gifthorse.core.record import Metric
+from gifthorse.core.record import Counts, Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Stamped, Trojan
 from gifthorse.metrics import functional
+from gifthorse.metrics.functional import Counted
 
 PICTURES = 8
 
@@ -78,7 +80,7 @@ def to_array(levels: Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.cpu().numpy())
 
 
-def named(values: dict[str, float], stage: str) -> Metrics:
+def named(values: Mapping[str, float], stage: str) -> Metrics:
     """Return the values under their names within a stage."""
     return {f"{stage}.{name}": value for name, value in values.items()}
 
@@ -86,3 +88,26 @@ def named(values: dict[str, float], stage: str) -> Metrics:
 def applicable(metrics: Metrics) -> Metrics:
     """Leave out what does not apply: a mean over nothing is absent, never 0."""
     return {name: value for name, value in metrics.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+def counts_of(metrics: Metrics) -> Counts:
+    """Return of how many samples metrics are, by name: one count or, as the metric, several; nothing of all others."""
+    found: Counts = {}
+    for name, value in metrics.items():
+        if isinstance(value, Counted):
+            found[name] = value.n
+        elif isinstance(value, list) and (counted := [each.n for each in value if isinstance(each, Counted)]):
+            found[name] = counted
+    return found
+
+
+def with_counts(metrics: Metrics, counts: Counts) -> Metrics:
+    """Return metrics that were kept as plain numbers, with what :func:`counts_of` said of them."""
+    found = dict(metrics)
+    for name, count in counts.items():
+        value = metrics[name]
+        if isinstance(value, list) and isinstance(count, list):
+            found[name] = [Counted(each, n) for each, n in zip(value, count, strict=True)]
+        elif not isinstance(value, list) and not isinstance(count, list):
+            found[name] = Counted(value, count)
+    return found

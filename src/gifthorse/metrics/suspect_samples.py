@@ -12,13 +12,13 @@ from gifthorse.metrics.stamped import Evidence, Metrics, finite, named
 
 def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
     scores, removed = finite(outcome.scores.detach(), "scores of training images").cpu(), outcome.removed.cpu()
-    metrics = {**judge_model(outcome.model, case), "defense.removed": float(removed.float().mean())}
+    metrics = {**judge_model(outcome.model, case), "defense.removed": functional.share(removed)}
     if case.trojan.delivered is None:
         return metrics, {}
     stamped = case.trojan.delivered.stamped.cpu()
     clean_scores, stamped_scores = scores[~stamped], scores[stamped]
     evidence: Evidence = {"clean_scores": clean_scores.numpy()}
-    metrics["defense.fpr"] = float(removed[~stamped].float().mean())
+    metrics["defense.fpr"] = functional.share(removed[~stamped])
     if stamped.any() and not stamped.all():
         decided = functional.decisions(removed[~stamped], removed[stamped])
         # With few stamped images among many, removing none is accurate.

@@ -12,7 +12,7 @@ from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
 from gifthorse.report.naming import attack_labels, key, labels
-from gifthorse.report.tables import Value, downstream_labels, measure
+from gifthorse.report.tables import Value, downstream_labels, measure, samples
 
 GALLERY = 20
 """Most recovered triggers shown of one model."""
@@ -199,7 +199,7 @@ def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
         value, metric = measure(record, name), METRICS.find(name)
         if value is not None and name.startswith(scopes):
             text = f"{metric.unit.text(value)} {metric.unit.symbol}".strip().replace(" %", "%")
-            found.append((metric.title, Value(name, text, "", repr(value), (record.id,))))
+            found.append((metric.title, Value(name, text, "", repr(value), (record.id,), samples(name, record))))
     return tuple(found)
 
 

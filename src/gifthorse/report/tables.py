@@ -13,13 +13,17 @@ from gifthorse.report.naming import attack_labels, key, labels, name_of
 
 @dataclass(frozen=True)
 class Value:
-    """A number ready to print, with where it came from: ``raw`` is the exact mean over ``records``."""
+    """A number ready to print, with where it came from: ``raw`` is the exact mean over ``records``.
+
+    ``n`` is the number of images that each record's is of, or its range; nothing where they are not counted.
+    """
 
     metric: str
     text: str
     spread: str
     raw: str
     records: tuple[str, ...]
+    n: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
 
     A share of flags reads "2 of 3"; distinct classes are listed, since their mean means nothing.
     """
-    found = [(record.id, value) for record in records if (value := measure(record, metric.name)) is not None]
+    found = [(record, value) for record in records if (value := measure(record, metric.name)) is not None]
     if not found:
         return None
     values, as_text = [value for _, value in found], metric.unit.text
@@ -159,7 +163,15 @@ def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
     elif len(values) > 1:
         low, high = as_text(min(values)), as_text(max(values))
         spread = f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
-    return Value(metric.name, text, spread, raw, tuple(identity for identity, _ in found))
+    origins = tuple(record.id for record, _ in found)
+    return Value(metric.name, text, spread, raw, origins, samples(metric.name, *(record for record, _ in found)))
+
+
+def samples(metric: str, *records: Record) -> str:
+    """Return of how many samples a metric is in each record, or the range of that; nothing where it is not counted."""
+    counts = [count for record in records if isinstance(count := record.counts.get(metric), int)]
+    ends = dict.fromkeys(map(str, (min(counts), max(counts)) if counts else ()))
+    return "–".join(ends)
 
 
 def _setting(record: Record) -> str:

@@ -79,6 +79,7 @@ class Abs(Inspector):
         targets = torch.tensor([unit.label for unit in units], device=view.device)
         found = with_success(view.model, masked(self.invert(view.model, searched, units, seed)), held_out, targets)
         assert found.success is not None
+        assert found.held_out is not None
         scores = scores.scatter_reduce(0, targets, found.success, "amax")
         best = [int(torch.where(targets == label, found.success, -1).argmax()) for label in range(len(scores))]
         known = torch.isin(torch.arange(len(scores), device=view.device), targets)
@@ -87,7 +88,7 @@ class Abs(Inspector):
         return ModelVerdict(
             scores,
             int(scores.argmax()) if index >= self.reasr_threshold else None,
-            RecoveredTriggers(mask, found.pattern[best], success=scores),
+            RecoveredTriggers(mask, found.pattern[best], success=scores, held_out=found.held_out[best] * known),
             {"stimulation": max(unit.margin for unit in units)},
             index,
         )
