@@ -128,8 +128,8 @@ class Table(_Part):
     """A table that is printed once the cells are there; see ``gifthorse table``."""
 
     title: str = ""
-    rows: Names = Field(default=["attack"], description="columns of the records that make the rows")
-    columns: Names = Field(default=["defense"], description="columns of the records that make the columns")
+    rows: str = Field("attack", description="what has a row: attack, defense, attack.poison_rate, …")
+    columns: str = Field("defense", description="what has a column; 'metric' for nothing but metrics")
     metric: Names | None = Field(None, description="metrics; what each family is judged by unless given")
     where: list[str] = Field(default=[], description="filters, as dataset=digits")
     interval: bool = Field(False, description="95 % interval of the mean in place of the deviation")
