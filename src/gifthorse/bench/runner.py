@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Runner:
     data_root: Path
     device: torch.device
     download: bool = False
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """The keys of what the cell in hand has asked the store for, by kind."""
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
         """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
@@ -63,13 +65,14 @@ class Runner:
         if known is not None and known.status == "done":
             return known
         task, tuned_on = self._tasks(cell)
+        working = replace(self, artifacts={})
         try:
-            record = self._measure(cell, task, tuned_on, fresh)
+            record = working._measure(cell, task, tuned_on, fresh)
         except (RequestError, StoreError):
             raise
         except Exception as error:
             log.debug("cell failed", exc_info=True)
-            record = self._record(cell, task, "failed", f"{type(error).__name__}: {error}")
+            record = working._record(cell, task, "failed", f"{type(error).__name__}: {error}")
         self.store.save_record(record)
         return record
 
@@ -247,12 +250,14 @@ class Runner:
         if found is None:
             found = compute()
             self.store.save_artifact(kind, key, *found)
+        self.artifacts[kind] = key
         return found
 
     def _finish(
         self, cell: Cell, task: Task, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]
     ) -> Record:
         self.store.save_artifact("evidence", cell.identity(), evidence, {})
+        self.artifacts["evidence"] = cell.identity()
         return self._record(cell, task, "done", None, metrics, seconds)
 
     def _record(
@@ -286,6 +291,7 @@ class Runner:
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": peak_memory_mb(self.device),
+                "artifacts": dict(self.artifacts),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
