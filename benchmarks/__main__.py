@@ -16,10 +16,11 @@ from benchmarks import (
     inspection_memory,
     neural_cleanse,
     stacked,
+    tables,
     training,
 )
 
-MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line)
+MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line, tables)
 
 
 def main() -> None:

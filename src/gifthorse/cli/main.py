@@ -9,6 +9,7 @@ import click
 
 from gifthorse.bench.profiles import PROFILES
 from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.table import export, table
 from gifthorse.core.errors import RequestError, StoreError
 
 KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
@@ -21,6 +22,7 @@ Examples:
   gifthorse run --attack 'badnets[poison_rate=0.05,trigger_size=2]' --defense neural_cleanse --seed 3
   gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
+  gifthorse table --rows attack --columns defense --out results.tex
   gifthorse report --out report.html
 
 \b
@@ -225,6 +227,10 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     from gifthorse.cli.commands import write_report
 
     write_report(runs or store, out)
+
+
+for each in (table, export):
+    cli.add_command(each)
 
 
 def main() -> None:
