@@ -17,10 +17,22 @@ from benchmarks import (
     inspection_memory,
     neural_cleanse,
     stacked,
+    tables,
     training,
 )
 
-MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line, grid)
+MODULES = (
+    data_preparation,
+    training,
+    stacked,
+    attacks,
+    neural_cleanse,
+    abs,
+    inspection_memory,
+    command_line,
+    grid,
+    tables,
+)
 
 
 def main() -> None:

@@ -4,10 +4,15 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 from benchmarks.against_trojanzoo import Quality, Reached, Triggers, fastest
+from benchmarks.tables import make_store
 from benchmarks.timing import Pairs, seconds, spread
+
+from gifthorse.bench.query import read_records
+from gifthorse.bench.store import Store
 
 
 def test_waiting_costs_nothing_and_a_process_waited_for_does() -> None:
@@ -50,3 +55,10 @@ def test_the_fastest_search_that_is_good_enough_counts_at_the_least_budget_that_
         assert (found.schedule, found.budget, found.quality.l1) == ("quick", 50, 2.0)
         assert 0.05 <= found.seconds < 0.1
     assert compare("never") is None
+
+
+def test_the_synthetic_records_are_records(tmp_path: Path) -> None:
+    make_store(tmp_path, 300)
+    found = read_records(tmp_path)
+    assert (len(found.records), found.damaged) == (300, [])
+    assert found.records == list(Store(tmp_path).records())

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,8 @@ class Runner:
     download: bool = False
     debug: bool = False
     """Whether what goes wrong in a cell is raised rather than recorded."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """The keys of what the cell in hand has asked the store for, by kind."""
 
     def run(self, cell: Cell, *, fresh: bool = False) -> Record:
         """Return the cell's record, from the store where it is done; a failed or skipped one is looked at again.
@@ -105,15 +107,16 @@ class Runner:
             if (known := self._known(cell, anew)) is not None:
                 return known
             task, tuned_on = self._tasks(cell)
+            working = replace(self, artifacts={})
             try:
-                record = self._measure(cell, task, tuned_on, anew)
+                record = working._measure(cell, task, tuned_on, anew)
             except (RequestError, StoreError):
                 raise
             except Exception as error:
                 if self.debug:
                     raise
                 log.debug("cell failed", exc_info=True)
-                return self.fail(cell, f"{type(error).__name__}: {error}", traceback.format_exc())
+                return working.fail(cell, f"{type(error).__name__}: {error}", traceback.format_exc())
             self.store.save_record(record)
             return record
 
@@ -294,12 +297,14 @@ class Runner:
                 if found is None:
                     found = compute()
                     self.store.save_artifact(kind, key, *found)
+        self.artifacts[kind] = key
         return found
 
     def _finish(
         self, cell: Cell, task: Task, metrics: Metrics, evidence: Evidence, seconds: Mapping[str, float]
     ) -> Record:
         self.store.save_artifact("evidence", cell.identity(), evidence, {})
+        self.artifacts["evidence"] = cell.identity()
         return self._record(cell, task, "done", None, metrics, seconds)
 
     def _record(
@@ -338,6 +343,7 @@ class Runner:
                 "doubts": doubts(metrics or {}),
                 "seconds": {name: round(value, 6) for name, value in (seconds or {}).items()},
                 "peak_memory_mb": peak_memory_mb(self.device),
+                "artifacts": dict(self.artifacts),
                 "environment": environment(self.device),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -24,6 +24,9 @@ from safetensors.numpy import save
 from gifthorse.bench.claims import claimed, is_gone, this_machine
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Document, Population, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("gifthorse")
 
@@ -91,6 +94,15 @@ class Store:
         found = [record for path in paths if (record := self.load_record(path.stem)) is not None]
         yield from sorted(found, key=lambda record: (record.created, record.id))
 
+    def to_frame(self) -> "pd.DataFrame":
+        """Return every record as a row of a pandas data frame, with columns such as ``attack.poison_rate``.
+
+        :mod:`gifthorse.core.columns` says what columns are called.
+        """
+        from gifthorse.bench.query import frame, read_records
+
+        return frame(read_records(self.root).records)
+
     def save_population(self, population: Population) -> None:
         """Write one population."""
         self.write(self.population_path(population.id), population.to_json().encode())
@@ -98,6 +110,12 @@ class Store:
     def load_population(self, identity: str) -> Population | None:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
         return _load(self.population_path(identity), Population)
+
+    def populations(self) -> Iterator[Population]:
+        """Yield every sound population."""
+        for path in sorted((self.root / "populations").glob("*.json")):
+            if (population := self.load_population(path.stem)) is not None:
+                yield population
 
     def record_path(self, identity: str) -> Path:
         """Return where the record of that id lies, or would."""

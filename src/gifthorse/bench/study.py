@@ -132,6 +132,9 @@ class Table(_Part):
     columns: str = Field("defense", description="what has a column; 'metric' for nothing but metrics")
     metric: Names | None = Field(None, description="metrics; what each family is judged by unless given")
     where: list[str] = Field(default=[], description="filters, as dataset=digits")
+    over: list[str] = Field(
+        default=[], description="fields to average over as well as over seeds; attack.target where it varies by seed"
+    )
     interval: bool = Field(False, description="95 % interval of the mean in place of the deviation")
 
 

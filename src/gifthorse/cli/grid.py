@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from gifthorse.bench.profiles import PROFILES
-from gifthorse.bench.study import Asked, Study, StudyFile, expand
+from gifthorse.bench.study import Asked, Study, StudyFile, Table, expand
+from gifthorse.cli.filters import NAMED
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError
 
@@ -155,7 +156,7 @@ def run_grid(
         populations = [json.loads(work.concluded[number].to_json()) for number in sorted(work.concluded)]
         click.echo(json.dumps({"records": records, "populations": populations}, indent=1, ensure_ascii=False))
     else:
-        _print_results(work)
+        _print_results(work, file.study)
     return _conclusion(work, store)
 
 
@@ -210,9 +211,25 @@ def _keep_study(work: "Work", file: StudyFile) -> None:
         work.store.write(path, content)
 
 
-def _print_results(work: "Work") -> None:
+def _print_results(work: "Work", study: Study) -> None:
+    """Print the study's tables, or the matrix of attacks and defenses where it names none, and its populations."""
+    from gifthorse.bench.query import select
     from gifthorse.cli.commands import print_population
+    from gifthorse.cli.filters import conditions
+    from gifthorse.cli.table import load_packages
+    from gifthorse.core.columns import without
+    from gifthorse.report.matrix import matrix
+    from gifthorse.report.sheet import WRITERS
 
+    records = [work.records[number] for number in sorted(work.records)]
+    for table in (study.table or [Table()]) if records else ():
+        load_packages(records)
+        chosen = select(records, conditions(dict.fromkeys(NAMED, ()) | {"where": tuple(table.where)}))
+        varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
+        found = without(chosen, [*dict.fromkeys([*table.over, *varied])])
+        sheet = matrix(found, table.rows, table.columns, table.metric or (), interval=table.interval)
+        click.echo(f"{table.title}\n" if table.title else "", nl=bool(table.title))
+        click.echo(WRITERS["text"](sheet))
     for number in sorted(work.concluded):
         print_population(work.concluded[number])
 

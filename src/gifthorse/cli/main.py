@@ -10,6 +10,8 @@ import click
 from gifthorse.bench.profiles import PROFILES
 from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.table import export, table
+from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
 
 KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
@@ -24,6 +26,8 @@ Examples:
   gifthorse grid study.toml --dry-run
   gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
+  gifthorse table --rows attack --columns defense --out results.tex
+  gifthorse ls --status failed
   gifthorse report --out report.html
 
 \b
@@ -234,7 +238,8 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     write_report(runs or store, out)
 
 
-cli.add_command(grid)
+for each in (grid, table, export, ls, rm, gc):
+    cli.add_command(each)
 
 
 def main() -> None:

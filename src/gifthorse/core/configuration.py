@@ -9,7 +9,6 @@ A field may hold another configuration, or a tuple of them: it is annotated with
 ``Defense[Any]``) or with one class, and takes an object, a bracket string, or a dictionary with a name.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -28,7 +27,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from gifthorse.core.errors import RequestError
+from gifthorse.core.errors import RequestError, suggestion
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf", "infinity"}
@@ -266,7 +265,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         if cls is None or (slash and not cls.slash_field):
             raise RequestError(
                 f"no {self.kind or 'configuration'} is called '{name}'"
-                f"{_suggest(key, [*classes, *self.presets], 'listed')}"
+                f"{suggestion(key, [*classes, *self.presets], 'listed')}"
             )
         return cls
 
@@ -452,18 +451,12 @@ def _show(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _suggest(word: str, known: Iterable[str], label: str) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; {label}: {', '.join(names) or 'none'}"
-
-
 def _one_line(cls: type[Configuration], error: ValidationError) -> str:
     problems = []
     for issue in error.errors(include_url=False):
         field = str(issue["loc"][0]) if issue["loc"] else ""
         if issue["type"] == "extra_forbidden":
-            problems.append(f"unknown field '{field}'{_suggest(field, cls.model_fields, 'fields')}")
+            problems.append(f"unknown field '{field}'{suggestion(field, cls.model_fields, 'fields')}")
         elif issue["type"] == "request":
             path = field + "".join(f"[{place}]" for place in issue["loc"][1:] if isinstance(place, int))
             problems.append(f"{path}: {issue['msg']}")

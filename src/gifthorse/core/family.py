@@ -12,7 +12,8 @@ from gifthorse.core.metric import Declarations
 class Table:
     """A table of results; ``columns`` are the names of metrics in order, ``rows`` says what stands in a row.
 
-    Those of them that are ``optional`` have a column only where something has that metric.
+    Those of them that are ``optional`` have a column only where something has that metric. ``headline`` is the one
+    metric that stands for the table where there is room for one; the first column unless given.
     """
 
     name: str
@@ -21,6 +22,10 @@ class Table:
     columns: tuple[str, ...]
     rows: str = "Defense"
     optional: tuple[str, ...] = ()
+    headline: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headline", self.headline or next(iter(self.columns), ""))
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ ATTACK = Table(
     ),
     "Attack",
     ("attack.twin_acc", "attack.asr_min", "attack.leakage"),
+    headline="attack.asr",
 )
 DOWNSTREAM = Table(
     "downstream",
@@ -64,6 +70,7 @@ DOWNSTREAM = Table(
         "seconds.downstream",
     ),
     "Head",
+    headline="downstream.asr",
 )
 _REPAIRED = ("defense.acc", "defense.cad", "defense.asr", "defense.ard")
 FAMILIES = Declarations(
@@ -72,6 +79,7 @@ FAMILIES = Declarations(
         "Input reformation",
         "Changes every input before the model sees it, so that a trigger no longer works.",
         (*_REPAIRED, "seconds.defense_per_input"),
+        headline="defense.asr",
         judged="It should bring ASR down and leave accuracy alone.",
     ),
     Family(
@@ -79,6 +87,7 @@ FAMILIES = Declarations(
         "Input filtering",
         "Flags suspicious inputs while the model is in use.",
         ("defense.tpr", "defense.fpr", "defense.auroc", "defense.f1", "seconds.defense_per_input"),
+        headline="defense.auroc",
         judged="TPR is the share of stamped images flagged, FPR that of clean ones; AUROC compares the scores whatever "
         "the threshold: 1 separates perfectly, 0.5 is guessing.",
     ),
@@ -87,6 +96,7 @@ FAMILIES = Declarations(
         "Model sanitization",
         "Repairs the model, so that it forgets the backdoor.",
         (*_REPAIRED, "seconds.defense"),
+        headline="defense.asr",
         judged="It is judged as reformation is.",
     ),
     Family(
@@ -105,6 +115,7 @@ FAMILIES = Declarations(
             "defense.recovered_asr",
             "seconds.defense",
         ),
+        headline="defense.index",
         judged="It looks for a class that is abnormally easy to trigger. The anomaly index says how far it stands out; "
         "above the threshold (2 in the literature) the model is flagged. A method with an index of its own goes by "
         "that (ABS: how often its best trigger works on images held out, flagged from 80 %). On the benign model, "

@@ -120,6 +120,22 @@ class Metrics(Declarations[Metric]):
         families = (each for each in self.values() if each.name[-1] == "*" and name.startswith(each.name[:-1]))
         return self.get(name) or next(families, Metric(name, name, "", UNDECLARED, None, ""))
 
+    def called(self, word: str) -> list[Metric]:
+        """Return the metrics that a word may mean: a name, a name without its scope, or what heads a column.
+
+        >>> [each.name for each in METRICS.called("asr")]
+        ['benign.asr', 'attack.asr', 'defense.asr', 'downstream.asr']
+        >>> [each.name for each in METRICS.called("AUROC")], [each.name for each in METRICS.called("attack.asr")]
+        (['defense.auroc'], ['attack.asr'])
+        """
+        if word in self:
+            return [self[word]]
+        return [
+            each
+            for each in self.values()
+            if word == each.name.partition(".")[2] or word.lower() == each.short.lower() != ""
+        ]
+
 
 _STAMPED = "stamped test images of another class than their target"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -99,6 +100,16 @@ class ModelVerdict(Outcome):
             )
         if self.flagged is None:
             object.__setattr__(self, "flagged", self.suspect is not None)
+
+    def __repr__(self) -> str:
+        named = "" if self.suspect is None else f", class {self.suspect} is suspect"
+        return f"<ModelVerdict {'flagged' if self.flagged else 'not flagged'}, index {self.index:.4g}{named}>"
+
+    def _repr_html_(self) -> str:
+        """Return the indices as a small table, which notebooks show."""
+        numbers = {"index": self.index, **self.readouts}
+        rows = (f"<tr><th>{escape(name)}</th><td>{value:.4g}</td></tr>" for name, value in numbers.items())
+        return f"<table><caption>{escape(repr(self)[1:-1])}</caption>{''.join(rows)}</table>"
 
     def after(self, view: V) -> V | str:
         """Tell the next defense this verdict: which class is suspect, if any, and what triggers were recovered."""

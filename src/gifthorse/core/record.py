@@ -1,15 +1,30 @@
 """The records: typed, versioned JSON documents, one per cell of the grid and one per population. Imports no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
+from textwrap import shorten
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
+from gifthorse.core.metric import METRICS
 
 Metric = float | int | bool | list[float]
 Counts = dict[str, int | list[int]]
 
 Status = Literal["done", "skipped", "failed"]
+
+
+def name_of(configuration: Mapping[str, Any]) -> str:
+    """Return a configuration's name, a network of a library's with its own.
+
+    >>> name_of({"name": "strip", "fpr": 0.05}), name_of({"name": "torchvision", "arch": "resnet50"})
+    ('strip', 'torchvision/resnet50')
+    """
+    name, arch = str(configuration.get("name", "unnamed")), configuration.get("arch")
+    return f"{name}/{arch}" if arch is not None else name
 
 
 def _without_null(seconds: Any) -> Any:
@@ -67,6 +82,25 @@ class Document(BaseModel):
         """Read a document; ``pydantic.ValidationError`` where it is not one."""
         return cls.model_validate_json(text)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._said()}>"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        """Return a small table, which notebooks show."""
+        rows = (f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._numbers())
+        return f"<table><caption>{escape(self._said())}</caption>{''.join(rows)}</table>"
+
+    def _said(self) -> str:
+        """Return in one line what the document is about."""
+        raise NotImplementedError
+
+    def _numbers(self) -> Iterable[tuple[str, str]]:
+        """Yield what was measured, name and text."""
+        raise NotImplementedError
+
 
 class Record(Document):
     """Everything about one cell: what was asked, how it ended, and what was measured.
@@ -75,7 +109,8 @@ class Record(Document):
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
     stage, measured by the runner; a stage answered from the store keeps the time it once took. ``command`` is the
-    command line that runs the cell again.
+    command line that runs the cell again. ``artifacts`` has the keys of what the store keeps behind it, by kind; older
+    records do not tell.
     ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
     file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
@@ -105,6 +140,7 @@ class Record(Document):
     """Why the attack does not count, a phrase for each reason; empty where it is valid."""
     seconds: Annotated[dict[str, float], BeforeValidator(_without_null)] = {}
     peak_memory_mb: int | None = None
+    artifacts: dict[str, str] | None = None
     environment: Environment
     created: str
 
@@ -113,6 +149,24 @@ class Record(Document):
         if (self.defense is None) != (self.family is None):
             raise ValueError("a record names a family exactly where it names a defense")
         return self
+
+    def _said(self) -> str:
+        followed = [name_of(self.defense)] if self.defense else []
+        tables = [ATTACK, *(each for each in FAMILIES.values() if each.name == self.family)]
+        if self.downstream is not None:
+            followed, tables = [name_of(self.downstream.head)], [*tables, DOWNSTREAM]
+        asked = f"{' → '.join([name_of(self.attack), *followed])} on {name_of(self.dataset)}/{name_of(self.model)}"
+        numbers = [
+            f"{each.headline} {_text(each.headline, self.metrics[each.headline])}"
+            for each in tables
+            if each.headline in self.metrics
+        ]
+        ended = self.status + (f" ({shorten(self.reason, 80, placeholder='…')})" if self.reason else "")
+        return ", ".join([f"{asked}, seed {self.seed}: {ended}", *numbers])
+
+    def _numbers(self) -> Iterable[tuple[str, str]]:
+        for name, value in self.metrics.items():
+            yield METRICS.find(name).title, _text(name, value)
 
 
 Group = Literal["benign", "trojaned"]
@@ -221,3 +275,36 @@ class Population(Document):
         if (self.n_benign, self.n_trojaned) != (len(self.benign), len(self.trojaned)):
             raise ValueError("n_benign and n_trojaned count the members")
         return self
+
+    def _said(self) -> str:
+        models = f"{self.n_benign} benign and {self.n_trojaned} trojaned models"
+        asked = f"{name_of(self.defense)} on {models}, {name_of(self.attack)} on {name_of(self.dataset)}"
+        auroc = "" if self.auroc is None else f": AUROC {_estimate(self.auroc, self.auroc_interval)}"
+        return f"{asked}/{name_of(self.model)}{auroc}"
+
+    def _numbers(self) -> Iterable[tuple[str, str]]:
+        if self.index is not None and self.auroc is not None:
+            yield f"AUROC of {self.index}", _estimate(self.auroc, self.auroc_interval)
+        for fpr, tpr in self.tpr_at_fpr.items():
+            yield f"TPR at FPR {fpr}", _estimate(tpr, self.tpr_at_fpr_interval.get(fpr))
+        for name, found in self.readouts.items():
+            if found.auroc is not None:
+                yield f"AUROC of {name}", _estimate(found.auroc, found.auroc_interval)
+        shares = {
+            "flagged benign models": self.flagged_benign,
+            "flagged trojaned models": self.flagged_trojaned,
+            "target has the highest score": self.suspect_hit_rate,
+        }
+        yield from ((name, f"{share:.3f}") for name, share in shares.items() if share is not None)
+        if self.left_out:
+            yield "models left out", str(len(self.left_out))
+
+
+def _text(name: str, value: Metric) -> str:
+    unit = METRICS.find(name).unit
+    values = value if isinstance(value, list) else [value]
+    return f"{' '.join(map(unit.text, values))} {unit.symbol}".strip()
+
+
+def _estimate(value: float, interval: Interval | None) -> str:
+    return f"{value:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")

@@ -1,25 +1,18 @@
 """Configurations as text: the shortest label that tells them apart."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from gifthorse.core.command import Fields, bracket
 from gifthorse.core.record import Record
+from gifthorse.core.record import name_of as name_of
 
 
-def key(configuration: Fields | None) -> str:
+def key(configuration: Any) -> str:
     """Return the same text for equal configurations, whatever the order of their fields."""
     return json.dumps(configuration, sort_keys=True)
-
-
-def name_of(configuration: Fields) -> str:
-    """Return the configuration's name, a network of a library's with its own.
-
-    >>> name_of({"name": "strip", "fpr": 0.05}), name_of({"name": "torchvision", "arch": "resnet50"})
-    ('strip', 'torchvision/resnet50')
-    """
-    name, arch = str(configuration.get("name", "unnamed")), configuration.get("arch")
-    return f"{name}/{arch}" if arch is not None else name
 
 
 def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, str]:
@@ -30,16 +23,21 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
     ['none', 'strip[fpr=0.01]', 'strip[fpr=0.05]']
     """
     distinct = {key(configuration): configuration for configuration in configurations}
+    namesakes = Counter(name_of(configuration) for configuration in distinct.values())
+    sharing = Counter(
+        (name_of(configuration), field, key(value))
+        for configuration in distinct.values()
+        for field, value in configuration.items()
+    )
     found = {}
     for identity, configuration in distinct.items():
-        namesakes = [other for other in distinct.values() if name_of(other) == name_of(configuration)]
+        name = name_of(configuration)
         differing = {
             field: value
             for field, value in configuration.items()
-            if (field in always and value is not None)
-            or any(field not in other or other[field] != value for other in namesakes)
+            if (field in always and value is not None) or sharing[name, field, key(value)] < namesakes[name]
         }
-        found[identity] = bracket({"name": name_of(configuration), **differing})
+        found[identity] = bracket({"name": name, **differing})
     return found
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
-from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
+from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric, Unit
 from gifthorse.core.record import Record
 from gifthorse.report.naming import attack_labels, key, labels, name_of
+from gifthorse.report.settings import Settings
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,17 @@ class Group:
 
 def group(records: Sequence[Record]) -> list[Group]:
     """Return the tables, a group for each data set and its images, model, training recipe, profile and version."""
-    datasets = labels(record.dataset for record in records)
-    models = labels(record.model for record in records)
-    trainings = labels(record.training for record in records)
+    settings, parts = Settings(records), ("dataset", "model", "training", "profile", "version")
+    groups = partition(records, lambda record: tuple(settings.key(record, part) for part in parts))
     return [
         Group(
-            dataset=datasets[key(members[0].dataset)] + _images(members[0], records),
-            model=models[key(members[0].model)],
-            training=trainings[key(members[0].training)],
-            profile=members[0].profile,
-            version=members[0].environment.gifthorse,
+            **{part: settings.label(members[0], part) for part in parts},
             attacks=_attack_rows(members),
             attack_columns=columns_of(ATTACK, members),
             tables=tuple(_tables(members)),
             records=tuple(members),
         )
-        for members in _partition(records, _setting).values()
+        for members in groups.values()
     ]
 
 
@@ -119,14 +117,9 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
 
     The images of a record are others' where they are not those that its network was trained on.
     """
-    tuned = [(record, record.downstream) for record in records if record.downstream is not None]
-    datasets = labels(each.dataset for record, each in tuned if each.dataset != record.dataset)
-    stages = {}
-    for record, each in tuned:
-        other = {"dataset": datasets[key(each.dataset)]} if each.dataset != record.dataset else {}
-        stages[record.id] = {**each.head, **other}
-    names = labels(stages.values(), always=("tuning", "dataset"))
-    return {identity: names[key(stage)] for identity, stage in stages.items()}
+    tuned = [record for record in records if record.downstream is not None]
+    settings = Settings(tuned)
+    return {record.id: settings.label(record, "downstream") for record in tuned}
 
 
 def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
@@ -149,22 +142,27 @@ def measure(record: Record, metric: str) -> float | None:
 def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
     """Return the mean over the records that have the metric, with the range where they are several.
 
-    A share of flags reads "2 of 3"; distinct classes are listed, since their mean means nothing.
+    See :func:`averaged`.
     """
     found = [(record, value) for record in records if (value := measure(record, metric.name)) is not None]
     if not found:
         return None
     values, as_text = [value for _, value in found], metric.unit.text
-    text, spread, raw = as_text(fmean(values)), "", repr(fmean(values))
-    if len(values) > 1 and metric.unit == FLAG:
-        text = f"{sum(value != 0 for value in values)} of {len(values)}"
-    elif len(values) > 1 and metric.unit == CLASS:
-        text, raw = ", ".join(map(as_text, sorted(set(values)))), " ".join(map(repr, values))
-    elif len(values) > 1:
+    spread, raw = "", repr(fmean(values))
+    if len(values) > 1 and metric.unit == CLASS:
+        raw = " ".join(map(repr, values))
+    elif len(values) > 1 and metric.unit != FLAG:
         low, high = as_text(min(values)), as_text(max(values))
         spread = f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
     origins = tuple(record.id for record, _ in found)
-    return Value(metric.name, text, spread, raw, origins, samples(metric.name, *(record for record, _ in found)))
+    return Value(
+        metric.name,
+        averaged(metric.unit, values),
+        spread,
+        raw,
+        origins,
+        samples(metric.name, *(record for record, _ in found)),
+    )
 
 
 def samples(metric: str, *records: Record) -> str:
@@ -174,17 +172,13 @@ def samples(metric: str, *records: Record) -> str:
     return "–".join(ends)
 
 
-def _setting(record: Record) -> str:
-    others = record.data_digest, record.profile, record.environment.gifthorse
-    parts = (record.dataset, record.model, record.training, *({"": each} for each in others))
-    return "\n".join(key(part) for part in parts)
-
-
-def _images(record: Record, records: Iterable[Record]) -> str:
-    """Return what tells a record's images from those of others by the same name; nothing where they are the same."""
-    if len({other.data_digest for other in records if other.dataset == record.dataset}) == 1:
-        return ""
-    return f" (images {record.data_digest[:8] if record.data_digest else 'of an older record'})"
+def averaged(unit: Unit, values: Sequence[float]) -> str:
+    """Return what stands for several values: their mean, "2 of 3" of flags, and all classes, which have no mean."""
+    if len(values) > 1 and unit == FLAG:
+        return f"{sum(value != 0 for value in values)} of {len(values)}"
+    if len(values) > 1 and unit == CLASS:
+        return ", ".join(map(unit.text, sorted(set(values))))
+    return unit.text(fmean(values))
 
 
 def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
@@ -197,7 +191,7 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
     """Take an attack's numbers from one cell per seed: every defense and downstream user meets the same trojan."""
     measured = [record for record in records if measure(record, "attack.acc") is not None]
     measured.sort(key=lambda record: record.downstream is not None)
-    once = [found[0] for found in _partition(measured, lambda record: record.seed).values()]
+    once = [found[0] for found in partition(measured, lambda record: record.seed).values()]
     seeds = {record.seed for record in once}
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
@@ -211,7 +205,7 @@ def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
     attacks, attack_names = _by_attack(members), attack_labels(members)
-    parts = _partition((record for record in members if record.id in rows), lambda record: record.family)
+    parts = partition((record for record in members if record.id in rows), lambda record: record.family)
     for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
         shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
         columns = columns_of(about, members)
@@ -257,12 +251,13 @@ def _row(
         seeds=len(measured),
         values=tuple(aggregate(column, measured) for column in columns) if measured else (),
         notes=notes,
-        doubt=_doubt(measured),
+        doubt=doubt(measured),
         reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
     )
 
 
-def _doubt(records: Sequence[Record]) -> str:
+def doubt(records: Iterable[Record]) -> str:
+    """Return that an attack did not take, or in how many seeds; nothing where it took, or nothing was planted."""
     flags = [flag for record in records if (flag := measure(record, "attack.valid")) is not None]
     if all(flags):
         return ""
@@ -275,12 +270,13 @@ def _note(record: Record) -> Note:
 
 def _by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Return the records by attack, the benign model first: it is what the others are read against."""
-    found = _partition(records, lambda record: key(record.attack))
+    found = partition(records, lambda record: key(record.attack))
     return dict(sorted(found.items(), key=lambda item: name_of(item[1][0].attack) != "none"))
 
 
-def _partition(records: Iterable[Record], by: Callable[[Record], Any]) -> dict[Any, list[Record]]:
-    parts: dict[Any, list[Record]] = {}
+def partition(records: Iterable[Record], by: Callable[[Record], K]) -> dict[K, list[Record]]:
+    """Return the records by what they have in common, in the order in which that first occurs."""
+    parts: dict[K, list[Record]] = {}
     for record in records:
         parts.setdefault(by(record), []).append(record)
     return parts

@@ -1,0 +1,150 @@
+"""The commands that make tables of records: ``table`` and ``export``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gifthorse.cli.filters import Filters, chosen_records, filter_options
+from gifthorse.cli.options import store_option
+from gifthorse.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from gifthorse.core.record import Record
+
+FORMATS = {"text": ".txt", "latex": ".tex", "csv": ".csv", "markdown": ".md", "json": ".json"}
+"""The formats, and how the name of a file ends that asks for one."""
+
+
+@click.command()
+@click.option("--rows", metavar="COLUMN", help="What has a row: attack (the default), defense, attack.poison_rate, …")
+@click.option(
+    "--columns",
+    metavar="COLUMN",
+    help="What has a column: defense (the default), seed, dataset, …; or 'metric', for nothing but metrics.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="What is shown, as attack.asr, tpr or seconds.defense ('gifthorse list metrics'); several are beside each "
+    "other. The metric that stands for each defense's family unless given.",
+)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="FIELD",
+    help="Average over this as well as over seeds, as attack.target where every seed has another.",
+)
+@click.option("--interval", is_flag=True, help="Give the mean's 95 % interval by Student's t in place of ± deviation.")
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="DEFENSE DEFENSE",
+    help="Compare two defenses on the same models: differences, interval, Wilcoxon signed-rank test.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)), help="Text unless given, or told by how --out ends."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, rather than to print.")
+@filter_options
+@store_option
+def table(
+    store: Path,
+    filters: Filters,
+    rows: str | None,
+    columns: str | None,
+    metrics: tuple[str, ...],
+    over: tuple[str, ...],
+    interval: bool,
+    compare: tuple[str, str] | None,
+    form: str | None,
+    out: Path | None,
+) -> None:
+    """Show results as a matrix: attack × defense, or rows, columns and metrics of your choice.
+
+    Numbers are means over seeds, and over nothing else but what --over names: records that differ in another setting, in their images, in
+    gifthorse's version or in the profile have rows of their own. What failed, was skipped, was not run or did not take
+    is marked and explained below. CSV and JSON have a line for each number, exact, with n, deviation and interval.
+    """
+    from gifthorse.core.columns import without
+    from gifthorse.report.sheet import WRITERS
+
+    form = form or _told_by(out)
+    records = without(chosen_records(store, filters), over)
+    load_packages(records)
+    if compare:
+        if columns or interval:
+            raise RequestError("--compare has columns of its own: leave --columns and --interval out")
+        from gifthorse.report.comparison import compare as compare_defenses
+
+        first, second = (_of(records, defense) for defense in compare)
+        sheet = compare_defenses(first, second, metrics, rows)
+    else:
+        from gifthorse.report.matrix import matrix
+
+        sheet = matrix(records, rows or "attack", columns or "defense", metrics, interval=interval)
+    text = WRITERS[form](sheet)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        from gifthorse.bench.store import write_atomically
+
+        write_atomically(out, text.encode())
+        click.echo(f"table: {out.resolve()} ({len(records)} records)", err=True)
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The file to write: .csv, or .parquet.",
+)
+@filter_options
+@store_option
+def export(store: Path, filters: Filters, out: Path) -> None:
+    """Write every record as one line of a CSV or Parquet file, with a column for everything in it.
+
+    Columns are called as in --where and --rows: attack.poison_rate, metrics.attack.asr, seconds.defense. From Python,
+    Store(...).to_frame() gives the same.
+    """
+    from gifthorse.bench.query import frame, write_frame
+
+    records = chosen_records(store, filters)
+    write_frame(frame(records), out)
+    click.echo(f"export: {out.resolve()} ({len(records)} records)", err=True)
+
+
+def load_packages(records: "Sequence[Record]") -> None:
+    """Let installed packages declare their metrics and families, where records have some that are not known."""
+    from gifthorse.core.configuration import Catalogue
+    from gifthorse.core.family import FAMILIES
+    from gifthorse.core.metric import METRICS, UNDECLARED
+
+    metrics = {name for record in records for name in record.metrics}
+    families = {record.family for record in records} - {None, *FAMILIES}
+    if families or any(METRICS.find(name).unit == UNDECLARED for name in metrics):
+        Catalogue.load_packages()
+
+
+def _of(records: "Sequence[Record]", defense: str) -> "list[Record]":
+    from gifthorse.bench.query import Condition, select
+
+    if defense == "none":
+        raise RequestError("--compare takes two defenses; 'none' is none")
+    return select(records, [Condition("defense", (defense,))])
+
+
+def _told_by(out: Path | None) -> str:
+    """Return the format that a file's name asks for."""
+    if out is None:
+        return "text"
+    for form, suffix in FORMATS.items():
+        if out.suffix == suffix:
+            return form
+    raise RequestError(
+        f"cannot tell the format from '{out.name}': give --format, or a name in {', '.join(FORMATS.values())}"
+    )

@@ -1,0 +1,62 @@
+"""Hand-made records: what the tables, the store's commands and the reports are tested on."""
+
+from itertools import count
+from typing import Any
+
+from gifthorse.core.record import Record
+
+ATTACK = {"attack.acc": 0.97, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
+BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
+FAMILY_OF = {
+    "shrinkpad": "reformation",
+    "strip": "filtering",
+    "fine_pruning": "sanitization",
+    "neural_cleanse": "inspection",
+}
+SHRINKPAD, STRIP, PRUNING, CLEANSE = ({"name": name} for name in FAMILY_OF)
+_NUMBERS = count()
+
+
+def record(**changes: Any) -> Record:
+    """A record of a finished cell, BadNets on digits without a defense; ``metrics`` are added to the attack's."""
+    number = next(_NUMBERS)
+    values: dict[str, Any] = {
+        "id": f"{number:024x}",
+        "status": "done",
+        "dataset": {"name": "digits", "size": 16},
+        "data_digest": "d" * 24,
+        "model": {"name": "small_cnn", "width": 16},
+        "training": {"name": "standard", "epochs": 20},
+        "profile": "laptop",
+        "seed": 0,
+        "attack": BADNETS,
+        "defense": None,
+        "environment": {
+            "gifthorse": "0.1.0",
+            "commit": None,
+            "dirty": None,
+            "python": "3.11",
+            "torch": "2",
+            "device": "cpu",
+            "threads": 1,
+        },
+        "created": f"2026-01-01T00:00:00.{number:09}+00:00",
+        **changes,
+    }
+    values["metrics"] = ATTACK | changes.get("metrics", {}) if values["status"] != "failed" else {}
+    defense = values["defense"]
+    return Record.model_validate({"family": defense and FAMILY_OF.get(defense["name"], "sanitization")} | values)
+
+
+def repaired(asr: float, seed: int = 0, **changes: Any) -> Record:
+    """A record of a defense that changes inputs, or the model."""
+    return record(**{"defense": SHRINKPAD, "seed": seed, "metrics": {"defense.asr": asr, "defense.acc": 0.9}} | changes)
+
+
+def benign(seed: int = 0, **changes: Any) -> Record:
+    """A record of a benign model: nothing was planted, so it has no success and took neither way."""
+    found = record(**{"attack": {"name": "none"}, "seed": seed} | changes)
+    metrics = {
+        name: value for name, value in found.metrics.items() if name in ("attack.acc", *changes.get("metrics", {}))
+    }
+    return found.model_copy(update={"metrics": metrics})

@@ -1,0 +1,157 @@
+"""Two defenses on the same models: known differences, a test with a name, and only pairs that are pairs."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gifthorse.core.errors import RequestError
+from gifthorse.core.record import Record
+from gifthorse.report.comparison import EXACT_WITH_TIES, compare, signed_rank
+from gifthorse.report.sheet import Sheet
+from records import BADNETS, PRUNING, SHRINKPAD, STRIP, record, repaired
+
+FIRST = [0.30, 0.42, 0.25, 0.61, 0.35, 0.50]
+SECOND = [0.10, 0.32, 0.30, 0.20, 0.05, 0.25]
+
+
+def cells(asrs: Sequence[float], defense: dict[str, str], **changes: object) -> list[Record]:
+    return [repaired(asr, seed, defense=defense, **changes) for seed, asr in enumerate(asrs)]
+
+
+def texts(sheet: Sheet) -> list[list[str]]:
+    return [[*line.labels, *(each.text for each in line.entries)] for line in sheet.lines]
+
+
+def test_differences_interval_pairs_and_p_are_those_of_scipy() -> None:
+    sheet = compare(cells(FIRST, SHRINKPAD), cells(SECOND, PRUNING))
+    (number,) = sheet.numbers()
+    differences = np.subtract(FIRST, SECOND)
+    low, high = stats.t.interval(0.95, 5, loc=differences.mean(), scale=stats.sem(differences))
+    assert number["n"] == 6
+    assert number["difference"] == pytest.approx(differences.mean())
+    assert (number["low"], number["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert number["p"] == pytest.approx(stats.wilcoxon(FIRST, SECOND, method="exact").pvalue) == 0.0625
+    assert number["test"] == "Wilcoxon signed-rank test, exact"
+    assert [head.name for head in sheet.heads] == [
+        "shrinkpad",
+        "fine_pruning",
+        "difference",
+        "95 % interval",
+        "n pairs",
+        "p",
+    ]
+    assert texts(sheet) == [
+        ["ASR (%) ↓", "40.5", "20.3", "20.2", f"[{100 * low:.1f}, {100 * high:.1f}]", "6", "0.0625"]
+    ]
+    assert any("Wilcoxon signed-rank test, exact, two-sided" in remark for remark in sheet.remarks)
+
+
+def test_the_order_of_the_defenses_is_the_sign() -> None:
+    (number,) = compare(cells(SECOND, PRUNING), cells(FIRST, SHRINKPAD)).numbers()
+    assert number["difference"] == pytest.approx(-np.subtract(FIRST, SECOND).mean())
+    assert (number["first"], number["second"]) == ("fine_pruning", "shrinkpad")
+
+
+def exact_p(differences: Sequence[float]) -> float:
+    """By definition: the share of all signs that give a sum of ranks as far from zero."""
+    found = np.array([each for each in differences if each])
+    ranks = stats.rankdata(abs(found))
+    sums = [abs((ranks * signs).sum()) for signs in itertools.product((-1, 1), repeat=len(found))]
+    return float(np.mean(np.array(sums) >= abs((ranks * np.sign(found)).sum()) - 1e-9))
+
+
+@given(st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=9))
+def test_p_of_few_pairs_is_exact_even_with_ties_and_zeros(differences: list[float]) -> None:
+    p, name = signed_rank(differences)
+    assert p == pytest.approx(exact_p(differences) if any(differences) else 1)
+    assert name == "Wilcoxon signed-rank test, exact"
+
+
+def test_what_is_not_exact_says_so() -> None:
+    ties = [1.0] * (EXACT_WITH_TIES + 1)
+    assert signed_rank(ties)[1] == "Wilcoxon signed-rank test, normal approximation"
+    assert signed_rank(ties[:-1]) == (2 / 2**EXACT_WITH_TIES, "Wilcoxon signed-rank test, exact")
+    assert signed_rank(range(1, 51))[1].endswith("exact")
+    assert signed_rank(range(1, 52))[1].endswith("normal approximation")
+
+
+def test_too_few_pairs_for_any_p_to_be_small_are_marked() -> None:
+    sheet = compare(cells(FIRST[:4], SHRINKPAD), cells(SECOND[:4], PRUNING))
+    assert sheet.lines[0].entries[-1].notes == ("with so few pairs (n = 4) no p is under 0.125",)
+    one = compare(cells(FIRST[:1], SHRINKPAD), cells(SECOND[:1], PRUNING))
+    assert one.lines[0].entries[3].text == "–"
+    assert one.lines[0].entries[3].notes == ("one pair has no interval",)
+
+
+def test_only_models_that_both_met_and_whose_attack_took_count() -> None:
+    weak = {"metrics": {"attack.valid": False, "defense.asr": 0.1}}
+    first = [*cells(FIRST, SHRINKPAD), repaired(0.9, 7, defense=SHRINKPAD)]
+    second = [*cells(SECOND[:5], PRUNING), record(seed=5, defense=PRUNING, **weak)]
+    first[5] = record(seed=5, defense=SHRINKPAD, **weak)
+    sheet = compare(first, second)
+    assert sheet.numbers()[0]["n"] == 5
+    assert "models that only shrinkpad met: 1" in sheet.remarks
+    assert "models left out because the attack did not take: 1" in sheet.remarks
+    assert not any("fine_pruning met" in remark for remark in sheet.remarks)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"profile": "paper"}, {"data_digest": "e" * 24}, {"model": {"name": "other"}}, {"attack": {"name": "esb"}}],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_models_are_no_pairs(change: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match="shrinkpad and fine_pruning met no model in common"):
+        compare(cells(FIRST, SHRINKPAD), cells(SECOND, PRUNING, **change))
+
+
+def test_two_trojans_of_equal_settings_are_no_pair() -> None:
+    """As after the attack's code was edited."""
+    with pytest.raises(RequestError, match="met no model in common"):
+        compare(
+            cells(FIRST, SHRINKPAD, artifacts={"trojan": "old"}), cells(SECOND, PRUNING, artifacts={"trojan": "new"})
+        )
+    assert compare(cells(FIRST, SHRINKPAD), cells(SECOND, PRUNING, artifacts={"trojan": "x"})).numbers()[0]["n"] == 6
+
+
+def test_settings_are_never_pooled_and_attacks_only_unless_told_apart() -> None:
+    def both(defense: dict[str, str], asrs: Sequence[float]) -> list[Record]:
+        other = BADNETS | {"poison_rate": 0.2}
+        return cells(asrs, defense) + cells(asrs, defense, attack=other) + cells(asrs, defense, profile="paper")
+
+    pooled = compare(both(SHRINKPAD, FIRST), both(PRUNING, SECOND))
+    assert (pooled.stubs, [line[0] for line in texts(pooled)]) == (("profile", "metric"), ["laptop", "paper"])
+    assert [number["n"] for number in pooled.numbers()] == [12, 6]
+    assert "p is not adjusted for the 2 tests of this table" in pooled.remarks
+    apart = compare(both(SHRINKPAD, FIRST), both(PRUNING, SECOND), rows="attack.poison_rate")
+    assert [line[:2] for line in texts(apart)] == [["laptop", "0.1"], ["laptop", "0.2"], ["paper", "0.1"]]
+
+
+def test_several_metrics_are_several_lines() -> None:
+    sheet = compare(cells(FIRST, SHRINKPAD), cells(SECOND, PRUNING), ["defense.asr", "defense.acc"])
+    assert [line[0] for line in texts(sheet)] == ["ASR (%) ↓", "Accuracy (%) ↑"]
+    assert texts(sheet)[1][3:] == ["0.0", "[0.0, 0.0]", "6", "1.0000"]
+
+
+def test_defenses_of_two_kinds_need_a_metric() -> None:
+    screens = [record(seed=seed, defense=STRIP, metrics={"defense.auroc": 0.9}) for seed in range(3)]
+    with pytest.raises(
+        RequestError, match=r"judged by defense\.asr, the other by defense\.auroc: name a metric of both"
+    ):
+        compare(cells(FIRST, SHRINKPAD), screens)
+    sheet = compare(cells(FIRST, SHRINKPAD), screens, ["defense.auroc"])
+    assert sheet.numbers()[0]["n"] == 0
+    assert sheet.lines[0].entries[0].notes == ("no model met both",)
+
+
+def test_what_is_meant_has_to_be_one_defense_and_another() -> None:
+    mixed = [*cells(FIRST, SHRINKPAD), *cells(FIRST, SHRINKPAD | {"shrink": "3"})]
+    with pytest.raises(RequestError, match=r"2 defenses are meant, say which: shrinkpad, shrinkpad\[shrink="):
+        compare(mixed, cells(SECOND, PRUNING))
+    with pytest.raises(RequestError, match="shrinkpad cannot be compared with itself"):
+        compare(cells(FIRST, SHRINKPAD), cells(SECOND, SHRINKPAD))
