@@ -48,7 +48,7 @@ def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
     found = gifthorse(*request, cwd=tmp_path).stdout
     assert "fcn1 with partial tuning on digits" in found
     assert re.search(r"^ *downstream\.acc +[01]\.\d{3} +400 +tuned trojan: accuracy", found, re.MULTILINE), found
-    assert re.search(r"^ *attack\.targets +0 +targets$", found, re.MULTILINE), found
+    assert re.search(r"^ *attack\.targets +0 +targets *$", found, re.MULTILINE), found
     record = Record.from_json(gifthorse(*request, "--json", cwd=tmp_path).stdout)
     assert record.downstream is not None
     assert record.downstream.head["epochs"] == 2
