@@ -2,7 +2,8 @@
 
 import pytest
 
-from gifthorse.core.columns import flat, has_column, split, unknown_column, value_in
+from gifthorse.core.columns import flat, has_column, split, unknown_column, value_in, without
+from gifthorse.core.errors import RequestError
 from records import BADNETS, CLEANSE, record
 
 TUNED = {"head": {"name": "fcn1", "tuning": "full"}, "dataset": {"name": "digits", "size": 12}, "data_digest": "e" * 24}
@@ -58,7 +59,7 @@ def test_a_column_that_is_null_is_known_and_a_misspelt_one_gets_its_neighbours()
     assert "did you mean 'attack.poison_rate'" in str(unknown_column("attack.poison_rat", known))
     assert "'metrics.attack.asr'" in str(unknown_column("attack.asr", known))
     assert "; columns: metrics.attack.asr" in str(unknown_column("asr", known))
-    assert "; columns: attack, class_names, created, " in str(unknown_column("zzzz", known))
+    assert "; columns: attack, class_names, command, created, " in str(unknown_column("zzzz", known))
 
 
 @pytest.mark.parametrize("column", ["", ".", "attack.", "..", "metrics."])
@@ -66,3 +67,14 @@ def test_no_name_crashes(column: str) -> None:
     assert value_in(record(), column) is None
     assert not has_column(column, [record()])
     assert "no record has a column" in str(unknown_column(column, [record()]))
+
+
+def test_records_without_a_field_are_the_same_but_for_it_and_others_stay_as_they_are() -> None:
+    known = [record(attack=BADNETS | {"target": target}) for target in (0, 1)]
+    found = without(known, ["attack.target"])
+    assert found[0].attack == found[1].attack == {key: value for key, value in BADNETS.items() if key != "target"}
+    assert [each.attack["target"] for each in known] == [0, 1]
+    with pytest.raises(RequestError, match=r"did you mean 'attack\.poison_rate'"):
+        without(known, ["attack.poison_rat"])
+    with pytest.raises(RequestError, match="cannot average over 'attack'"):
+        without(known, ["attack"])

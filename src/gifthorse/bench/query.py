@@ -29,7 +29,7 @@ SCHEMA = 1
 """The newest schema of records that is read."""
 
 # Said rather than inferred: inference reads every file twice, and trips over old records, which lack the newest fields.
-_TEXTS = ("id", "status", "reason", "data_digest", "profile", "family", "created")
+_TEXTS = ("id", "status", "reason", "data_digest", "profile", "family", "command", "created")
 _NUMBERS = ("schema", "seed", "peak_memory_mb")
 _LISTS = ("class_names", "doubts")
 _OBJECTS = tuple(each for each in Record.model_fields if each not in (*_TEXTS, *_NUMBERS, *_LISTS, "schema_version"))
@@ -107,7 +107,7 @@ def _maker() -> Callable[[Sequence[Any]], Record]:
     """Return what makes a record of a row; equal configurations are read once, and are one object."""
     read = json.JSONDecoder(parse_constant=_refuse).decode
     readers: dict[str, Callable[[str], Any]] = dict.fromkeys((*_LISTS, *_OBJECTS), cache(read))
-    readers |= dict.fromkeys(("metrics", "seconds", "artifacts"), read)
+    readers |= dict.fromkeys(("metrics", "counts", "seconds", "artifacts"), read)
     readers["environment"] = cache(lambda text: Environment.model_construct(**read(text)))
     readers["downstream"] = cache(lambda text: Downstream.model_construct(**read(text)))
 

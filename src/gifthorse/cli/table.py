@@ -66,9 +66,9 @@ def table(
     """Show results as a matrix: attack × defense, or rows, columns and metrics of your choice.
 
     Numbers are means over seeds and what --over names, and over nothing else: records that differ in another setting,
-    in their images, in
-    gifthorse's version or in the profile have rows of their own. What failed, was skipped, was not run or did not take
-    is marked and explained below. CSV and JSON have a line for each number, exact, with n, deviation and interval.
+    in their images, in gifthorse's version or in the profile have rows of their own. What failed, was skipped, was not
+    run or did not take is marked and explained below. CSV and JSON have a line for each number, exact, with n,
+    deviation and interval.
     """
     from gifthorse.core.columns import without
     from gifthorse.report.sheet import WRITERS

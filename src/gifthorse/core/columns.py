@@ -15,7 +15,7 @@ from gifthorse.core.record import Record
 CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream")
 """The parts of a record that were asked for by name and fields."""
 
-SPREAD = (*CONFIGURATIONS, "metrics", "seconds", "environment", "artifacts")
+SPREAD = (*CONFIGURATIONS, "metrics", "counts", "seconds", "environment", "artifacts")
 """The parts of a record that have a column for everything in them."""
 
 VERSION = "environment.gifthorse"
@@ -52,13 +52,13 @@ def without(records: Sequence[Record], columns: Sequence[str]) -> list[Record]:
     found = list(records)
     for column in columns:
         part, *names = split(column)
-        if part not in CONFIGURATIONS or len(names) != 1:
+        if part not in CONFIGURATIONS[:-1] or len(names) != 1 or names == ["name"]:
             raise RequestError(f"cannot average over '{column}': name a field, as attack.target")
         if not has_column(column, found):
             raise unknown_column(column, found)
         for place, record in enumerate(found):
             fields = dict(_fields(getattr(record, part)))
-            if names[0] in fields and part != "downstream":
+            if names[0] in fields:
                 fields.pop(names[0])
                 found[place] = record.model_copy(update={part: fields})
     return found
@@ -79,7 +79,7 @@ def split(column: str) -> list[str]:
     part, dot, rest = ALIASES.get(column, column).partition(".")
     if not dot:
         return [part]
-    return [part, rest] if part in ("metrics", "seconds", "artifacts") else [part, *rest.split(".")]
+    return [part, rest] if part in ("metrics", "counts", "seconds", "artifacts") else [part, *rest.split(".")]
 
 
 def unknown_column(column: str, records: Iterable[Record]) -> RequestError:
