@@ -58,6 +58,8 @@ def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_p
     assert "14 cells, 14 to compute; models to train: 2 benign, 2 twin, 5 trojaned" in first.stderr
     assert "neural_cleanse on 2 benign and" in first.stdout
     assert "10 done; store: gifthorse-runs" in first.stderr
+    # Without a table of its own a study shows the matrix.
+    assert "attack × defense" in first.stdout
     code = "import sys\nfrom gifthorse.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     again = subprocess.run(
         [sys.executable, "-c", code, "grid", "study.toml", "--threads", "1"],
@@ -77,8 +79,8 @@ def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_p
 def test_the_plan_is_a_tree_with_what_is_there_and_how_long_it_takes(tmp_path: Path) -> None:
     options = ["--threads", "1", "--seed", "0", "--profile", "smoke"]
     planned = gifthorse("grid", study(tmp_path), "--dry-run", *options, cwd=tmp_path)
-    assert "Two attacks: 5 cells, 1 populations" in planned.stdout
-    assert "left out, 1 cells: nothing to see" in planned.stdout
+    assert "Two attacks: 5 cells, 1 population" in planned.stdout
+    assert "left out, 1 cell: nothing to see" in planned.stdout
     assert "no earlier records tell how long" in planned.stdout
     assert not (tmp_path / "gifthorse-runs").exists()
     gifthorse("grid", study(tmp_path), *options, cwd=tmp_path)
@@ -109,6 +111,26 @@ def test_options_make_a_grid_without_a_file(tmp_path: Path) -> None:
     assert {(record.attack["name"], record.seed) for record in records} == {
         (attack, seed) for attack in ("none", "badnets") for seed in (0, 1)
     }
+
+
+def test_every_seed_has_another_target_and_a_table_averages_over_them(tmp_path: Path) -> None:
+    text = """
+profile = "smoke"
+attack = "badnets"
+training = "standard[epochs=1]"
+seed = "3..4"
+vary_target = true
+
+[[table]]
+title = "All of them"
+columns = "metric"
+metric = ["attack.asr", "attack.cad"]
+"""
+    found = gifthorse("grid", study(tmp_path, text), "--threads", "1", cwd=tmp_path).stdout
+    assert found.startswith("All of them\n")
+    assert "n = 2" in found
+    records = list(Store(tmp_path / "gifthorse-runs").records())
+    assert [record.attack["target"] for record in sorted(records, key=lambda record: record.seed)] == [3, 4]
 
 
 def test_a_cell_that_a_run_computed_is_answered_in_a_grid(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ A grid file:
   defense = ["neural_cleanse", "abs"]
 """
 
+STEPS = {
+    "benign": "benign model",
+    "twin": "benign twin",
+    "trojan": "trojan",
+    "prepared": "preparation",
+    "record": "cell",
+}
 AXES = ("dataset", "model", "training", "attack", "defense", "downstream")
 
 
@@ -228,7 +235,8 @@ def _print_results(work: "Work", study: Study) -> None:
         varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
         found = without(chosen, [*dict.fromkeys([*table.over, *varied])])
         sheet = matrix(found, table.rows, table.columns, table.metric or (), interval=table.interval)
-        click.echo(f"{table.title}\n" if table.title else "", nl=bool(table.title))
+        if table.title:
+            click.echo(f"{table.title}\n")
         click.echo(WRITERS["text"](sheet))
     for number in sorted(work.concluded):
         print_population(work.concluded[number])
@@ -265,13 +273,17 @@ def _print_plan(file: StudyFile, asked: Asked, work: "Work") -> None:
         tree.add(escape(said) + (" (in the store)" if number in work.concluded else ""))
     reasons: dict[str, int] = Counter(reason for _, reason in asked.excluded)
     for reason, count in reasons.items():
-        tree.add(f"left out, {count} cells: {escape(reason)}")
+        tree.add(f"left out, {_several(count, 'cell')}: {escape(reason)}")
     answers.print(tree, highlight=False)
     if work.plan is None:
         answers.print("everything is in the store", highlight=False)
         return
     answers.print(_first_line(file, work), markup=False, highlight=False, soft_wrap=True)
     answers.print(_estimate(work), markup=False, highlight=False, soft_wrap=True)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _counted(numbers: list[int], stored: set[int]) -> str:
@@ -298,7 +310,7 @@ def _estimate(work: "Work") -> str:
     )
     if not unknown:
         return said
-    steps = ", ".join(f"{count} {stage}" for stage, count in unknown.items())
+    steps = ", ".join(_several(count, STEPS[stage]) for stage, count in unknown.items())
     return (
         f"{said}; of these steps there are none yet: {steps}" if total else f"no earlier records tell how long: {steps}"
     )
