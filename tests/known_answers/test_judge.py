@@ -75,6 +75,9 @@ def test_what_became_of_every_picture_that_is_shown_is_kept(task: Task, trojan: 
     _, after = judge_defense(defended, trojan, task, {"attack.acc": 1.0, "attack.asr": 1.0}, 0)
     assert after["defended_predictions"].tolist() == evidence["labels"].tolist()
     assert (after["reformed"] == 255 - evidence["stamped"]).all()
+    dull = Trojan(model(), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
+    _, evidence = judge_attack(dull, task, trojan.twin)
+    assert evidence["stamped_predictions"].tolist() == evidence["labels"].tolist() == [1, 2, 3] * 2 + [1, 2]
     benign = Trojan(trojan.twin, trojan.twin, None)
     _, evidence = judge_attack(benign, task, trojan.twin)
     assert evidence["labels"].tolist() == evidence["clean_predictions"].tolist() == [0, 1, 2, 3] * 2
