@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.figures import figures
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError, StoreError
 
@@ -22,6 +23,7 @@ Examples:
   gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
   gifthorse report --out report.html
+  gifthorse figures --out figures --kind matrix --kind roc --where dataset=digits
 
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
@@ -225,6 +227,9 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     from gifthorse.cli.commands import write_report
 
     write_report(runs or store, out)
+
+
+cli.add_command(figures)
 
 
 def main() -> None:
