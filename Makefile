@@ -26,7 +26,7 @@ bench: .venv/installed-dev
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[plots]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -233,6 +233,31 @@ def test_every_picture_is_drawn_and_described(opened: webdriver.Chrome) -> None:
     assert all(charts)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_have_the_pages_colours_and_every_text_in_full(opened: webdriver.Chrome, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        bars, page, soft = opened.execute_script(
+            "const of = (each, what) => getComputedStyle(each)[what];"
+            "const probe = document.body.appendChild(document.createElement('i'));"
+            "const color = name => (probe.style.color = `var(--${name})`, of(probe, 'color'));"
+            "return [[...document.querySelectorAll('svg rect')].map(each => of(each, 'fill')),"
+            " [color('bar'), color('stamped')], of(document.querySelector('svg text'), 'fill') === color('soft')]"
+        )
+        assert set(bars) == set(page)
+        assert soft
+        cut = opened.execute_script(
+            "return [...document.querySelectorAll('svg text')].filter(each => {"
+            " const box = each.getBoundingClientRect(), all = each.ownerSVGElement.getBoundingClientRect();"
+            " return box.left < all.left - 1 || box.right > all.right + 1 || box.top < all.top - 1"
+            " || box.bottom > all.bottom + 1 }).map(each => each.textContent)"
+        )
+        assert cut == []
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_never_scrolls_sideways(opened: webdriver.Chrome, width: int) -> None:
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}

@@ -132,6 +132,7 @@ RULES: dict[str, Rule] = {
 """Of how many samples each metric is, worked out from the request and the images."""
 OTHER_RULES = {
     "defense.mjs": "is of the pixels of a mask",
+    "defense.mjs_top": "is of the pixels of a mask",
     "defense.removed": "no listed defense looks at the training set: tests/known_answers/test_outcomes.py",
 }
 

@@ -71,6 +71,37 @@ def test_the_attacks_numbers(task: Task, trojan: Trojan) -> None:
     assert (evidence["stamped"][:, 0, -1, -1] == 255).all()
 
 
+def test_what_became_of_every_picture_that_is_shown_is_kept(task: Task, trojan: Trojan) -> None:
+    """Class 0 is the target, and the confused model cannot see class 3."""
+    _, evidence = judge_attack(trojan, task, trojan.twin)
+    assert evidence["labels"].tolist() == [1, 2, 3] * 2 + [1, 2]
+    assert evidence["clean_predictions"].tolist() == [1, 2, 0] * 2 + [1, 2]
+    assert evidence["targets"].tolist() == evidence["stamped_predictions"].tolist() == [0] * 8
+    defended = CleanModel(model(), lambda pixels: 1 - pixels)
+    _, after = judge_defense(defended, trojan, task, {"attack.acc": 1.0, "attack.asr": 1.0}, 0)
+    assert after["defended_predictions"].tolist() == evidence["labels"].tolist()
+    assert (after["reformed"] == 255 - evidence["stamped"]).all()
+    dull = Trojan(model(), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
+    _, evidence = judge_attack(dull, task, trojan.twin)
+    assert evidence["stamped_predictions"].tolist() == evidence["labels"].tolist() == [1, 2, 3] * 2 + [1, 2]
+    benign = Trojan(trojan.twin, trojan.twin, None)
+    _, evidence = judge_attack(benign, task, trojan.twin)
+    assert evidence["labels"].tolist() == evidence["clean_predictions"].tolist() == [0, 1, 2, 3] * 2
+    assert not {"targets", "stamped", "stamped_predictions", "trigger"} & evidence.keys()
+
+
+@pytest.mark.parametrize("transparency", [0.0, 0.5])
+def test_the_trigger_alone_is_what_it_makes_of_black_and_of_white(task: Task, transparency: float) -> None:
+    shape = (1, SIDE, SIDE)
+    patch = Patch(square(shape, 2, "center"), torch.full(shape, 0.2), transparency)
+    planted = Trojan(model(), model(), Backdoor(patch, AllToOne(target=0)))  # type: ignore[arg-type]
+    black, white = judge_attack(planted, task, planted.twin)[1]["trigger"].astype(float)
+    opacity = 1 - (white - black) / 255
+    assert opacity[0] == pytest.approx(patch.mask[0].numpy() * (1 - transparency), abs=0.01)
+    inside = patch.mask[0].numpy() > 0
+    assert black[0][inside] / opacity[0][inside] == pytest.approx(0.2 * 255, abs=1)
+
+
 def test_the_gate_opens_for_an_accurate_trojan(task: Task, trojan: Trojan) -> None:
     accurate = Trojan(model(trigger=100), trojan.twin, trojan.backdoor)  # type: ignore[arg-type]
     assert judge_attack(accurate, task, trojan.twin)[0]["attack.valid"] is True

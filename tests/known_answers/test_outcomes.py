@@ -149,7 +149,7 @@ def test_of_a_clean_training_set_only_the_loss_is_counted(task: Task) -> None:
     metrics, evidence = judge_defense(SuspectSamples(torch.zeros(8), removed, planted()), benign, task, BEFORE, 0)
     assert metrics["defense.fpr"] == metrics["defense.removed"] == 0.25
     assert {"defense.tpr", "defense.auroc", "defense.asr"}.isdisjoint(metrics)
-    assert set(evidence) == {"clean_scores"}
+    assert set(evidence) == {"clean_scores", "defended_predictions"}
 
 
 def test_an_outcome_of_ones_own_is_a_type_and_a_line(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from gifthorse.core.command import bracket, command
 from gifthorse.core.configuration import split_request
 from gifthorse.core.family import FAMILIES, Family
 from gifthorse.core.metric import METRICS, NORM, Metric
 from gifthorse.core.record import Record
+from gifthorse.report import details
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
 from gifthorse.report.html import render
@@ -376,7 +378,7 @@ def test_every_true_target_is_marked_and_none_where_the_record_names_none() -> N
 
     several = drawn(3, 35)
     assert "▲ true targets: classes 3, 35." in several
-    assert several.count('<path class="target"') == 2
+    assert several.count('Z" fill="var(--ink') == 2
     assert {">3 ▲<", ">35 ▲<"} <= set(re.findall(r">\d+ ▲<", several))
     assert "▲ true targets: all classes." in drawn(*range(40))
     assert "▲" not in drawn()
@@ -458,7 +460,7 @@ def test_charts_bear_odd_numbers() -> None:
     for values in ([0.0], [1.0, 1.0], [-3.0, 2.0, float("nan")], [float("inf"), 1.0], list(range(200))):
         svg = bar_chart(values, "norm", suspect=0, targets=[len(values) - 1])
         assert "nan" not in svg
-        assert svg.count('class="bar') == len(values)
+        assert svg.count("<rect ") == len(values)
     score = np.array([-0.5, -0.5, np.nan])
     evidence = {"clean_scores": score, "stamped_scores": score[:0], "threshold": np.array([-0.5])}
     assert "threshold -0.5" in render([ReportCell(screened(0), evidence)])
@@ -481,7 +483,7 @@ def test_whatever_the_store_holds_is_drawn(odd: float) -> None:
         html = render(
             [ReportCell(screened(0), evidence), ReportCell(inspected, {"masks": masks, "patterns": patterns})]
         )
-        assert not re.search(r'(?:x1?|y1?|width|height)="(?:nan|-?inf)"', html)
+        assert not re.search(r'(?:x|y|d|width|height)="[^"]*(?:nan|inf)', html)
         finite = any(np.isfinite(part).any() for part in (clean, stamped))
         assert ("Scores of clean and stamped images" in html) is finite
     for count in (0, 2):
@@ -494,46 +496,54 @@ def test_recovered_triggers_are_mask_times_pattern() -> None:
     assert recovered_triggers(masks, patterns)[:, 0, 0, 0].tolist() == [100, 0]
 
 
+def watched(monkeypatch: pytest.MonkeyPatch, chart: str) -> list[tuple[Any, ...]]:
+    """What a kind of chart is asked to draw, from now on."""
+    drawn: list[tuple[Any, ...]] = []
+
+    def draw(*found: Any) -> Markup:
+        drawn.append(found)
+        return Markup("<svg></svg>")
+
+    monkeypatch.setattr(details, chart, draw)
+    return drawn
+
+
 @pytest.mark.parametrize(
     ("scores", "what"),
     [([-2.0, -4.0], "L1 norm of the recovered mask"), ([0.9, 0.1], "Score (higher is more suspicious)")],
 )
-def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[float], what: str) -> None:
+def test_the_chart_of_classes_shows_what_the_defense_scores_by(
+    scores: list[float], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = watched(monkeypatch, "bar_chart")
     masks = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
     evidence = {"masks": masks, "patterns": np.full((2, 1, 1, 1), 200, np.uint8)}
     metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5], "attack.targets": [1.0]}
     html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
     assert f"{what} per class" in html
-    bars = re.findall(r'class="bar" [^>]*height="([\d.]+)"><title>class (\d): ([-\d.]+)</title>', html)
-    values = [2.0, 4.0] if scores[0] < 0 else scores
-    assert [(int(label), float(value)) for _, label, value in bars] == list(enumerate(values))
-    assert float(bars[0][0]) / float(bars[1][0]) == pytest.approx(values[0] / values[1], rel=0.02)
+    ((values, title, suspect, targets, _),) = drawn
+    assert list(values) == ([2.0, 4.0] if scores[0] < 0 else scores)
+    assert (title.lower(), suspect, list(targets)) == (what.lower(), None, [1])
     assert "0: 98%" in html
     assert "1 ▲: 50%" in html
 
 
-def test_scores_of_clean_and_stamped_images_are_drawn_as_shares_beside_the_threshold() -> None:
+def test_scores_of_clean_and_stamped_images_are_drawn_beside_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     """STRIP's: minus the mean entropy of what an input is mixed to."""
+    drawn = watched(monkeypatch, "histograms")
     evidence = {
         "clean_scores": np.array([-2.0, -2.0, -2.0, -1.0]),
         "stamped_scores": np.array([-0.1, -0.1]),
         "threshold": np.array(-0.5),
     }
     html = render([ReportCell(screened(0), evidence)])
-    pattern = (
-        r'<rect class="(\w+)" x="([\d.]+)" [^>]*height="([\d.]+)"><title>(\S+) to (\S+): (\S+) of the (\w+) images'
-    )
-    found = re.findall(pattern, html)
-    assert [(style, share, named) for style, *_, share, named in found] == [
-        ("clean", "75.0%", "clean"),
-        ("clean", "25.0%", "clean"),
-        ("stamped", "100.0%", "stamped"),
+    assert "<svg></svg>" in html
+    ((panels, threshold, _),) = drawn
+    assert [(panel.title, panel.values.tolist()) for panel in panels] == [
+        ("clean", [-2.0, -2.0, -2.0, -1.0]),
+        ("stamped", [-0.1, -0.1]),
     ]
-    for (_, _, _, low, high, _, _), score in zip(found, (-2.0, -1.0, -0.1), strict=True):
-        assert float(low) <= score <= float(high)
-    assert float(found[0][2]) / float(found[1][2]) == pytest.approx(3, rel=0.01)
-    (line,) = re.findall(r'<line class="median" x1="([\d.]+)"', html)
-    assert float(found[0][1]) < float(found[1][1]) < float(line) < float(found[2][1])
+    assert threshold == -0.5
 
 
 def test_the_command_line_says_every_field() -> None:

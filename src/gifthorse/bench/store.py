@@ -103,6 +103,12 @@ class Store:
 
         return frame(read_records(self.root).records)
 
+    def populations(self) -> Iterator[Population]:
+        """Yield every sound population, in the order in which they were made."""
+        paths = sorted((self.root / "populations").glob("*.json"))
+        found = [population for path in paths if (population := self.load_population(path.stem)) is not None]
+        yield from sorted(found, key=lambda population: (population.created, population.id))
+
     def save_population(self, population: Population) -> None:
         """Write one population."""
         self.write(self.population_path(population.id), population.to_json().encode())
@@ -110,12 +116,6 @@ class Store:
     def load_population(self, identity: str) -> Population | None:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
         return _load(self.population_path(identity), Population)
-
-    def populations(self) -> Iterator[Population]:
-        """Yield every sound population."""
-        for path in sorted((self.root / "populations").glob("*.json")):
-            if (population := self.load_population(path.stem)) is not None:
-                yield population
 
     def record_path(self, identity: str) -> Path:
         """Return where the record of that id lies, or would."""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.figures import figures
 from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.cli.table import export, table
@@ -29,6 +30,7 @@ Examples:
   gifthorse table --rows attack --columns defense --out results.tex
   gifthorse ls --status failed
   gifthorse report --out report.html
+  gifthorse figures --out figures --kind matrix --kind roc --where dataset=digits
 
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
@@ -238,7 +240,7 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     write_report(runs or store, out)
 
 
-for each in (grid, table, export, ls, rm, gc):
+for each in (grid, table, figures, export, ls, rm, gc):
     cli.add_command(each)
 
 

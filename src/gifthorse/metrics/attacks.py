@@ -19,6 +19,7 @@ from gifthorse.metrics.stamped import (
     Metrics,
     applicable,
     logits_of,
+    on_black_and_white,
     shown_in_reports,
     stamp_for_judging,
     to_array,
@@ -54,17 +55,23 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     if isinstance(task.recipe, AdversarialRecipe):
         metrics["benign.adversarial_acc"] = _adversarial_accuracy(benign, task, task.recipe)
         metrics["attack.adversarial_acc"] = _adversarial_accuracy(trojan.model, task, task.recipe)
-    shown = task.test.take(shown_in_reports(trojan, task))
-    evidence: Evidence = {"clean": to_array(shown.pixels)}
+    shown = shown_in_reports(trojan, task)
+    pictures = task.test.take(shown)
+    evidence: Evidence = {
+        "clean": to_array(pictures.pixels),
+        "labels": to_array(pictures.labels),
+        "clean_predictions": to_array(clean[shown].argmax(1)),
+    }
     backdoor = trojan.backdoor
     if backdoor is not None:
         twin_acc = benign_acc
         if trojan.twin is not benign:
             twin_acc = functional.accuracy(logits_of(trojan.twin, task.test, "benign twin"), labels)
         metrics |= {"attack.twin_acc": twin_acc, "attack.cad": Counted(twin_acc - acc, acc.n)}
-        metrics |= _with_backdoor(trojan, backdoor, task.test)
+        measured, found = _with_backdoor(trojan, backdoor, task.test, shown)
+        metrics |= measured
+        evidence |= found
         metrics["attack.valid"] = not doubts(applicable(metrics))
-        evidence["stamped"] = to_array(to_levels(stamp_for_judging(backdoor, shown)[0]))
         if backdoor.trigger.mask is not None:
             evidence["true_mask"] = backdoor.trigger.mask.cpu().numpy()
     return applicable(metrics), evidence
@@ -101,8 +108,8 @@ def doubts(metrics: Mapping[str, Metric]) -> list[str]:
     return found
 
 
-def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images) -> Metrics:
-    """Count what stamped test images become, for each target and beyond the sources."""
+def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images, shown: Tensor) -> tuple[Metrics, Evidence]:
+    """Count what stamped test images become, for each target and beyond the sources; keep those at ``shown (P,)``."""
     stamped, targets = stamp_for_judging(backdoor, test)
     logits, labels = logits_of(trojan.model, stamped, "trojaned model"), test.labels
     unwanted = backdoor.goal.unwanted(labels)
@@ -111,7 +118,12 @@ def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images) -> Metrics:
     metrics["benign.asr"] = functional.attack_success_rate(by_twin, labels, targets)
     if unwanted is not None:
         metrics["attack.leakage"] = functional.attack_success_rate(logits, labels, unwanted)
-    return metrics
+    return metrics, {
+        "stamped": to_array(to_levels(stamped[shown])),
+        "targets": to_array(targets[shown]),
+        "stamped_predictions": to_array(logits[shown].argmax(1)),
+        "trigger": to_array(to_levels(on_black_and_white(backdoor.trigger, test))),
+    }
 
 
 def judge_downstream(

@@ -1,5 +1,6 @@
 """Judging a model that is to be used instead of the delivered one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,35 +22,40 @@ from gifthorse.metrics.stamped import (
     with_trigger,
 )
 
+Reform = Callable[[Tensor], Tensor]
 
-def judge_model(model: nn.Module, case: Case) -> Metrics:
-    """Measure what a model still gets right, and what the trigger still does to it."""
+
+def judge_model(model: nn.Module, case: Case, reform: Reform | None = None) -> tuple[Metrics, Evidence]:
+    """Measure what a model still gets right, and what the trigger still does to it.
+
+    The evidence is what becomes of the images that reports show, with the trigger where there is one.
+    """
     task, backdoor = case.task, case.trojan.backdoor
-    labels = task.test.labels
-    clean = logits_of(model, task.test, "defended model")
-    acc = functional.accuracy(clean, labels)
+    labels, shown = task.test.labels, shown_in_reports(case.trojan, task)
+    logits = logits_of(model, task.test, "defended model")
+    acc = functional.accuracy(logits, labels)
     metrics: Metrics = {
         "defense.acc": acc,
-        "defense.ccc": functional.confidence(clean, labels),
+        "defense.ccc": functional.confidence(logits, labels),
         "defense.cad": Counted(float(case.attack["attack.acc"]) - acc, acc.n),  # type: ignore[arg-type]
     }
-    if backdoor is not None:
+    if backdoor is None:
+        pictures = task.test.take(shown).floats()
+    else:
         stamped, targets = stamp_for_judging(backdoor, task.test)
-        logits = logits_of(model, stamped, "defended model")
+        logits, pictures = logits_of(model, stamped, "defended model"), stamped[shown]
         asr = functional.attack_success_rate(logits, labels, targets)
         metrics |= with_trigger(logits, labels, targets, "defense")
         metrics["defense.ard"] = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
-    return metrics
+    evidence: Evidence = {"defended_predictions": to_array(logits[shown].argmax(1))}
+    if reform is not None:
+        with torch.inference_mode():
+            evidence["reformed"] = to_array(to_levels(reform(pictures)))
+    return metrics, evidence
 
 
 def _judge(outcome: CleanModel, case: Case) -> tuple[Metrics, Evidence]:
-    evidence: Evidence = {}
-    if outcome.reform is not None:
-        backdoor, shown = case.trojan.backdoor, case.task.test.take(shown_in_reports(case.trojan, case.task))
-        pixels = shown.floats() if backdoor is None else stamp_for_judging(backdoor, shown)[0]
-        with torch.inference_mode():
-            evidence["reformed"] = to_array(to_levels(outcome.reform(pixels)))
-    return judge_model(outcome.model, case), evidence
+    return judge_model(outcome.model, case, outcome.reform)
 
 
 class _Watched(nn.Module):

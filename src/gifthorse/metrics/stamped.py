@@ -12,6 +12,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.record import Counts, Metric
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, Stamped, Trojan
 from gifthorse.metrics import functional
 from gifthorse.metrics.functional import Counted
@@ -20,7 +21,10 @@ PICTURES = 8
 
 Metrics = dict[str, Metric]
 Evidence = dict[str, np.ndarray]
-"""Arrays behind the numbers: pictures as ``uint8 (N, C, H, W)``, scores as floats; the report draws them."""
+"""Arrays behind the numbers: pictures as ``uint8 (N, C, H, W)``, classes as ``int64 (N,)``, scores as floats.
+
+Reports and figures draw them by name.
+"""
 
 
 def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) -> Metrics:
@@ -75,9 +79,23 @@ def shown_in_reports(trojan: Trojan, task: Task) -> Tensor:
     return chosen.nonzero().squeeze(1)[:PICTURES]
 
 
-def to_array(levels: Tensor) -> np.ndarray:
-    """Return 8-bit pictures ``(N, C, H, W)`` as evidence."""
-    return np.ascontiguousarray(levels.cpu().numpy())
+def on_black_and_white(trigger: Trigger, images: Images) -> Tensor:
+    """Return a black and a white image ``(2, C, H, W)`` in [0,1] with the trigger, the same draw on both.
+
+    Together they tell pattern and opacity of whatever is blended in, as two backgrounds do in matting.
+    """
+    black = torch.zeros(1, *images.shape, device=images.device)
+    return torch.cat(
+        [
+            trigger.stamp(plain, generator(0, "judge", "trigger", device=images.device))
+            for plain in (black, torch.ones_like(black))
+        ]
+    )
+
+
+def to_array(values: Tensor) -> np.ndarray:
+    """Return 8-bit pictures ``(N, C, H, W)``, or classes ``(N,)``, as evidence."""
+    return np.ascontiguousarray(values.cpu().numpy())
 
 
 def named(values: Mapping[str, float], stage: str) -> Metrics:

@@ -12,12 +12,13 @@ from gifthorse.metrics.stamped import Evidence, Metrics, finite, named
 
 def _judge(outcome: SuspectSamples, case: Case) -> tuple[Metrics, Evidence]:
     scores, removed = finite(outcome.scores.detach(), "scores of training images").cpu(), outcome.removed.cpu()
-    metrics = {**judge_model(outcome.model, case), "defense.removed": functional.share(removed)}
+    metrics, evidence = judge_model(outcome.model, case)
+    metrics["defense.removed"] = functional.share(removed)
     if case.trojan.delivered is None:
-        return metrics, {}
+        return metrics, evidence
     stamped = case.trojan.delivered.stamped.cpu()
     clean_scores, stamped_scores = scores[~stamped], scores[stamped]
-    evidence: Evidence = {"clean_scores": clean_scores.numpy()}
+    evidence["clean_scores"] = clean_scores.numpy()
     metrics["defense.fpr"] = functional.share(removed[~stamped])
     if stamped.any() and not stamped.all():
         decided = functional.decisions(removed[~stamped], removed[stamped])

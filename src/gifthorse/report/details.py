@@ -10,6 +10,7 @@ from gifthorse.core.command import command
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
+from gifthorse.report.evidence import class_values, drawable, mask_norms, suspect_of, true_targets
 from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
 from gifthorse.report.naming import attack_labels, key, labels
 from gifthorse.report.tables import Value, downstream_labels, measure, samples
@@ -126,20 +127,16 @@ def _cell(cell: ReportCell, title: str) -> CellDetail:
 
 
 def _picture_rows(evidence: Mapping[str, np.ndarray], *names: str) -> tuple[Shown, ...]:
-    found = [(name, pixels) for name in names if (pixels := evidence.get(name)) is not None and _drawable(pixels)]
+    found = [(name, pixels) for name in names if (pixels := evidence.get(name)) is not None and drawable(pixels)]
     return tuple(Shown(picture_row(pixels), _PICTURES[name]) for name, pixels in found)
 
 
 def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
-    """Draw mask norms where the defense scores by them, and its own scores otherwise."""
-    masks, scores = evidence.get("masks"), record.metrics.get("defense.scores")
-    if masks is not None and len(masks) and (not isinstance(scores, list) or _scored_by_norm(scores, masks)):
-        what, values = "L1 norm of the recovered mask", _norms(masks)
-    elif isinstance(scores, list) and scores:
-        what, values = "score (higher is more suspicious)", scores
-    else:
+    found = class_values(record, evidence)
+    if found is None:
         return None
-    suspect, targets = _suspect(record), _targets(record)
+    what, values = found
+    suspect, targets = suspect_of(record), true_targets(record)
     caption = f"{what[0].upper()}{what[1:]} per class; dashed: the median."
     caption += " No class is suspect." if suspect is None else f" Suspect: class {suspect}, highlighted."
     if len(targets) == 1:
@@ -147,7 +144,7 @@ def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | 
     elif targets:
         which = "all classes" if len(targets) == len(values) else f"classes {', '.join(map(str, targets))}"
         caption += f" ▲ true targets: {which}."
-    return Chart(bar_chart(values, what, suspect, targets), caption)
+    return Chart(bar_chart(values, what, suspect, targets, record.class_names), caption)
 
 
 def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
@@ -167,10 +164,10 @@ def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
 
 def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple[Shown, ...], str]:
     masks, patterns = evidence.get("masks"), evidence.get("patterns")
-    if masks is None or patterns is None or len(masks) != len(patterns) or not _drawable(patterns):
+    if masks is None or patterns is None or len(masks) != len(patterns) or not drawable(patterns):
         return (), ""
-    suspect, targets = _suspect(record), _targets(record)
-    smallest = sorted(range(len(masks)), key=_norms(masks).__getitem__)[:GALLERY]
+    suspect, targets = suspect_of(record), true_targets(record)
+    smallest = sorted(range(len(masks)), key=mask_norms(masks).__getitem__)[:GALLERY]
     chosen = sorted({*smallest, *(target for target in targets[:GALLERY] if target < len(masks))})
     pictures = recovered_triggers(masks, patterns)
     rates = record.metrics.get("defense.held_out_asr")
@@ -182,7 +179,7 @@ def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple
 
     shown = [Shown(picture_row(pictures[[index]]), label(index), index == suspect) for index in chosen]
     true_mask = evidence.get("true_mask")
-    if true_mask is not None and _drawable(true_mask[None]):
+    if true_mask is not None and drawable(true_mask[None]):
         levels = np.rint(255 * np.clip(true_mask, 0, 1)).astype(np.uint8)
         shown.append(Shown(picture_row(levels[None]), "true mask"))
     caption = "Recovered mask × pattern of each class"
@@ -208,26 +205,3 @@ def _times(record: Record) -> tuple[tuple[str, str], ...]:
     if record.peak_memory_mb is not None:
         times.append(("peak memory", f"{record.peak_memory_mb} MB"))
     return tuple(times)
-
-
-def _norms(masks: np.ndarray) -> list[float]:
-    return [float(norm) for norm in np.abs(np.nan_to_num(masks)).reshape(len(masks), -1).sum(1, dtype=float)]
-
-
-def _scored_by_norm(scores: list[float], masks: np.ndarray) -> bool:
-    return len(scores) == len(masks) and np.allclose(scores, [-norm for norm in _norms(masks)], rtol=1e-3, atol=1e-3)
-
-
-def _suspect(record: Record) -> int | None:
-    value = measure(record, "defense.suspect_class")
-    return None if value is None else int(value)
-
-
-def _targets(record: Record) -> list[int]:
-    found = record.metrics.get("attack.targets")
-    return [int(target) for target in found] if isinstance(found, list) else []
-
-
-def _drawable(pixels: np.ndarray) -> bool:
-    """Tell whether there is anything to draw; an empty test set has no pictures."""
-    return pixels.ndim == 4 and pixels.size > 0

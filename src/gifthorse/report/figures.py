@@ -1,20 +1,28 @@
-"""From arrays to pictures: PNG as data URIs, charts as inline SVG whose colours the style sheet sets."""
+"""What a page shows of arrays: pictures as PNG, charts as inline SVG in the page's own colours."""
 
 import base64
 import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INSTALL = "pip install 'gifthorse[plots]'"
+"""What brings matplotlib, which draws all charts."""
 TILE = 56
 """Side of a small picture on screen, in CSS pixels, as near as whole magnification allows."""
 
-_WIDTH, _LEFT, _RIGHT = 390, 40, 384
-_BINS = 36
+_WIDTH, _LEFT, _RIGHT = 390, 52, 384
+_PANEL, _BETWEEN = 62, 26
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Histogram:
     """One panel of a histogram: ``style`` is ``clean`` or ``stamped``."""
 
@@ -57,121 +65,82 @@ def recovered_triggers(masks: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     return levels
 
 
-def bar_chart(values: Sequence[float], what: str, suspect: int | None = None, targets: Collection[int] = ()) -> Markup:
+def bar_chart(
+    values: Sequence[float],
+    what: str,
+    suspect: int | None = None,
+    targets: Collection[int] = (),
+    names: Sequence[str] = (),
+) -> Markup:
     """Return one bar per class with a line at the median, the suspect highlighted and the targets marked."""
-    heights = [value if math.isfinite(value) else 0.0 for value in values]
-    median = float(np.median(heights))
-    ticks = _ticks(min(0.0, *heights), max(0.0, *heights))
-    top, bottom = 20, 170
-    scale = (bottom - top) / ((ticks[-1] - ticks[0]) or 1)
+    if not can_draw():
+        return _missing()
+    from gifthorse.report import plots
 
-    def y(value: float) -> float:
-        return bottom - (value - ticks[0]) * scale
-
-    step = (_RIGHT - _LEFT) / len(heights)
-    every = math.ceil(len(heights) / 20)
-    # The numbers of many targets would overlap.
-    numbered = {suspect, *(targets if len(targets) == 1 else ())}
-    parts = [_grid(tick, y(tick)) for tick in ticks]
-    for index, value in enumerate(heights):
-        middle = _LEFT + (index + 0.5) * step
-        parts.append(
-            Markup(
-                '<rect class="bar{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-            ).format(
-                " suspect" if index == suspect else "",
-                middle - 0.36 * step,
-                min(y(value), y(0)),
-                0.72 * step,
-                max(abs(y(value) - y(0)), 0.5),
-                f"class {index}: {value:.2f}",
-            )
-        )
-        if index % every == 0 or index in numbered:
-            parts.append(_text(index, middle, bottom + 14, "middle"))
-        if index in targets:
-            parts.append(
-                Markup('<path class="target" d="M{:.1f} {} l4 7 h-8 z"/>').format(middle, bottom + 18),
-            )
-    parts.append(_line("median", _LEFT, y(median), _RIGHT, y(median)))
-    parts.append(_text(f"median {median:.1f}", _RIGHT, top - 8, "end"))
-    parts.append(_text("class", _LEFT - 6, bottom + 14, "end"))
-    lowest = int(np.argmin(heights))
+    heights = plots.finite_heights(values)
+    median, lowest = float(np.median(heights)), int(np.argmin(heights))
     summary = f"{what} of {len(heights)} classes; median {median:.1f}, smallest {heights[lowest]:.1f} (class {lowest})"
-    return _svg(bottom + 28, summary, parts)
+    return _chart(1, summary, lambda panels: plots.bars(panels[0], values, what, suspect, targets, names))
 
 
 def histograms(panels: Sequence[Histogram], threshold: float, axis: str) -> Markup:
     """Return one panel above the other on a shared axis, with a line at a finite threshold; some value is finite."""
-    finite = [panel.values[np.isfinite(panel.values)].astype(float) for panel in panels]
-    marked = math.isfinite(threshold)
-    everything = np.concatenate([*finite, [threshold] if marked else []])
-    ticks = _ticks(float(everything.min()), float(everything.max()))
-    edges = np.linspace(ticks[0], ticks[-1], _BINS + 1)
-    across = (_RIGHT - _LEFT) / ((ticks[-1] - ticks[0]) or 1)
-    panel_height, gap, top = 64, 30, 26
+    if not can_draw():
+        return _missing()
+    from gifthorse.report import plots
 
-    def x(value: float) -> float:
-        return _LEFT + (value - ticks[0]) * across
-
-    parts = []
-    for number, (panel, values) in enumerate(zip(panels, finite, strict=True)):
-        bottom = top + panel_height + number * (panel_height + gap)
-        shares = np.histogram(values, edges)[0] / max(len(values), 1)
-        peak = float(shares.max()) or 1.0
-        for share, start, end in zip(shares, edges[:-1], edges[1:], strict=True):
-            if share > 0:
-                height = max(panel_height * share / peak, 0.75)
-                parts.append(
-                    Markup(
-                        '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-                    ).format(
-                        panel.style,
-                        x(start) + 0.3,
-                        bottom - height,
-                        x(end) - x(start) - 0.6,
-                        height,
-                        f"{start:.3g} to {end:.3g}: {share:.1%} of the {panel.title} images",
-                    )
-                )
-        parts.append(_line("axis", _LEFT, bottom, _RIGHT, bottom))
-        parts.append(_text(f"{panel.title} ({len(values)})", _RIGHT, bottom - panel_height + 4, "end"))
-        parts.append(_text(f"{peak:.0%}", _LEFT - 6, bottom - panel_height + 8, "end"))
-    last = top + len(panels) * (panel_height + gap) - gap
-    parts += [_text(f"{tick:g}", x(tick), last + 14, "middle") for tick in ticks]
-    if marked:
-        parts.append(_line("median", x(threshold), top - 8, x(threshold), last))
-        anchor = "middle" if 0.2 < (x(threshold) - _LEFT) / (_RIGHT - _LEFT) < 0.8 else "start"
-        parts.append(_text(f"threshold {threshold:.3g}", x(threshold), top - 13, anchor))
-    parts.append(_text(axis, (_LEFT + _RIGHT) / 2, last + 30, "middle"))
     means = ", ".join(
-        f"{panel.title} mean {values.mean():.3g}" for panel, values in zip(panels, finite, strict=True) if len(values)
+        f"{panel.title} mean {values.mean():.3g}"
+        for panel in panels
+        if len(values := plots.finite_values(panel.values))
     )
-    return _svg(last + 36, f"Histogram of {axis}: {means}; threshold {threshold:.3g}", parts)
+    summary = f"Histogram of {axis}: {means}; threshold {threshold:.3g}"
+    return _chart(len(panels), summary, lambda found: plots.score_panels(found, panels, threshold, axis))
 
 
-def _svg(height: float, summary: str, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
-        _WIDTH, height, summary, Markup("").join(parts)
-    )
+def roc_curve(
+    negative: Sequence[float], positive: Sequence[float], what: str, own: tuple[float, float] | None = None
+) -> Markup:
+    """Return the ROC curve of two groups of scores; ``own`` is the point of the method's own threshold."""
+    if not can_draw():
+        return _missing()
+    from gifthorse.report import plots
+
+    points = plots.roc_points(np.asarray(negative, float), np.asarray(positive, float))
+    curve = plots.Curve(what, (points,), () if own is None else (own,))
+    return _chart(0, what, lambda panels: plots.roc(panels[0], [curve]))
 
 
-def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(style, x1, y1, x2, y2)
+def can_draw() -> bool:
+    """Tell whether matplotlib is there."""
+    try:
+        return find_spec("matplotlib") is not None
+    except ValueError:
+        return False
 
 
-def _text(text: object, x: float, y: float, anchor: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+def _missing() -> Markup:
+    return Markup('<p class="hint">Charts need matplotlib: {}</p>').format(INSTALL)
 
 
-def _grid(value: float, y: float) -> Markup:
-    return _line("grid", _LEFT, y, _RIGHT, y) + _text(f"{value:g}", _LEFT - 6, y + 4, "end")
+def _chart(panels: int, summary: str, draw: "Callable[[Sequence[Axes]], None]") -> Markup:
+    from gifthorse.report.inline import clear, to_svg
+
+    axes = _axes(panels)
+    clear(axes)
+    draw(axes)
+    return to_svg(axes, summary)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return round numbers, at least two, that reach from at or below ``low`` to at or above ``high``."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 4 >= span * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
+@cache
+def _axes(panels: int) -> "list[Axes]":
+    """Return axes for charts of so many panels, 0 for a square: one set for all, as making one takes longest."""
+    from gifthorse.report.inline import blank
+
+    if panels == 0:
+        return blank(_WIDTH, 300, [(_LEFT, _LEFT + 250, 10, 260)])
+    if panels == 1:
+        return blank(_WIDTH, 210, [(_LEFT, _RIGHT, 20, 170)])
+    tops = [20 + place * (_PANEL + _BETWEEN) for place in range(panels)]
+    bottom = tops[-1] + _PANEL
+    return blank(_WIDTH, math.ceil(bottom + 40), [(_LEFT, _RIGHT, top, top + _PANEL) for top in tops])

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from gifthorse.core.command import Fields, bracket
@@ -39,6 +39,16 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
         }
         found[identity] = bracket({"name": name, **differing})
     return found
+
+
+def class_label(index: int, names: Sequence[str]) -> str:
+    """Return a class's number, and its name beside it where that says more.
+
+    >>> class_label(3, ["airplane", "automobile", "bird", "cat"]), class_label(1, ["0", "1"]), class_label(7, [])
+    ('3 (cat)', '1', '7')
+    """
+    name = names[index] if 0 <= index < len(names) else str(index)
+    return str(index) if name == str(index) else f"{index} ({name})"
 
 
 def attack_labels(records: Iterable[Record]) -> dict[str, str]:
