@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
-from rich.markup import escape
-from rich.tree import Tree
 
 from gifthorse.bench.profiles import PROFILES
 from gifthorse.bench.study import Asked, Study, StudyFile, Table, expand
@@ -244,6 +242,9 @@ def _print_results(work: "Work", study: Study) -> None:
 
 def _print_plan(file: StudyFile, asked: Asked, work: "Work") -> None:
     """Print the plan as a tree."""
+    from rich.markup import escape
+    from rich.tree import Tree
+
     from gifthorse.cli.commands import answers
 
     cells = len(asked.cells)
