@@ -139,6 +139,15 @@ def test_what_differs_in_anything_but_the_seed_has_rows_of_its_own(change: Any, 
     assert sorted(line.entries[-1].text for line in sheet.lines) == ["10.0", "30.0"]
 
 
+def test_records_that_share_their_configurations_are_still_told_apart() -> None:
+    """As those of a store do, which are read at once."""
+    one = repaired(0.1)
+    newer = one.environment.model_copy(update={"gifthorse": "0.2.0"})
+    for change in ({"data_digest": "e" * 24}, {"profile": "paper"}, {"environment": newer}):
+        other = one.model_copy(update={"metrics": one.metrics | {"defense.asr": 0.3}, "seed": 1, **change})
+        assert [line.entries[-1].text for line in matrix([one, other]).lines] == ["10.0", "30.0"]
+
+
 def test_what_is_the_same_everywhere_is_said_once() -> None:
     sheet = matrix([repaired(0.1)])
     assert sheet.stubs == ("attack",)

@@ -75,6 +75,8 @@ def read_records(root: Path) -> StoredRecords:
     :class:`StoreError` where they cannot be read, or a newer program wrote them.
     """
     folder = root / "records"
+    if not any(folder.glob("*.json")):
+        return StoredRecords([], [])
     # One thread: over many small files, two that wait for each other take longer. What is not there is not fetched.
     local: dict[str, str | bool | int | float | list[str]] = {"threads": 1, "autoinstall_known_extensions": False}
     with duckdb.connect(config=local) as database:
