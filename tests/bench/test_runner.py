@@ -451,7 +451,8 @@ def test_nothing_is_written_outside_the_store(
     monkeypatch.chdir(elsewhere)
     runner.run(cell(defense="shrinkpad"))
     assert list(elsewhere.iterdir()) == []
-    assert {path.name for path in tmp_path.iterdir()} == {"artifacts", "records"}
+    written = {path.name for path in tmp_path.iterdir() if any(path.iterdir())}
+    assert written == {"artifacts", "records"}
 
 
 def test_the_real_images_run_end_to_end(real_data: Path, tmp_path: Path) -> None:

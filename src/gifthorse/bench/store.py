@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,7 +71,7 @@ class Store:
                 raise ValueError("its contents do not match its checksum")
             return arrays, document["about"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is damaged (%s); computing it anew", path, error)
+            _tell_damage(path, str(error))
             return None
 
     def save_record(self, record: Record) -> None:
@@ -191,8 +192,14 @@ def _load(path: Path, document: type[D]) -> D | None:
     try:
         return document.from_json(path.read_text())
     except (ValidationError, OSError, UnicodeDecodeError) as error:
-        log.warning("%s is damaged (%s); computing it anew", path, type(error).__name__)
+        _tell_damage(path, type(error).__name__)
         return None
+
+
+@lru_cache(maxsize=4096)
+def _tell_damage(path: Path, reason: str) -> None:
+    """Warn of a damaged file, once: it is looked at again before it is computed anew."""
+    log.warning("%s is damaged (%s); computing it anew", path, reason)
 
 
 def digest(arrays: Arrays) -> str:

@@ -14,6 +14,7 @@ from gifthorse.bench.store import Store
 from gifthorse.bench.study import PopulationRequest
 from gifthorse.cli.live import showing_progress, watching
 from gifthorse.cli.options import Machine
+from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests, looking_once
 from gifthorse.core.errors import RequestError
 from gifthorse.core.metric import METRICS, UNDECLARED
@@ -121,6 +122,8 @@ class Work:
                 self.concluded[number] = known
 
     def _plan(self, place: Callable[[Request, str], str]) -> None:
+        # What they add may change what is imported next.
+        Catalogue.load_packages()
         from gifthorse.bench.cell import resolve
         from gifthorse.bench.plan import plan
         from gifthorse.bench.population import Models, aimed_by_seed
