@@ -93,7 +93,7 @@ def test_no_reading_command_imports_torch(arguments: list[str], store: Store) ->
 def test_a_table_is_printed_or_written_in_the_format_that_is_asked_for(store: Store, tmp_path: Path) -> None:
     text = out(store, "table")
     assert "41.0 ± 1.0" in text
-    assert "[a] failed: ValueError: boom" in text
+    assert "failed: ValueError: boom" in text
     assert r"\toprule" in out(store, "table", "--format", "latex")
     assert "| --- |" in out(store, "table", "--format", "markdown")
     for name, found in (("t.tex", r"\toprule"), ("t.md", "| --- |"), ("t.txt", "41.0 ± 1.0"), ("t.csv", "attack")):

@@ -70,13 +70,15 @@ class Work:
         *,
         populations: Sequence[PopulationRequest] = (),
         place: Callable[[Request, str], str] = lambda *_: "",
+        code: str | None = None,
     ) -> "Work":
         """Find what is answered already and plan the rest.
 
         :class:`RequestError`, before anything is trained, with every reason why something cannot be carried out;
-        ``place`` says where a request stands that has a problem.
+        ``place`` says where a request stands that has a problem, ``code`` is the code's digest where torch may
+        have been loaded since it was taken.
         """
-        work = cls(requests, populations, Store(store), machine, how, code_digest())
+        work = cls(requests, populations, Store(store), machine, how, code or code_digest())
         with looking_once(), showing_progress():
             work._find_answers()
             if len(work.records) < len(requests) or len(work.concluded) < len(populations):

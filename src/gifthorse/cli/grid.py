@@ -135,10 +135,13 @@ def run_grid(
     file: StudyFile, store: Path, machine: Machine, how: "How", *, ray: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Run a study, or show its plan; returns the exit code."""
+    from gifthorse.bench.answers import code_digest
     from gifthorse.cli.commands import listing
     from gifthorse.cli.computing import Work
     from gifthorse.cli.live import notes
 
+    # What is listed may have to be looked up, which loads torch.
+    code = code_digest()
     asked = expand(file, listing())
 
     def place(request: Mapping[str, Any], problem: str) -> str:
@@ -148,7 +151,7 @@ def run_grid(
         (key, text), *_ = (about or named).items()
         return file.place(key, text) if file.name else ""
 
-    work = Work.of(asked.cells, store, machine, how, populations=asked.populations, place=place)
+    work = Work.of(asked.cells, store, machine, how, populations=asked.populations, place=place, code=code)
     if dry_run:
         _print_plan(file, asked, work)
         return 0
