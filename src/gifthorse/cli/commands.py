@@ -29,7 +29,7 @@ from gifthorse.report.naming import name_of
 
 if TYPE_CHECKING:
     from gifthorse.bench.runner import Runner
-    from gifthorse.cli.main import Machine
+    from gifthorse.cli.options import Machine
 
 FAILED = 4
 QUICKSTART_ATTACKS = ("none", "badnets")

@@ -2,18 +2,14 @@
 
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError, StoreError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
 
@@ -30,61 +26,6 @@ Examples:
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
 """
-
-
-def store_option(command: F) -> F:
-    """Add the option that says where results are kept."""
-    return click.option(
-        "--store",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="gifthorse-runs",
-        envvar="GIFTHORSE_STORE",
-        show_default=True,
-        show_envvar=True,
-        help="Folder that keeps models and records; what is there is not computed again.",
-    )(command)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where to compute, how, and where the images are."""
-
-    data_root: Path
-    device: str | None
-    threads: int | None
-    deterministic: bool
-
-
-def machine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that make a :class:`Machine`, which the command gets as ``machine``."""
-
-    @wraps(command)
-    def with_machine(
-        data_root: Path, device: str | None, threads: int | None, deterministic: bool, **others: Any
-    ) -> None:
-        command(machine=Machine(data_root, device, threads, deterministic), **others)
-
-    wrapped: Callable[..., None] = with_machine
-    for option in (
-        click.option(
-            "--deterministic/--no-deterministic",
-            default=True,
-            help="Repeatable arithmetic on a GPU (the default), or whatever is fastest there.",
-        ),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores unless given."),
-        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU where there is one."),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path, file_okay=False),
-            default="data",
-            envvar="GIFTHORSE_DATA",
-            show_default=True,
-            show_envvar=True,
-            help="Folder with the image sets in torchvision's layout ('digits' needs none).",
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
