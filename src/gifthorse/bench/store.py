@@ -76,6 +76,12 @@ class Store:
         found = [record for path in paths if (record := self.load_record(path.stem)) is not None]
         yield from sorted(found, key=lambda record: (record.created, record.id))
 
+    def populations(self) -> Iterator[Population]:
+        """Yield every sound population, in the order in which they were made."""
+        paths = sorted((self.root / "populations").glob("*.json"))
+        found = [population for path in paths if (population := self.load_population(path.stem)) is not None]
+        yield from sorted(found, key=lambda population: (population.created, population.id))
+
     def save_population(self, population: Population) -> None:
         """Write one population."""
         write_atomically(self._population(population.id), population.to_json().encode())
