@@ -15,11 +15,12 @@ from benchmarks import (
     data_preparation,
     inspection_memory,
     neural_cleanse,
+    report,
     stacked,
     training,
 )
 
-MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line)
+MODULES = (data_preparation, training, stacked, attacks, neural_cleanse, abs, inspection_memory, command_line, report)
 
 
 def main() -> None:

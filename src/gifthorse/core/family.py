@@ -25,9 +25,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Family(Table):
-    """A family of defenses; ``judged`` says how to read its table."""
+    """A family of defenses; ``judged`` says how to read its table.
+
+    ``headline`` is the column that stands for all where a defense gets one number: the first unless said.
+    """
 
     judged: str = ""
+    headline: str = ""
 
 
 ATTACK = Table(
@@ -73,6 +77,7 @@ FAMILIES = Declarations(
         "Changes every input before the model sees it, so that a trigger no longer works.",
         (*_REPAIRED, "seconds.defense_per_input"),
         judged="It should bring ASR down and leave accuracy alone.",
+        headline="defense.asr",
     ),
     Family(
         "filtering",
@@ -81,6 +86,7 @@ FAMILIES = Declarations(
         ("defense.tpr", "defense.fpr", "defense.auroc", "defense.f1", "seconds.defense_per_input"),
         judged="TPR is the share of stamped images flagged, FPR that of clean ones; AUROC compares the scores whatever "
         "the threshold: 1 separates perfectly, 0.5 is guessing.",
+        headline="defense.auroc",
     ),
     Family(
         "sanitization",
@@ -88,6 +94,7 @@ FAMILIES = Declarations(
         "Repairs the model, so that it forgets the backdoor.",
         (*_REPAIRED, "seconds.defense"),
         judged="It is judged as reformation is.",
+        headline="defense.asr",
     ),
     Family(
         "inspection",
@@ -109,5 +116,6 @@ FAMILIES = Declarations(
         "above the threshold (2 in the literature) the model is flagged. A method with an index of its own goes by "
         "that (ABS: how often its best trigger works on images held out, flagged from 80 %). On the benign model, "
         "none, a flag is a false alarm.",
+        headline="defense.flagged",
     ),
 )

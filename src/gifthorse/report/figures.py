@@ -1,4 +1,4 @@
-"""From arrays to pictures: PNG as data URIs, charts as inline SVG whose colours the style sheet sets."""
+"""From arrays to pictures: WebP as data URIs, charts as inline SVG whose colours the style sheet sets."""
 
 import base64
 import io
@@ -45,9 +45,10 @@ def picture_row(pixels: np.ndarray) -> Picture:
         sheet[:, left : left + width, :3] = picture.transpose(1, 2, 0)
         sheet[:, left : left + width, 3] = 255
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "PNG", optimize=True)
+    # Without loss, and a third smaller than PNG.
+    Image.fromarray(sheet).save(file, "WEBP", lossless=True, method=2)
     zoom = max(1, round(TILE / width))
-    uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    uri = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
     return Picture(uri, sheet.shape[1] * zoom, height * zoom)
 
 

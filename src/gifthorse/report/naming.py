@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gifthorse.core.configuration import split_request
@@ -45,6 +45,16 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
         }
         found[identity] = bracket({"name": name_of(configuration), **differing})
     return found
+
+
+def class_label(index: int, names: Sequence[str]) -> str:
+    """Return a class's number, and its name beside it where that says more.
+
+    >>> class_label(3, ["airplane", "automobile", "bird", "cat"]), class_label(1, ["0", "1"]), class_label(7, [])
+    ('3 (cat)', '1', '7')
+    """
+    name = names[index] if 0 <= index < len(names) else str(index)
+    return str(index) if name == str(index) else f"{index} ({name})"
 
 
 def bracket(configuration: Fields) -> str:

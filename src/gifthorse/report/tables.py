@@ -3,12 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
-from gifthorse.core.record import Record
-from gifthorse.report.naming import key, labels, name_of
+from gifthorse.core.record import Population, Record
+from gifthorse.report.naming import class_label, key, labels, name_of
+
+T = TypeVar("T")
+
+DID_NOT_TAKE, NOT_RUN = "did not take", "not run"
+LISTED_TARGETS = 3
+"""Most targets that a row lists; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +30,36 @@ class Value:
 
 @dataclass(frozen=True)
 class Note:
-    """Why there is no number: a status and a sentence."""
+    """Why there is no number: how the cell ended, its reason, seed and id, where there is a cell."""
 
     status: str
-    text: str = ""
+    reason: str = ""
+    seed: int | None = None
+    record: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return the seed and the reason."""
+        return "" if self.seed is None else f"seed {self.seed}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Row:
     """One configuration: its numbers (none where nothing finished), and a note per cell without numbers.
 
-    ``doubt`` says that the attack did not take, ``reasons`` why, seed by seed.
+    ``records`` are all of its cells, those with numbers first, ``statuses`` how these ended. ``doubt`` says that the
+    attack did not take, ``reasons`` why, seed by seed; ``targets`` names the classes that stamped images should get.
     """
 
     label: str
     records: tuple[str, ...]
+    statuses: tuple[str, ...]
     seeds: int
     values: tuple[Value | None, ...]
     notes: tuple[Note, ...]
     doubt: str
     reasons: tuple[str, ...]
+    targets: str
 
     @property
     def lines(self) -> int:
@@ -59,11 +75,6 @@ class Block:
     doubt: str
     rows: tuple[Row, ...]
 
-    @property
-    def lines(self) -> int:
-        """Return how many lines of the table the block takes."""
-        return sum(row.lines for row in self.rows)
-
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -76,9 +87,14 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class Group:
-    """The tables of everything that shares a data set and its images, model, training recipe, profile and version."""
+    """The tables of everything that shares a data set and its images, model, training recipe, profile and version.
+
+    ``apart`` are those of the ``records`` that are in no table: trojans that were trained for a population alone, each
+    with a target of its own.
+    """
 
     dataset: str
+    class_names: tuple[str, ...]
     model: str
     training: str
     profile: str
@@ -87,27 +103,54 @@ class Group:
     attack_columns: tuple[Metric, ...]
     tables: tuple[ResultTable, ...]
     records: tuple[Record, ...]
+    apart: tuple[Record, ...]
+    populations: tuple[Population, ...]
 
 
-def group(records: Sequence[Record]) -> list[Group]:
+def group(records: Sequence[Record], populations: Sequence[Population] = ()) -> list[Group]:
     """Return the tables, a group for each data set and its images, model, training recipe, profile and version."""
-    datasets = labels(record.dataset for record in records)
-    models = labels(record.model for record in records)
-    trainings = labels(record.training for record in records)
-    return [
-        Group(
-            dataset=datasets[key(members[0].dataset)] + _images(members[0], records),
-            model=models[key(members[0].model)],
-            training=trainings[key(members[0].training)],
-            profile=members[0].profile,
-            version=members[0].environment.gifthorse,
-            attacks=_attack_rows(members),
-            attack_columns=columns_of(ATTACK, members),
-            tables=tuple(_tables(members)),
-            records=tuple(members),
+    documents: list[Record | Population] = [*records, *populations]
+    digests = _image_digests(records, populations)
+    datasets = labels(document.dataset for document in documents)
+    models = labels(document.model for document in documents)
+    trainings = labels(document.training for document in documents)
+
+    def setting(document: Record | Population) -> tuple[str, ...]:
+        parts = (key(part) for part in (document.dataset, document.model, document.training))
+        return *parts, str(digests[document.id]), document.profile, document.environment.gifthorse
+
+    def images(document: Record | Population) -> str:
+        """Return what tells a document's images from those of others by the same name; nothing where all are alike."""
+        if len({digests[other.id] for other in documents if other.dataset == document.dataset}) == 1:
+            return ""
+        digest = digests[document.id]
+        return f" (images {digest[:8] if digest else 'of an older record'})"
+
+    groups = []
+    for members in _partition(documents, setting).values():
+        first = members[0]
+        found = [document for document in members if isinstance(document, Record)]
+        judged = [document for document in members if isinstance(document, Population)]
+        names = labels(record.attack for record in found)
+        apart = _apart(found, judged)
+        tabled = [record for record in found if record.id not in apart]
+        groups.append(
+            Group(
+                dataset=datasets[key(first.dataset)] + images(first),
+                class_names=next((tuple(record.class_names) for record in found if record.class_names), ()),
+                model=models[key(first.model)],
+                training=trainings[key(first.training)],
+                profile=first.profile,
+                version=first.environment.gifthorse,
+                attacks=_attack_rows(tabled, names),
+                attack_columns=columns_of(ATTACK, tabled),
+                tables=tuple(_tables(tabled, names)),
+                records=tuple(found),
+                apart=tuple(record for record in found if record.id in apart),
+                populations=tuple(judged),
+            )
         )
-        for members in _partition(records, _setting).values()
-    ]
+    return groups
 
 
 def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
@@ -128,7 +171,8 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
 def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
     """Return the metrics of a table; those of the attack, where something followed it, as what was before."""
     missing = {name for name in table.optional if all(name not in record.metrics for record in records)}
-    found = (METRICS.find(name) for name in table.columns if name not in missing)
+    # One declaration may stand for many names.
+    found = (replace(METRICS.find(name), name=name) for name in table.columns if name not in missing)
     return tuple(
         replace(each, short=f"{each.heading} before") if each.scope == "attack" and table is not ATTACK else each
         for each in found
@@ -147,36 +191,73 @@ def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
 
     A share of flags reads "2 of 3"; distinct classes are listed, since their mean means nothing.
     """
-    found = [(record.id, value) for record in records if (value := measure(record, metric.name)) is not None]
+    found = [(record, value) for record in records if (value := measure(record, metric.name)) is not None]
     if not found:
         return None
     values, as_text = [value for _, value in found], metric.unit.text
     text, spread, raw = as_text(fmean(values)), "", repr(fmean(values))
-    if len(values) > 1 and metric.unit == FLAG:
+    if metric.unit == CLASS:
+        classes = {int(value): class_label(int(value), record.class_names) for record, value in found}
+        text, raw = ", ".join(classes[each] for each in sorted(classes)), " ".join(map(repr, values))
+    elif len(values) > 1 and metric.unit == FLAG:
         text = f"{sum(value != 0 for value in values)} of {len(values)}"
-    elif len(values) > 1 and metric.unit == CLASS:
-        text, raw = ", ".join(map(as_text, sorted(set(values)))), " ".join(map(repr, values))
     elif len(values) > 1:
         low, high = as_text(min(values)), as_text(max(values))
         spread = f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
-    return Value(metric.name, text, spread, raw, tuple(identity for identity, _ in found))
+    return Value(metric.name, text, spread, raw, tuple(record.id for record, _ in found))
 
 
-def _setting(record: Record) -> str:
-    others = record.data_digest, record.profile, record.environment.gifthorse
-    parts = (record.dataset, record.model, record.training, *({"": each} for each in others))
-    return "\n".join(key(part) for part in parts)
+def targets_of(records: Iterable[Record]) -> str:
+    """Return the classes that stamped images of these records should get; nothing where none names any."""
+    classes = {}
+    for record in records:
+        targets = record.metrics.get("attack.targets")
+        for target in targets if isinstance(targets, list) else ():
+            classes[int(target)] = class_label(int(target), record.class_names)
+    if len(classes) > LISTED_TARGETS:
+        return f"{len(classes)} targets"
+    listed = ", ".join(classes[each] for each in sorted(classes))
+    return f"target{'s' if len(classes) > 1 else ''} {listed}" if classes else ""
 
 
-def _images(record: Record, records: Iterable[Record]) -> str:
-    """Return what tells a record's images from those of others by the same name; nothing where they are the same."""
-    if len({other.data_digest for other in records if other.dataset == record.dataset}) == 1:
-        return ""
-    return f" (images {record.data_digest[:8] if record.data_digest else 'of an older record'})"
+def models_of(population: Population) -> list[str]:
+    """Return the ids of a population's cells, those that were left out among them."""
+    members = [member.id for member in (*population.benign, *population.trojaned)]
+    return members + [left.id for left in population.left_out]
 
 
-def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
-    names = labels(record.attack for record in members)
+def statuses_of(record: Record) -> tuple[str, ...]:
+    """Return how a cell ended, and that its attack did not take where it did not."""
+    return (record.status, DID_NOT_TAKE) if measure(record, "attack.valid") == 0 else (record.status,)
+
+
+def _image_digests(records: Sequence[Record], populations: Sequence[Population]) -> dict[str, str | None]:
+    """Return the digest of the images by document; a population's are those of its models."""
+    found = {record.id: record.data_digest for record in records}
+    for population in populations:
+        found[population.id] = next((found[model] for model in models_of(population) if model in found), None)
+    return found
+
+
+def _apart(records: Sequence[Record], populations: Sequence[Population]) -> set[str]:
+    """Return the ids of trojans of populations that vary the target, where nothing else met the same attack.
+
+    Where nothing is left but benign models of populations, these as well: a table of them would say nothing.
+    """
+    members = {model for each in populations for model in models_of(each)}
+    varied = {model for each in populations if each.varied_target for model in models_of(each)}
+    apart, left = set(), []
+    for found in _by_attack(records).values():
+        if name_of(found[0].attack) != "none" and all(record.id in varied for record in found):
+            apart |= {record.id for record in found}
+        else:
+            left += found
+    if apart and all(record.id in members and name_of(record.attack) == "none" for record in left):
+        return {record.id for record in records}
+    return apart
+
+
+def _attack_rows(members: Sequence[Record], names: Mapping[str, str]) -> tuple[Row, ...]:
     columns = columns_of(ATTACK, members)
     return tuple(_attack_row(names[identity], columns, found) for identity, found in _by_attack(members).items())
 
@@ -190,15 +271,15 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, columns, once, tuple(notes.values()))
+    return _row(label, columns, once, tuple(notes.values()), records)
 
 
-def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
+def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
     """Yield the tables of the families, in the order of their declaration, and that of downstream users."""
     defenses = labels(record.defense for record in members if record.defense is not None)
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
-    attacks, attack_names = _by_attack(members), labels(record.attack for record in members)
+    attacks = _by_attack(members)
     parts = _partition((record for record in members if record.id in rows), lambda record: record.family)
     for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
         shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
@@ -229,7 +310,7 @@ def _undeclared(parts: Mapping[str | None, Sequence[Record]]) -> Iterator[Family
 def _result_row(label: str, columns: Sequence[Metric], members: Sequence[Record]) -> Row:
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
-    return _row(label, columns, done, notes or (() if members else (Note("not run"),)), members)
+    return _row(label, columns, done, notes or (() if members else (Note(NOT_RUN),)), members)
 
 
 def _row(
@@ -237,16 +318,19 @@ def _row(
     columns: Sequence[Metric],
     measured: Sequence[Record],
     notes: tuple[Note, ...],
-    members: Sequence[Record] = (),
+    members: Sequence[Record],
 ) -> Row:
+    ended = (status for record in members for status in statuses_of(record))
     return Row(
         label=label,
-        records=tuple(record.id for record in members or measured),
+        records=tuple(dict.fromkeys(record.id for record in (*measured, *members))),
+        statuses=tuple(dict.fromkeys(ended)) or (NOT_RUN,),
         seeds=len(measured),
         values=tuple(aggregate(column, measured) for column in columns) if measured else (),
         notes=notes,
         doubt=_doubt(measured),
         reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
+        targets=targets_of(measured),
     )
 
 
@@ -254,11 +338,11 @@ def _doubt(records: Sequence[Record]) -> str:
     flags = [flag for record in records if (flag := measure(record, "attack.valid")) is not None]
     if all(flags):
         return ""
-    return "did not take" if not any(flags) else f"took in {sum(map(bool, flags))} of {len(flags)} seeds"
+    return DID_NOT_TAKE if not any(flags) else f"took in {sum(map(bool, flags))} of {len(flags)} seeds"
 
 
 def _note(record: Record) -> Note:
-    return Note(record.status, f"seed {record.seed}: {record.reason or 'no reason was recorded'}")
+    return Note(record.status, record.reason or "no reason was recorded", record.seed, record.id)
 
 
 def _by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -267,8 +351,8 @@ def _by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
     return dict(sorted(found.items(), key=lambda item: name_of(item[1][0].attack) != "none"))
 
 
-def _partition(records: Iterable[Record], by: Callable[[Record], Any]) -> dict[Any, list[Record]]:
-    parts: dict[Any, list[Record]] = {}
-    for record in records:
-        parts.setdefault(by(record), []).append(record)
+def _partition(members: Iterable[T], by: Callable[[T], Any]) -> dict[Any, list[T]]:
+    parts: dict[Any, list[T]] = {}
+    for member in members:
+        parts.setdefault(by(member), []).append(member)
     return parts
