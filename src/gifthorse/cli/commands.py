@@ -18,9 +18,10 @@ from rich.table import Table
 
 from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
 from gifthorse.bench.store import Store
+from gifthorse.cli.report import write_report
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS, UNDECLARED
 from gifthorse.core.progress import listening
@@ -183,30 +184,6 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
             cells = field["name"], default, field["range"], field["type"], field["help"]
             table.add_row(*map(escape, cells))
         answers.print(table)
-
-
-def write_report(runs: Path, out: Path) -> None:
-    """Write the report on every cell of a store."""
-    from gifthorse.report.cells import ReportCell
-    from gifthorse.report.html import render
-
-    if not runs.is_dir():
-        raise RequestError(
-            f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
-        )
-    Catalogue.load_packages()
-    store = Store(runs)
-    cells = []
-    for record in store.records():
-        found = store.load_artifact("evidence", record.id) if record.status == "done" else None
-        cells.append(ReportCell(record, found[0] if found else {}))
-    if not cells:
-        raise RequestError(f"{runs.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
-    try:
-        out.write_text(render(cells), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
-    click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
 
 
 def make_runner(store: Path, machine: "Machine", download: bool = False) -> "Runner":

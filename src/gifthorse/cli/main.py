@@ -9,6 +9,7 @@ import click
 
 from gifthorse.bench.profiles import PROFILES
 from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.report import check_html, report
 from gifthorse.core.errors import RequestError, StoreError
 
 KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
@@ -58,6 +59,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 
     Trains on real handwritten digits that ship inside scikit-learn, so nothing is downloaded.
     """
+    check_html(out)
     from gifthorse.cli.commands import run_quickstart
 
     run_quickstart(store, machine, out, sys.stdout.isatty() if show is None else show)
@@ -210,21 +212,7 @@ def poison(out: Path, store: Path, machine: Machine, download: bool, **request: 
     export_poisoned_set(request, out, store, machine, download=download)
 
 
-@cli.command()
-@click.argument("runs", type=click.Path(path_type=Path, file_okay=False), required=False)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="gifthorse-report.html",
-    show_default=True,
-    help="The HTML file to write.",
-)
-@store_option
-def report(runs: Path | None, out: Path, store: Path) -> None:
-    """Write one self-contained HTML file about every cell in RUNS (default: the store)."""
-    from gifthorse.cli.commands import write_report
-
-    write_report(runs or store, out)
+cli.add_command(report)
 
 
 def main() -> None:
