@@ -587,7 +587,7 @@ def test_nothing_but_the_reports_script_runs_and_nothing_is_fetched(page: webdri
 
 def test_printed_it_is_black_on_white_without_the_filter_and_with_what_is_open(page: webdriver.Chrome) -> None:
     with media(page, "print", "dark"):
-        assert not visible(page, "#filter, .again > button")
+        assert not visible(page, "#filter, .again")
         ink, paper = page.execute_script(
             "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
         )

@@ -240,7 +240,11 @@ def _triggers(
     caption += " and its ASR on the defender's held-out images" if rates is not None else ""
     if len(chosen) < len(masks):
         caption += f"; the {len(smallest)} smallest of {len(masks)}"
-        caption += ", the suspect’s and the target’s" if len(chosen) > len(smallest) else ""
+        caption += "".join(
+            f" and the {whose}’s"
+            for whose, those in (("suspect", {suspect}), ("target", set(targets)))
+            if those & {*chosen} - {*smallest}
+        )
     return tuple(shown), caption
 
 
