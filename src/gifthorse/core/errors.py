@@ -1,4 +1,10 @@
-"""The two ways in which a request can end early."""
+"""The two ways in which a request can end early, and how the errors of others are told."""
+
+import traceback
+from pathlib import Path
+
+_LONGEST = 200
+"""Characters of an error that are told: some hold a whole document."""
 
 
 class RequestError(ValueError):
@@ -7,3 +13,23 @@ class RequestError(ValueError):
 
 class StoreError(OSError):
     """The store could not be written; what was finished is kept, and the next run continues."""
+
+
+def brief(error: BaseException, *inside: str | Path) -> str:
+    """Return an error in one short line, with the innermost place where it passed through these files or folders.
+
+    >>> try:
+    ...     1 / 0
+    ... except ZeroDivisionError as error:
+    ...     brief(error)
+    'ZeroDivisionError: division by zero'
+    """
+    first, _, rest = str(error).strip().partition("\n")
+    first = f"{first[:_LONGEST]}…" if len(first) > _LONGEST or rest else first
+    told = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return told  # says itself where
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if any(Path(frame.filename).is_relative_to(place) for place in inside):
+            return f"{told} ({Path(frame.filename).name}, line {frame.lineno})"
+    return told
