@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,7 @@ def test_the_readmes_commands_run_as_printed(tmp_path: Path) -> None:
     """The make targets are run by whoever runs the tests; the others here, one after another."""
     commands = readme_commands()
     assert commands[:2] == ["make quickstart", "make test"]
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for command in commands[2:]:
         program, *arguments = shlex.split(command)
         assert program == "gifthorse"

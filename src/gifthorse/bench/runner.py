@@ -274,6 +274,7 @@ class Runner:
                 "data_digest": cell.data_digest(cell.dataset),
                 "class_names": list(task.class_names),
                 "file_digests": cell.named_files(),
+                "plugins": cell.plugins(),
                 "model": cell.model.to_dict(),
                 "training": cell.training.to_dict(),
                 "profile": cell.profile,

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from gifthorse.bench.answers import code_digest, keep, keep_record, kept_record, listing_place, recall
+from gifthorse.bench.plugins import load_plugins, origin_of
 from gifthorse.bench.store import Store
-from gifthorse.core.configuration import Catalogue
+from gifthorse.core.configuration import Catalogue, Configuration
 from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.family import FAMILIES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gifthorse.cli.main import Machine
 
 FAILED = 4
+OWN = "gifthorse"
 QUICKSTART_ATTACKS = ("none", "badnets")
 QUICKSTART_DEFENSES = ("shrinkpad", "strip", "fine_pruning", "neural_cleanse")
 
@@ -61,6 +63,7 @@ def run_quickstart(store: Path, machine: "Machine", out: Path, show: bool) -> No
 
 def run_cell(
     request: Mapping[str, Any],
+    plugins: Sequence[Path],
     store: Path,
     machine: "Machine",
     *,
@@ -69,14 +72,16 @@ def run_cell(
     download: bool,
 ) -> int:
     """Run one cell and print it; returns the exit code."""
-    kept, code = Store(store), code_digest()
-    # The same request means other images elsewhere.
+    kept, code = Store(store), code_digest(plugins)
+    # The same request means other images, and other plugins, elsewhere.
     asked = {**request, "device": machine.device, "data_root": str(machine.data_root)}
+    asked["plugins"] = [str(path.resolve()) for path in plugins]
     record = None if fresh else kept_record(kept, asked, code)
     # What a package declares is known once it is loaded.
     if record is None or any(METRICS.find(name).unit == UNDECLARED for name in record.metrics):
         from gifthorse.bench.cell import resolve
 
+        load_plugins(plugins)
         cell = resolve(**request)
         runner = make_runner(store, machine, download)
         with showing_progress():
@@ -96,6 +101,7 @@ def run_cell(
 
 def judge_population(
     request: Mapping[str, Any],
+    plugins: Sequence[Path],
     benign: int,
     trojaned: int,
     store: Path,
@@ -110,6 +116,7 @@ def judge_population(
     from gifthorse.bench.cell import resolve
     from gifthorse.bench.population import run_population
 
+    load_plugins(plugins)
     cell = resolve(**request)
     runner = make_runner(store, machine, download)
     with showing_progress():
@@ -130,6 +137,7 @@ def judge_population(
 
 def export_poisoned_set(
     request: Mapping[str, Any],
+    plugins: Sequence[Path],
     out: Path,
     store: Path,
     machine: "Machine",
@@ -139,43 +147,50 @@ def export_poisoned_set(
     """Write a poisoned training set as pictures."""
     from gifthorse.bench.cell import resolve
 
+    load_plugins(plugins)
     cell = resolve(**request)
     with showing_progress():
         about = make_runner(store, machine, download).export_poisoned(cell, out)
     click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
 
 
-def list_kinds(kinds: tuple[str, ...]) -> None:
+def list_kinds(kinds: tuple[str, ...], plugins: Sequence[Path]) -> None:
     """Print the kinds of things that can be listed, with their names."""
-    listing = _listing()
+    listing = _listing(plugins)
     for kind in kinds:
         click.echo(f"{kind:10} {', '.join(listing[kind])}")
 
 
-def list_kind(kind: str, name: str | None, as_json: bool) -> None:
+def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
-    described = _listing()[kind]
+    described = _listing(plugins)[kind]
     if name is not None:
         described = {known: about for known, about in described.items() if name in (known, *_also(known, about))}
         if not described and kind not in ("metrics", "families"):
             found = _catalogues()[kind].find(name)
-            described = {found.name: found.describe()}
+            described = {found.name: _about(found)}
         if not described:
             raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
     if as_json:
         click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
         return
     if name is None or len(described) > 1:
+        origins = {name: _foreign(about) for name, about in described.items()}
         table = Table("name", "also", "what it is", box=None)
-        for about in described.values():
+        if any(origins.values()):
+            table.add_column("from", overflow="fold")
+        for name, about in described.items():
             family = f" ({about['family']})" if "family" in about else ""
-            table.add_row(about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family)
+            row = about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family, escape(origins[name])
+            table.add_row(*row[: len(table.columns)])
         answers.print(table)
         return
     (about,) = described.values()
     answers.print(f"{about['name']}: {about['summary']}", highlight=False)
     if about.get("paper"):
         answers.print(f"Paper: {about['paper']}", highlight=False)
+    if _foreign(about):
+        answers.print(f"From: {_foreign(about)}", markup=False, highlight=False)
     if about.get("fields"):
         table = Table("field", "default", "range", "type", "meaning", box=None)
         for field in about["fields"]:
@@ -360,18 +375,29 @@ def _also(name: str, about: Mapping[str, Any]) -> list[str]:
     return list(about.get("aliases", [name.rpartition(".")[2]]))
 
 
-def _listing() -> dict[str, dict[str, dict[str, Any]]]:
+def _foreign(about: Mapping[str, Any]) -> str:
+    """Return where something comes from that is not gifthorse's own."""
+    origin = str(about.get("origin", OWN))
+    return "" if origin == OWN else origin
+
+
+def _about(cls: type[Configuration]) -> dict[str, Any]:
+    return {**cls.describe(), "origin": origin_of(cls)}
+
+
+def _listing(plugins: Sequence[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what there is to say of everything listed, by kind and name; from the cache where the code is the same."""
     place = listing_place()
-    # Whoever has no home has no cache.
-    code = code_digest() if place.is_absolute() else None
+    # Whoever has no home has no cache, and there is one: it is for what is always there.
+    code = code_digest() if place.is_absolute() and not plugins else None
     listing: dict[str, dict[str, dict[str, Any]]] | None = recall(place, code)
     if listing is None:
         from gifthorse.bench.source import source_files
 
+        load_plugins(plugins)
         catalogues = _catalogues()
         # The catalogues first: packages that add to them declare metrics and families as well.
-        listing = {kind: {name: cls.describe() for name, cls in each.items()} for kind, each in catalogues.items()}
+        listing = {kind: {name: _about(cls) for name, cls in each.items()} for kind, each in catalogues.items()}
         files = source_files(*(cls for catalogue in catalogues.values() for cls in catalogue.values()))
         listing["families"] = {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}

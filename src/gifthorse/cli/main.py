@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.plugins import check, plugin_option
 from gifthorse.core.errors import RequestError, StoreError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,6 +27,8 @@ Examples:
   gifthorse population --attack badnets --defense neural_cleanse --benign 10 --trojaned 10
   gifthorse poison --attack badnets --out poisoned-digits
   gifthorse report --out report.html
+  gifthorse run --plugin my_defense.py --attack badnets --defense my_defense
+  gifthorse check my_defense --plugin my_defense.py
 
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
@@ -126,7 +129,8 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
-def list_(kind: str | None, name: str | None, as_json: bool) -> None:
+@plugin_option
+def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Show what there is: attacks, defenses, models, datasets, training recipes, heads, families, metrics.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
@@ -135,9 +139,9 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
     from gifthorse.cli.commands import list_kind, list_kinds
 
     if kind is None:
-        list_kinds(KINDS)
+        list_kinds(KINDS, plugins)
     else:
-        list_kind(kind, name, as_json)
+        list_kind(kind, name, plugins, as_json)
 
 
 @cli.command()
@@ -169,9 +173,11 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record, and nothing else, on standard output.")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
 @store_option
 @machine_options
 def run(
+    plugins: tuple[Path, ...],
     store: Path,
     machine: Machine,
     as_json: bool,
@@ -186,7 +192,7 @@ def run(
     """
     from gifthorse.cli.commands import run_cell
 
-    sys.exit(run_cell(request, store, machine, as_json=as_json, fresh=fresh, download=download))
+    sys.exit(run_cell(request, plugins, store, machine, as_json=as_json, fresh=fresh, download=download))
 
 
 @cli.command()
@@ -210,12 +216,14 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print the population, and nothing else, on standard output.")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
 @store_option
 @machine_options
 def population(
     benign: int,
     trojaned: int,
     same_target: bool,
+    plugins: tuple[Path, ...],
     store: Path,
     machine: Machine,
     as_json: bool,
@@ -234,6 +242,7 @@ def population(
     sys.exit(
         judge_population(
             request,
+            plugins,
             benign,
             trojaned,
             store,
@@ -256,9 +265,10 @@ def population(
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
 @store_option
 @machine_options
-def poison(out: Path, store: Path, machine: Machine, download: bool, **request: Any) -> None:
+def poison(out: Path, plugins: tuple[Path, ...], store: Path, machine: Machine, download: bool, **request: Any) -> None:
     """Write a poisoned training set as a folder of PNGs, for any training code.
 
     train/ holds the poisoned training images under the labels the attacker wants, test/ the clean test images, stamped/
@@ -266,7 +276,7 @@ def poison(out: Path, store: Path, machine: Machine, download: bool, **request: 
     """
     from gifthorse.cli.commands import export_poisoned_set
 
-    export_poisoned_set(request, out, store, machine, download=download)
+    export_poisoned_set(request, plugins, out, store, machine, download=download)
 
 
 @cli.command()
@@ -284,6 +294,9 @@ def report(runs: Path | None, out: Path, store: Path) -> None:
     from gifthorse.cli.commands import write_report
 
     write_report(runs or store, out)
+
+
+cli.add_command(check)
 
 
 def main() -> None:

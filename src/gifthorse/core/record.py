@@ -75,7 +75,8 @@ class Record(Document):
     ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
     stage, measured by the runner; a stage answered from the store keeps the time it once took.
     ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
-    file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
+    file, or folder of images, that the request names, by path, and ``plugins`` that of the users' own Python files that
+    gave a method; ``class_names`` are in the order of the labels. What
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
     """
 
@@ -87,6 +88,7 @@ class Record(Document):
     data_digest: str | None = None
     class_names: list[str] = []
     file_digests: dict[str, str | None] = {}
+    plugins: dict[str, str] = {}
     model: dict[str, Any]
     training: dict[str, Any]
     profile: str

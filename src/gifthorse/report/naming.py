@@ -75,7 +75,8 @@ def command(record: Record) -> str:
         options["--downstream"] = bracket(record.downstream.head)
         options["--downstream-dataset"] = bracket(record.downstream.dataset)
     options["--seed"] = str(record.seed)
-    return " \\\n  ".join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in options.items())])
+    given = [*(("--plugin", path) for path in record.plugins), *options.items()]
+    return " \\\n  ".join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in given)])
 
 
 def _own_name(configuration: Fields) -> str:
