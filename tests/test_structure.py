@@ -111,6 +111,7 @@ def test_the_readmes_commands_run_as_printed(tmp_path: Path) -> None:
     """The make targets are run by whoever runs the tests; the others here, one after another."""
     commands = readme_commands()
     assert commands[:2] == ["make quickstart", "make test"]
+    (tmp_path / "studies").symlink_to(ROOT / "studies")
     for command in commands[2:]:
         program, *arguments = shlex.split(command)
         assert program == "gifthorse"
