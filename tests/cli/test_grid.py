@@ -54,8 +54,8 @@ def leftovers(store: Path) -> list[str]:
 
 
 def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_path: Path) -> None:
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    first = gifthorse("grid", study(tmp_path), "--threads", "1", cwd=tmp_path, **cache)
+    cache = str(tmp_path / "cache")
+    first = gifthorse("grid", study(tmp_path), "--threads", "1", cwd=tmp_path, XDG_CACHE_HOME=cache)
     assert "14 cells, 14 to compute; models to train: 2 benign, 2 twin, 5 trojaned" in first.stderr
     assert "neural_cleanse on 2 benign and" in first.stdout
     assert "10 done; store: gifthorse-runs" in first.stderr
@@ -67,7 +67,8 @@ def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_p
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={key: value for key, value in os.environ.items() if not key.startswith("GIFTHORSE_")} | cache,
+        env={key: value for key, value in os.environ.items() if not key.startswith("GIFTHORSE_")}
+        | {"XDG_CACHE_HOME": cache},
     )
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout + "False\n"

@@ -161,7 +161,6 @@ class Study(_Part):
     vary_target: bool = Field(
         False, description="another target for every seed: the seed modulo the number of classes, unless one is named"
     )
-    plugins: list[str] = Field(default=[], description="Python files with methods of one's own, beside the grid file")
     sweep: dict[Kind, dict[str, Values]] = Field(
         default={}, description="values of a field, tried on everything listed of that kind that has the field"
     )
