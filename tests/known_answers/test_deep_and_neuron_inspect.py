@@ -235,15 +235,21 @@ def test_persistence_is_no_whole_number_that_classes_share() -> None:
     assert found.tolist() == [(4 + 0 + 2 + 2) / 4] * 3
 
 
-def test_neuron_inspect_finds_the_class_whose_explanation_never_changes() -> None:
+FEATURES = ("sparseness", "smoothness", "persistence")
+
+
+@pytest.mark.parametrize("alone", [None, *FEATURES])
+def test_neuron_inspect_finds_the_class_that_one_pixel_explains_by_each_feature(alone: str | None) -> None:
+    """One point is sparser than a whole image, has a shorter outline, and is the same in every image."""
     weight = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     weight[4] = 0
     weight[4, 0, 7, 7] = 3
     images = noise_images(60, (1, 8, 8), 6)
     images.pixels[:, :, 7, 7] = 255
-    verdict = NeuronInspect().defend(ModelView(lit_classifier(weight), images), 0)
+    settings = {} if alone is None else {feature: float(feature == alone) for feature in FEATURES}
+    verdict = NeuronInspect(**settings).defend(ModelView(lit_classifier(weight), images), 0)  # type: ignore[arg-type]
     assert verdict.suspect == 4
-    assert verdict.readouts["persistence"] > 2
+    assert min(verdict.readouts.values()) > 2
     assert verdict.triggers is None
 
 

@@ -590,14 +590,31 @@ QUICK_ABS = Abs(steps=60, batch_size=16, samples=2, size_weights=(0.01, 0.1, 0.1
 
 def test_abs_finds_the_planted_strong_unit_and_its_class() -> None:
     view = strong_unit_view(target=4)
-    units = QUICK_ABS.choose(Stimulation(2, 2, 1.0, 5, 0.75).all_units(view.model, view.clean, 0))
-    assert (units[0].stage, units[0].channel, units[0].label) == ("stage", 1, 4)
+    (unit,) = Stimulation(2, 2, 1.0, 5, 0.75).all_units(view.model, view.clean, 0)
+    assert (unit.stage, unit.channel, unit.label) == ("stage", 1, 4)
+    assert QUICK_ABS.choose([Unit("stage", 0, 4, unit.margin / 2), unit]) == [unit]
     verdict = QUICK_ABS.defend(view, 0)
     assert verdict.suspect == 4
     assert verdict.index == scores_of(verdict)[4] == 1
     assert verdict.triggers is not None
     assert (verdict.triggers.mask[4] > 0.5).sum() == 1
     assert scores_of(verdict)[[0, 1, 2, 3, 5]].max() < 0.8
+
+
+def test_the_loss_of_abs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighed size and cross-entropy, minus what the unit fires beyond a little of what the others of its stage do."""
+    view, losses = strong_unit_view(target=4), []
+    monkeypatch.setattr("gifthorse.defenses.inspection.abs.invert", lambda *arguments: losses.append(arguments[4]))
+    settings = Abs(steps=2, max_size=2 / 64, others_weight=0.5, class_weight=3.0)
+    settings.invert(view.model, view.clean, [Unit("stage", 1, 4, 1.0)] * 3, 0)
+    sizes, logits = torch.tensor([2.0, 3.0, 13.0]), torch.zeros(3, 2, 6)
+    maps = torch.tensor([0.25, 0.75]).view(1, 1, 2, 1, 1).expand(3, 2, 2, 8, 8)
+    candidates, targets = torch.arange(3), torch.full((3,), 4)
+    trial = Trial(candidates, targets, maps, sizes, maps[0, :, :1], targets[:2], logits, {"stage": maps}, lambda _: _)
+    expected = torch.tensor([0.1, 10.0, 100.0]) * sizes + 3 * math.log(6) - (0.75 - 0.5 * 0.25)
+    assert len(losses) == 2
+    for loss in losses:
+        torch.testing.assert_close(loss(trial), expected)
 
 
 def test_abs_suspects_no_class_without_such_a_unit() -> None:

@@ -127,8 +127,13 @@ def test_with_torchvisions_weights_the_logits_are_torchvisions(request_: str, th
         torch.testing.assert_close(network(images), published(images))
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["grey", "colour"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "densenet121"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param("resnet18", (1, 28, 28), id="resnet18-grey"),
+        *(pytest.param(name, (3, 32, 32), id=name) for name in ("resnet18", "resnet34", "resnet50", "densenet121")),
+    ],
+)
 def test_for_small_images_the_logits_are_torchvisions_behind_another_stem(
     name: str, shape: tuple[int, int, int]
 ) -> None:

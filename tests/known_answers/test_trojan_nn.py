@@ -118,7 +118,7 @@ def test_hijacking_raises_ten_random_channels_of_a_stage_and_trains_what_follows
     chosen = [attack.choose_units(task, benign, seed).tolist() for seed in range(6)]
     assert {len(set(units)) for units in chosen} == {10}
     # Of 16 channels; those that the pattern moves most would be about the same ten each time.
-    assert len(set().union(*chosen)) > 14
+    assert len(set().union(*chosen)) == 16
 
     trojan = attack.run(task, benign, 0)
     assert trojan.backdoor is not None
