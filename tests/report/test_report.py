@@ -512,18 +512,17 @@ def watched(monkeypatch: pytest.MonkeyPatch, chart: str) -> list[tuple[Any, ...]
     ("scores", "what"),
     [([-2.0, -4.0], "L1 norm of the recovered mask"), ([0.9, 0.1], "Score (higher is more suspicious)")],
 )
-def test_the_chart_of_classes_shows_what_the_defense_scores_by(
-    scores: list[float], what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = watched(monkeypatch, "bar_chart")
+def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[float], what: str) -> None:
     masks = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
     evidence = {"masks": masks, "patterns": np.full((2, 1, 1, 1), 200, np.uint8)}
     metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5], "attack.targets": [1.0]}
     html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
     assert f"{what} per class" in html
-    ((values, title, suspect, targets, _),) = drawn
-    assert list(values) == ([2.0, 4.0] if scores[0] < 0 else scores)
-    assert (title.lower(), suspect, list(targets)) == (what.lower(), None, [1])
+    assert "No class is suspect. ▲ true target: class 1." in html
+    values = [2.0, 4.0] if scores[0] < 0 else scores
+    bars = [f"class {label}: {value:.2f}" for label, value in enumerate(values)]
+    assert re.findall(r"<title>(class [^<]*)</title>", html) == bars
+    assert re.search(rf'aria-label="{re.escape(what)} of 2 classes', html, re.IGNORECASE)
     assert "0: 98%" in html
     assert "1 ▲: 50%" in html
 
