@@ -1,5 +1,6 @@
 """Claims: one owner at a time, and none that outlives its process."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gifthorse.bench import claims
-from gifthorse.bench.claims import claimed, is_gone, this_machine
+from gifthorse.bench.claims import claimed, is_gone, sweep, this_machine
 from gifthorse.core.errors import StoreError
 
 
@@ -81,6 +82,18 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> 
         assert time.monotonic() - began < 5
         assert files(tmp_path) == ["trojan-1.0", "trojan-1.1"]
     assert files(tmp_path) == []
+
+
+def test_only_claims_of_the_dead_are_swept(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    owners = {"dead-1.0": (this_machine(), child.pid), "far-1.0": ("elsewhere", child.pid), "mine-1.0": None}
+    for name, owner in owners.items():
+        machine, process = owner or (this_machine(), os.getpid())
+        (tmp_path / name).write_text(json.dumps({"machine": machine, "process": process}))
+    sweep(tmp_path)
+    assert files(tmp_path) == ["far-1.0", "mine-1.0"]
+    sweep(tmp_path / "nothing")
 
 
 def test_the_claim_of_another_machine_is_taken_over_after_a_long_silence_only(

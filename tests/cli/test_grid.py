@@ -82,9 +82,9 @@ def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_p
 def test_the_plan_is_a_tree_with_what_is_there_and_how_long_it_takes(tmp_path: Path) -> None:
     options = ["--threads", "1", "--seed", "0", "--profile", "smoke"]
     planned = gifthorse("grid", study(tmp_path), "--dry-run", *options, cwd=tmp_path)
-    assert "Two attacks: 5 cells, 1 population" in planned.stdout
+    assert "Two attacks: 5 cells, 1 population\n" in planned.stdout
     assert "left out, 1 cell: nothing to see" in planned.stdout
-    assert "no earlier records tell how long" in planned.stdout
+    assert "no earlier records tell how long these steps take: 1 benign model, 1 benign twin, " in planned.stdout
     assert not (tmp_path / "gifthorse-runs").exists()
     gifthorse("grid", study(tmp_path), *options, cwd=tmp_path)
     assert "everything is in the store" in gifthorse("grid", "study.toml", "--dry-run", *options, cwd=tmp_path).stdout
@@ -151,6 +151,7 @@ def test_a_cell_that_a_run_computed_is_answered_in_a_grid(tmp_path: Path) -> Non
         (["--attack", "badnets", "--seed", "4..0"], "--seed: the range '4..0' is empty"),
         (["--attack", "badnetz", "--seed", "0"], "no attack is called 'badnetz'"),
         (["--attack", "badnets[poison_rate=3]"], "poison_rate"),
+        (["--attack", "badnets", "--ray", "local", "--jobs", "2"], "--ray and --jobs both say who computes"),
         (["--attack", "badnets", "--debug", "--jobs", "2"], "--debug raises in this process"),
     ],
 )

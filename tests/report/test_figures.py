@@ -158,13 +158,6 @@ def test_a_mean_of_one_seed_has_no_interval_and_says_so() -> None:
     assert all(np.ptp(segment[:, 1]) == 0 for each in spans for segment in each.get_segments())
 
 
-@pytest.mark.parametrize("values", [[0.1, 0.4], [1.0, 1.0, 1.0], [3.0, -2.0, 5.5, 100.0]])
-def test_the_interval_of_a_mean_is_students(values: list[float]) -> None:
-    low, high = mean_interval(values) or (0, 0)
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    assert (low, high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
-
-
 def test_only_what_differs_in_one_number_is_a_sweep() -> None:
     one, other = rates((0.01, 0, 0.5)), rates((0.1, 0, 0.9))
     assert drawn("sweep", material(*one, *other))

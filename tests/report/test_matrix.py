@@ -14,7 +14,8 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES, Family
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
-from gifthorse.report.matrix import find_metric, matrix, mean_interval
+from gifthorse.report.intervals import mean_interval
+from gifthorse.report.matrix import find_metric, matrix
 from gifthorse.report.sheet import Sheet, to_text
 from records import ATTACK, BADNETS, CLEANSE, PRUNING, SHRINKPAD, STRIP, benign, record, repaired
 

@@ -44,6 +44,14 @@ def claimed(folder: Path, name: str) -> Iterator[None]:
         _release(folder, name, claim)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the claims of owners that are known to be gone, for which nobody waits any more."""
+    for claim in folder.glob("*.*"):
+        if _is_dead(claim):
+            with suppress(OSError):
+                claim.unlink()
+
+
 def _take(folder: Path, name: str) -> Path:
     seen: tuple[Path, int] | None = None
     since = time.monotonic()

@@ -44,12 +44,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Event:
-    """What has become of a node; ``record`` is there where it was a cell's, and ``failure`` where it failed."""
+    """What has become of a node; ``record`` is there where it was a cell's, failed or not."""
 
     state: Literal["started", "ended"]
     node: Node
     record: Record | None = None
-    failure: Failure | None = None
 
 
 Watch = Callable[[Event], None]
@@ -160,7 +159,7 @@ class _Execution:
         if node.stage == "record":
             record = self.runner.fail(node.cell, failure.reason, failure.log)
             self.records[record.id] = record
-        self.watch(Event("ended", node, record, failure))
+        self.watch(Event("ended", node, record))
         for name in self.followers.get(node.name, ()):
             if name not in self.gone:
                 self._failed(self.nodes[self.place[name]], failure)
@@ -235,9 +234,8 @@ class Processes:
     def finished(self) -> tuple[Node, Record | Failure | None]:
         """Wait for the first process to answer."""
         while True:
-            busy = {each.connection: each for each in self._workers if each.node is not None}
-            for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]
+            answering = wait([each.connection for each in self._workers if each.node is not None])
+            for worker in [each for each in self._workers if each.connection in answering]:
                 node = worker.node
                 assert node is not None
                 try:

@@ -72,11 +72,11 @@ class Runner:
         :class:`RequestError` before any training where the request cannot be carried out; whatever goes wrong later
         ends in a record with status ``failed`` and a reason.
         """
-        return self._run(self.reading(cell), EVERYTHING if fresh else frozenset())
+        return self._run(self._looking_again(cell), EVERYTHING if fresh else frozenset())
 
     def make(self, stage: Stage, cell: Cell, *, fresh: bool = False) -> Record | None:
         """Compute and keep one stage of a cell, and what is missing before it; return the record where it is that."""
-        cell, anew = self.reading(cell), _ANEW[stage] if fresh else frozenset()
+        cell, anew = self._looking_again(cell), _ANEW[stage] if fresh else frozenset()
         if stage == "record":
             return self._run(cell, anew)
         task = self._task(cell)
@@ -125,10 +125,19 @@ class Runner:
         return found if found is not None and found.status == "done" else None
 
     def reading(self, cell: Cell) -> Cell:
-        """Return the cell with the images that this runner reads, and may fetch first: its keys hold them."""
+        """Return the cell with the images that this runner reads, and may fetch first: its keys hold them.
+
+        They hold what is there when they are first asked for: a cell that was read already is as it was then.
+        """
+        if cell.data_root == self.data_root:
+            return cell
         if self.download:
             self._tasks(cell)
         return replace(cell, data_root=self.data_root)
+
+    def _looking_again(self, cell: Cell) -> Cell:
+        """Return the cell with keys of what is there now, however long ago it was planned."""
+        return self.reading(replace(cell, data_root=None))
 
     def check(self, cell: Cell) -> Task:
         """Return the cell's task; :class:`RequestError` where the cell cannot be carried out. Nothing is trained."""

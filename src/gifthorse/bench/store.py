@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gifthorse.bench.claims import claimed, is_gone, this_machine
+from gifthorse.bench.claims import claimed, is_gone, sweep, this_machine
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Document, Population, Record
 
@@ -131,7 +131,8 @@ class Store:
         return claimed(self.root / "claims", f"{kind}-{key}")
 
     def sweep(self) -> None:
-        """Remove what processes of this machine that are no more were writing."""
+        """Remove what processes of this machine that are no more were writing, and what they had claimed."""
+        sweep(self.root / "claims")
         for path in self._unfinished.glob("*.part"):
             machine, _, rest = path.stem.rpartition("+")[0].rpartition("+")
             if rest.isdigit() and is_gone(machine, int(rest)):

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, Self
@@ -229,13 +229,12 @@ class StudyFile:
         return self.name if found is None or not self.name else f"{self.name}, line {found + 1}"
 
 
-def expand(file: StudyFile, listing: Listing, build: Callable[[str, str], Any] | None = None) -> Asked:
+def expand(file: StudyFile, listing: Listing) -> Asked:
     """Return what a study asks for; :class:`RequestError` with everything that is wrong in it, each with its line.
 
-    ``build`` reads a bracket string of a kind in full where it is given, which needs torch; without it names and fields
-    are looked at.
+    Names and fields are looked at; what values they may have is known to whoever builds the cells.
     """
-    study, problems = file.study, dict.fromkeys(_problems(file, listing, build))
+    study, problems = file.study, dict.fromkeys(_problems(file, listing))
     if problems:
         raise RequestError("\n".join(problems))
     axes: dict[str, list[Any]] = {
@@ -343,7 +342,7 @@ def _shown(value: Any) -> str:
     return json.dumps(value)
 
 
-def _problems(file: StudyFile, listing: Listing, build: Callable[[str, str], Any] | None) -> Iterator[str]:
+def _problems(file: StudyFile, listing: Listing) -> Iterator[str]:
     study = file.study
     named: list[tuple[str, Iterable[str]]] = [
         ("dataset", study.dataset),
@@ -370,8 +369,6 @@ def _problems(file: StudyFile, listing: Listing, build: Callable[[str, str], Any
                 if unknown:
                     known = _near(unknown[0], _fields(about), "fields")
                     raise RequestError(f"'{about['name']}' has no field '{unknown[0]}'{known}")
-                if build is not None:
-                    build(KINDS[kind], text)
             except RequestError as error:
                 yield f"{file.place(kind, text)}: {error}"
     yield from _sweep_problems(file, listing)

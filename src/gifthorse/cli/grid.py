@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from gifthorse.bench.profiles import PROFILES
-from gifthorse.bench.study import Asked, Study, StudyFile, Table, expand
 from gifthorse.cli.filters import NAMED
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from gifthorse.bench.execution import Pool
     from gifthorse.bench.runner import Runner
     from gifthorse.bench.store import Store
+    from gifthorse.bench.study import Asked, Study, StudyFile
     from gifthorse.cli.computing import How, Work
 
 FAILED = 4
@@ -95,8 +94,12 @@ def grid(
     whatever stopped a grid, the same command continues it. --seed and --profile replace those of a file.
     """
     if schema:
+        from gifthorse.bench.study import Study
+
         click.echo(json.dumps(Study.model_json_schema(), indent=1, ensure_ascii=False))
         return
+    if ray and jobs > 1:
+        raise RequestError("--ray and --jobs both say who computes: leave one out")
     if debug and (jobs > 1 or ray):
         raise RequestError("--debug raises in this process: leave --jobs and --ray out")
     from gifthorse.cli.computing import How
@@ -106,8 +109,12 @@ def grid(
     sys.exit(run_grid(file, store, machine, how, ray=ray, dry_run=dry_run, as_json=as_json))
 
 
-def _study_file(path: Path | None, axes: Mapping[str, Any]) -> StudyFile:
+def _study_file(path: Path | None, axes: Mapping[str, Any]) -> "StudyFile":
     """Read the file, or make a study of the command line's axes."""
+    from pydantic import ValidationError
+
+    from gifthorse.bench.study import Study, StudyFile
+
     said = {key: value for key, value in axes.items() if value}
     if path is None and not said:
         raise RequestError("a grid needs a file, or at least an --attack; 'gifthorse grid --help' shows both")
@@ -132,10 +139,11 @@ def _study_file(path: Path | None, axes: Mapping[str, Any]) -> StudyFile:
 
 
 def run_grid(
-    file: StudyFile, store: Path, machine: Machine, how: "How", *, ray: str | None, dry_run: bool, as_json: bool
+    file: "StudyFile", store: Path, machine: Machine, how: "How", *, ray: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Run a study, or show its plan; returns the exit code."""
     from gifthorse.bench.answers import code_digest
+    from gifthorse.bench.study import expand
     from gifthorse.cli.commands import listing
     from gifthorse.cli.computing import Work
     from gifthorse.cli.live import notes
@@ -168,14 +176,14 @@ def run_grid(
     return _conclusion(work, store)
 
 
-def _ray(runner: "Runner", address: str, study: Study, machine: Machine) -> "Pool":
+def _ray(runner: "Runner", address: str, study: "Study", machine: Machine) -> "Pool":
     from gifthorse.bench.ray_pool import RayPool
 
     resources = {str(stage): each.model_dump() for stage, each in study.resources.items()}
     return RayPool(runner, address, resources, device=machine.device)
 
 
-def _first_line(file: StudyFile, work: "Work") -> str:
+def _first_line(file: "StudyFile", work: "Work") -> str:
     assert work.plan is not None
     cells = len(work.requests) + sum(each.benign + each.trojaned for each in work.populations)
     stages: Counter[str] = Counter(
@@ -205,7 +213,7 @@ def _conclusion(work: "Work", store: Path) -> int:
     return FAILED if statuses["failed"] or missing else 0
 
 
-def _keep_study(work: "Work", file: StudyFile) -> None:
+def _keep_study(work: "Work", file: "StudyFile") -> None:
     """Keep the study's text with its results, and which they are."""
     document = {
         "text": file.text,
@@ -219,9 +227,10 @@ def _keep_study(work: "Work", file: StudyFile) -> None:
         work.store.write(path, content)
 
 
-def _print_results(work: "Work", study: Study) -> None:
+def _print_results(work: "Work", study: "Study") -> None:
     """Print the study's tables, or the matrix of attacks and defenses where it names none, and its populations."""
     from gifthorse.bench.query import select
+    from gifthorse.bench.study import Table
     from gifthorse.cli.commands import print_population
     from gifthorse.cli.filters import conditions
     from gifthorse.cli.table import load_packages
@@ -243,7 +252,7 @@ def _print_results(work: "Work", study: Study) -> None:
         print_population(work.concluded[number])
 
 
-def _print_plan(file: StudyFile, asked: Asked, work: "Work") -> None:
+def _print_plan(file: "StudyFile", asked: "Asked", work: "Work") -> None:
     """Print the plan as a tree."""
     from rich.markup import escape
     from rich.tree import Tree
@@ -251,9 +260,8 @@ def _print_plan(file: StudyFile, asked: Asked, work: "Work") -> None:
     from gifthorse.cli.commands import answers
 
     cells = len(asked.cells)
-    tree = Tree(
-        f"{escape(file.study.title or file.name or 'grid')}: {cells} cells, {len(asked.populations)} populations"
-    )
+    title = escape(file.study.title or file.name or "grid")
+    tree = Tree(f"{title}: {_several(cells, 'cell')}, {_several(len(asked.populations), 'population')}")
     known = work.plan.known if work.plan is not None else {}
     stored = {n for n in range(cells) if n in work.records or (n in work.cells and work.cells[n].identity() in known)}
     settings: dict[str, dict[str, list[int]]] = {}
@@ -309,15 +317,13 @@ def _estimate(work: "Work") -> str:
         else:
             unknown[node.stage] += 1
     jobs = work.how.jobs
-    said = (
-        f"about {spoken(total / jobs)} with {jobs} {'jobs' if jobs > 1 else 'job'}, by earlier records of the same kind"
-    )
+    said = f"about {spoken(total / jobs)} with {_several(jobs, 'job')}, by earlier records of the same kind"
     if not unknown:
         return said
     steps = ", ".join(_several(count, STEPS[stage]) for stage, count in unknown.items())
-    return (
-        f"{said}; of these steps there are none yet: {steps}" if total else f"no earlier records tell how long: {steps}"
-    )
+    if not total:
+        return f"no earlier records tell how long these steps take: {steps}"
+    return f"{said}; of these steps there are none yet: {steps}"
 
 
 def _times(store: "Store") -> dict[str, list[float]]:

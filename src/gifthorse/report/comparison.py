@@ -11,7 +11,8 @@ from typing import Any
 from gifthorse.core.errors import RequestError
 from gifthorse.core.metric import FLAG, FRACTION, Metric
 from gifthorse.core.record import Record
-from gifthorse.report.matrix import Names, find_axis, find_metric, heading, headline, mean_interval, order, slots
+from gifthorse.report.intervals import mean_interval
+from gifthorse.report.matrix import Names, find_axis, find_metric, heading, headline, order, slots
 from gifthorse.report.settings import FOLLOWING, PARTS, Settings
 from gifthorse.report.sheet import Entry, Head, Line, Sheet
 from gifthorse.report.tables import measure, partition

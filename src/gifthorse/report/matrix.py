@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from statistics import fmean, mode, stdev
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -16,12 +15,12 @@ from gifthorse.core.columns import has_column, unknown_column
 from gifthorse.core.errors import RequestError, suggestion
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
-from gifthorse.core.record import Interval, Record
+from gifthorse.core.record import Record
+from gifthorse.report.intervals import mean_interval
 from gifthorse.report.settings import FOLLOWING, PARTS, Axis, Settings, identity
 from gifthorse.report.sheet import Entry, Head, Line, Sheet
 from gifthorse.report.tables import averaged, doubt, measure, partition
 
-LEVEL = 0.95
 METRIC = "metric"
 """What a table has for columns that has nothing but metrics there."""
 
@@ -30,16 +29,6 @@ _FIRST = ("none", *FOLLOWING.values())
 """The labels of what others are compared with."""
 _REASON = 200
 """The most letters of a reason that a note repeats."""
-
-
-def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of a mean by Student's t; ``None`` for fewer than two values."""
-    if len(values) < 2:
-        return None
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def follows(metric: Metric) -> str | None:
