@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,8 +20,10 @@ from matplotlib.patches import StepPatch
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from gifthorse.bench.query import select
 from gifthorse.bench.store import Store
 from gifthorse.cli import figures as command
+from gifthorse.cli.filters import conditions as read
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Member, Population, Record
@@ -34,8 +36,7 @@ from gifthorse.report.evidence import matted
 from gifthorse.report.html import render
 from gifthorse.report.intervals import mean_interval
 from gifthorse.report.plots import Bars
-from gifthorse.report.selection import select
-from gifthorse.report.style import Format, encode, styled
+from gifthorse.report.style import UNDATED, encode, styled
 
 NAMES = ["plane", "car", "bird", "cat"]
 BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
@@ -587,7 +588,7 @@ def test_text_stays_text_and_names_are_no_formulas(tmp_path: Path) -> None:
 
 def test_the_command_line_offers_the_kinds_and_formats_that_there_are() -> None:
     assert tuple(KINDS) == command.KINDS
-    assert get_args(Format) == command.FORMATS
+    assert set(UNDATED) == set(command.FORMATS)
     said = str(command.figures.help)
     assert all(re.search(rf"^ +{kind} ", said, re.MULTILINE) for kind in KINDS)
 
@@ -605,7 +606,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(store: Path, tmp_path: Path, mon
     empty.mkdir()
     with pytest.raises(RequestError, match="holds no records"):
         call(empty, tmp_path)
-    with pytest.raises(RequestError, match="nothing has attack=bad; there is: badnets"):
+    with pytest.raises(RequestError, match="no record has attack=bad; there is: badnets"):
         call(store, tmp_path, where=("attack=bad",))
     with pytest.raises(
         RequestError, match="nothing to draw: roc needs records of an attack and of a defense that scores"
@@ -650,18 +651,18 @@ def test_conditions_on_a_field_are_alternatives_and_fields_add_up(conditions: tu
         record(attack=BADNETS | {"poison_rate": 0.2}),
         record("strip"),
     ]
-    assert len(select(found, conditions)) == count
+    assert len(select(found, read(conditions))) == count
 
 
 @pytest.mark.parametrize("condition", ["attack", "attack=", "=x", "atack=badnets", "attack=wanet", "seed=true"])
 def test_a_condition_that_means_nothing_is_refused(condition: str) -> None:
     with pytest.raises(RequestError):
-        select([record()], [condition])
+        select([record()], read([condition]))
 
 
 def test_populations_are_chosen_by_the_same_conditions() -> None:
-    assert select([record(), population()], ["family=inspection"])[0].id.startswith("population")
-    assert len(select([record(), population()], ["dataset=digits", "profile=smoke"])) == 2
+    assert select([record(), found := population()], read(["family=inspection"])) == [found]
+    assert len(select([record(), population()], read(["dataset=digits", "profile=smoke"]))) == 2
 
 
 # ---- charts within a page

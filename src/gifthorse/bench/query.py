@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import duckdb
 
 from gifthorse.core.columns import CONFIGURATIONS, flat, has_column, unknown_column, value_in
 from gifthorse.core.configuration import split_request
 from gifthorse.core.errors import RequestError, StoreError
-from gifthorse.core.record import Downstream, Environment, Record, name_of
+from gifthorse.core.record import Document, Downstream, Environment, Record, name_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("gifthorse")
+
+D = TypeVar("D", bound=Document)
 
 SCHEMA = 1
 """The newest schema of records that is read."""
@@ -139,8 +141,11 @@ class Condition:
         return " or ".join(f"{self.column}={each}" for each in self.wanted)
 
 
-def select(records: Sequence[Record], conditions: Iterable[Condition]) -> list[Record]:
-    """Return the records that meet all conditions; :class:`RequestError` where none does, or has such a column."""
+def select(records: Sequence[D], conditions: Iterable[Condition]) -> list[D]:
+    """Return the records, or populations among them, that meet all conditions.
+
+    :class:`RequestError` where none does, or has such a column.
+    """
     found = list(records)
     for condition in conditions:
         tests = [_test(condition.column, wanted) for wanted in condition.wanted]
@@ -155,11 +160,12 @@ def select(records: Sequence[Record], conditions: Iterable[Condition]) -> list[R
     return found
 
 
-def _value(record: Record, column: str) -> Any:
+def _value(record: Document, column: str) -> Any:
     """Return what a condition is asked of: a configuration whole, the head of a downstream user."""
     if column == "downstream":
-        return None if record.downstream is None else record.downstream.head
-    return getattr(record, column) if column in CONFIGURATIONS else value_in(record, column)
+        user = getattr(record, "downstream", None)
+        return None if user is None else user.head
+    return getattr(record, column, None) if column in CONFIGURATIONS else value_in(record, column)
 
 
 def _said(value: Any) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gifthorse.cli.filters import conditions
 from gifthorse.cli.options import store_option
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,12 +63,12 @@ def write_figures(
     out: Path, form: str, kinds: tuple[str, ...], where: tuple[str, ...], metrics: tuple[str, ...], store: Path
 ) -> None:
     """Draw the figures; :class:`RequestError` where matplotlib is missing or there is nothing to draw."""
-    from gifthorse.bench.store import Store
+    from gifthorse.bench.query import select
+    from gifthorse.bench.store import Store, write_atomically
     from gifthorse.core.configuration import Catalogue
     from gifthorse.core.metric import METRICS, UNDECLARED
     from gifthorse.core.record import Population, Record
     from gifthorse.report.figures import INSTALL, can_draw
-    from gifthorse.report.selection import select
 
     if not can_draw():
         raise RequestError(f"figures need matplotlib: {INSTALL}")
@@ -80,7 +81,7 @@ def write_figures(
     documents: list[Record | Population] = [*kept.records(), *kept.populations()]
     if not documents:
         raise RequestError(f"{store.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
-    chosen = {each.id for each in select(documents, where)}
+    chosen = {each.id for each in select(documents, conditions(where))}
     records = [each for each in documents if isinstance(each, Record)]
     measured = {name for record in records for name in record.metrics}
     for name in metrics:
@@ -99,21 +100,13 @@ def write_figures(
             figure = drawing.draw()
             if figure is not None:
                 path = out / f"{drawing.name}.{form}"
-                _write(path, encode(figure, form))  # type: ignore[arg-type]
+                write_atomically(path, encode(figure, form))
                 click.echo(path)
                 written += 1
     if not written:
         needs = "; ".join(f"{kind} needs {FOUND[kind].needs}" for kind in kinds)
         raise RequestError(f"there is nothing to draw: {needs}")
     click.echo(f"figures: {written} in {out.resolve()}", err=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _evidence(store: "Store") -> "Callable[[str], Mapping[str, np.ndarray]]":

@@ -1,6 +1,6 @@
 """Options that choose records, for the commands that read or remove them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +43,15 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def conditions(filters: Filters) -> "list[Condition]":
-    """Return what the options ask of records; :class:`RequestError` where one is not of the form column=value."""
+def conditions(texts: Iterable[str]) -> "list[Condition]":
+    """Return what is asked of records, as ``attack=badnets``; what is said of one column are alternatives.
+
+    :class:`RequestError` where one is not of the form column=value.
+    """
     from gifthorse.bench.query import Condition
 
-    wanted = {name: list(filters[name]) for name in NAMED if filters[name]}
-    for text in filters["where"]:
+    wanted: dict[str, list[str]] = {}
+    for text in texts:
         column, equals, value = text.partition("=")
         if not (equals and column):
             raise RequestError(f"--where {text} is not of the form column=value")
@@ -66,4 +69,5 @@ def chosen_records(store: Path, filters: Filters) -> "list[Record]":
     records = read_records(store).records
     if not records:
         raise RequestError(f"{store.resolve()} holds no records; {makes} some")
-    return select(records, conditions(filters))
+    named = (f"{name}={value}" for name in NAMED for value in filters[name])
+    return select(records, conditions([*named, *filters["where"]]))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifthorse.bench.profiles import PROFILES
-from gifthorse.cli.filters import NAMED
 from gifthorse.cli.options import Machine, machine_options, store_option
 from gifthorse.core.errors import RequestError
 
@@ -241,7 +240,7 @@ def _print_results(work: "Work", study: "Study") -> None:
     records = [work.records[number] for number in sorted(work.records)]
     for table in (study.table or [Table()]) if records else ():
         load_packages(records)
-        chosen = select(records, conditions(dict.fromkeys(NAMED, ()) | {"where": tuple(table.where)}))
+        chosen = select(records, conditions(table.where))
         varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
         found = without(chosen, [*dict.fromkeys([*table.over, *varied])])
         sheet = matrix(found, table.rows, table.columns, table.metric or (), interval=table.interval)

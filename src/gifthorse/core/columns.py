@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gifthorse.core.errors import RequestError, suggestion
-from gifthorse.core.record import Record
+from gifthorse.core.record import Document, Record
 
 CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream")
 """The parts of a record that were asked for by name and fields."""
@@ -24,7 +24,7 @@ ALIASES["downstream"] = "downstream.head.name"
 """Columns by shorter names; ``attack`` is the attack's name."""
 
 
-def flat(record: Record) -> dict[str, Any]:
+def flat(record: Document) -> dict[str, Any]:
     """Return everything in a record by column, in order: text, numbers, flags, lists, and null where nothing is."""
     found: dict[str, Any] = {}
     for name, value in _parts(record).items():
@@ -35,7 +35,7 @@ def flat(record: Record) -> dict[str, Any]:
     return found
 
 
-def value_in(record: Record, column: str) -> Any:
+def value_in(record: Document, column: str) -> Any:
     """Return what a record has in a column; ``None`` where it has no such column."""
     part, *rest = split(column)
     value = getattr(record, part, None)
@@ -64,7 +64,7 @@ def without(records: Sequence[Record], columns: Sequence[str]) -> list[Record]:
     return found
 
 
-def has_column(column: str, records: Iterable[Record]) -> bool:
+def has_column(column: str, records: Iterable[Document]) -> bool:
     """Tell whether any of the records has a column, be its value null or not."""
     wanted = ALIASES.get(column, column)
     return any(wanted in flat(record) for record in records)
@@ -82,7 +82,7 @@ def split(column: str) -> list[str]:
     return [part, rest] if part in ("metrics", "counts", "seconds", "artifacts") else [part, *rest.split(".")]
 
 
-def unknown_column(column: str, records: Iterable[Record]) -> RequestError:
+def unknown_column(column: str, records: Iterable[Document]) -> RequestError:
     """Return the error that says that none of the records has a column, and which it may have meant."""
     known = {name for record in records for name in flat(record)} | ALIASES.keys()
     part, within = column.partition(".")[0], [name for name in known if name.endswith(f".{column}")]
@@ -92,8 +92,9 @@ def unknown_column(column: str, records: Iterable[Record]) -> RequestError:
     return RequestError(f"no record has a column '{column}'{meant}")
 
 
-def _parts(record: Record) -> dict[str, Any]:
-    return {("schema" if name == "schema_version" else name): getattr(record, name) for name in Record.model_fields}
+def _parts(record: Document) -> dict[str, Any]:
+    fields = type(record).model_fields
+    return {("schema" if name == "schema_version" else name): getattr(record, name) for name in fields}
 
 
 def _fields(value: Any) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from html import escape
 from textwrap import shorten
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -238,8 +238,11 @@ class Population(Document):
     names the metric that ``auroc`` and ``tpr_at_fpr`` are of; ``readouts`` has the same of every further index, each
     over the models that have it. ``flagged_benign`` and ``flagged_trojaned`` are shares at the method's own threshold,
     ``suspect_hit_rate`` is the share of trojaned models whose target has the highest score. Rates are fractions in
-    [0,1]; what could not be computed is absent or null.
+    [0,1]; what could not be computed is absent or null. ``family`` and ``status`` are the same for all of them.
     """
+
+    family: ClassVar[str] = "inspection"
+    status: ClassVar[Status] = "done"
 
     schema_version: Literal[1] = Field(1, alias="schema")
     id: str

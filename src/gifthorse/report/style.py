@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
 from gifthorse.core.metric import Metric
-
-Format = Literal["pdf", "svg", "png"]
 
 INK, SOFT, LINE, BAR, PAPER = "#1b1f24", "#59636e", "#d8dee4", "#9aa7b4", "#ffffff"
 CLEAN, STAMPED = "#0072b2", "#d55e00"
@@ -78,7 +76,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gifthorse",
 }
-_UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
 @contextmanager
@@ -88,10 +86,10 @@ def styled() -> Iterator[None]:
         yield
 
 
-def encode(figure: Figure, form: Format) -> bytes:
-    """Return the figure as a file: the same figure is the same bytes, today and tomorrow."""
+def encode(figure: Figure, form: str) -> bytes:
+    """Return the figure as a ``pdf``, ``svg`` or ``png``: the same figure is the same bytes, today and tomorrow."""
     file = io.BytesIO()
-    figure.savefig(file, format=form, metadata=_UNDATED[form])
+    figure.savefig(file, format=form, metadata=UNDATED[form])
     return file.getvalue()
 
 
