@@ -44,10 +44,11 @@ def read(value: Any) -> Any:
 
 
 def meant(row: dict[str, Any]) -> list[str]:
-    """The names of the methods that a row is about."""
+    """The names of the methods that a row is about; of every method those without a row of their own."""
     if names(row)[0] not in EVERY:
         return names(row)
-    return [name for name, cls in EVERY[row["method"]].items() if row["field"] in cls.model_fields]
+    own = {name for each in ROWS if each["field"] == row["field"] and not PLACES & each.keys() for name in names(each)}
+    return [name for name, cls in EVERY[row["method"]].items() if row["field"] in cls.model_fields and name not in own]
 
 
 def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
