@@ -13,16 +13,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from gifthorse.bench.answers import code_digest, keep, listing_place, recall
-from gifthorse.bench.store import Store
 from gifthorse.bench.study import PopulationRequest
 from gifthorse.bench.study import request as asked
 from gifthorse.cli.computing import How, Work, make_runner
 from gifthorse.cli.live import notes, showing_progress
 from gifthorse.cli.options import Machine
+from gifthorse.cli.report import write_report
 from gifthorse.core.command import bracket
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
@@ -152,30 +152,6 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
             cells = field["name"], default, field["range"], field["type"], field["help"]
             table.add_row(*map(escape, cells))
         answers.print(table)
-
-
-def write_report(runs: Path, out: Path) -> None:
-    """Write the report on every cell of a store."""
-    from gifthorse.report.cells import ReportCell
-    from gifthorse.report.html import render
-
-    if not runs.is_dir():
-        raise RequestError(
-            f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
-        )
-    Catalogue.load_packages()
-    store = Store(runs)
-    cells = []
-    for record in store.records():
-        found = store.load_artifact("evidence", record.id) if record.status == "done" else None
-        cells.append(ReportCell(record, found[0] if found else {}))
-    if not cells:
-        raise RequestError(f"{runs.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
-    try:
-        out.write_text(render(cells), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
-    click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
 
 
 def print_record(record: Record) -> None:

@@ -11,6 +11,7 @@ from gifthorse.bench.profiles import PROFILES
 from gifthorse.cli.figures import figures
 from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.report import check_html, report
 from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
@@ -67,6 +68,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 
     Trains on real handwritten digits that ship inside scikit-learn, so nothing is downloaded.
     """
+    check_html(out)
     from gifthorse.cli.commands import run_quickstart
 
     run_quickstart(store, machine, out, sys.stdout.isatty() if show is None else show)
@@ -223,24 +225,7 @@ def poison(out: Path, store: Path, machine: Machine, download: bool, **request: 
     export_poisoned_set(request, out, store, machine, download=download)
 
 
-@cli.command()
-@click.argument("runs", type=click.Path(path_type=Path, file_okay=False), required=False)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="gifthorse-report.html",
-    show_default=True,
-    help="The HTML file to write.",
-)
-@store_option
-def report(runs: Path | None, out: Path, store: Path) -> None:
-    """Write one self-contained HTML file about every cell in RUNS (default: the store)."""
-    from gifthorse.cli.commands import write_report
-
-    write_report(runs or store, out)
-
-
-for each in (grid, table, figures, export, ls, rm, gc):
+for each in (grid, table, figures, report, export, ls, rm, gc):
     cli.add_command(each)
 
 

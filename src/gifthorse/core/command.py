@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from gifthorse.core.configuration import split_request
@@ -51,10 +52,15 @@ def _show(value: Any) -> str:
         return bracket(value)
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         return f"[{','.join(map(_show, value))}]"
-    if isinstance(value, str) and value == value.strip():
-        try:
-            if split_request(f"x[x={value}]") == ("x", {"x": value}):
-                return value
-        except RequestError:
-            pass
+    if isinstance(value, str) and _reads_back(value):
+        return value
     return json.dumps(value, separators=(",", ":"))
+
+
+@lru_cache(maxsize=1024)
+def _reads_back(word: str) -> bool:
+    """Tell whether a word without quotes is read as itself; the commands of a store have few words, each many times."""
+    try:
+        return word == word.strip() and split_request(f"x[x={word}]") == ("x", {"x": word})
+    except RequestError:
+        return False
