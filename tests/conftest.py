@@ -10,12 +10,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.training.scratch import train
-from worlds import digits_task
+from worlds import digits_world
 
 torch.set_num_threads(1)
 
@@ -36,18 +34,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def task() -> Task:
     """Digits, as the smoke profile has them."""
-    return digits_task()
+    return digits_world().task
 
 
 @pytest.fixture(scope="session")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
+def benign() -> Classifier:
+    return digits_world().benign
 
 
 @pytest.fixture(scope="session")
-def trojan(task: Task, benign: Classifier) -> Trojan:
+def trojan() -> Trojan:
     """BadNets on digits, as the smoke profile has it."""
-    return resolve(dataset="digits", attack="badnets", profile="smoke").attack.run(task, benign, 0)
+    return digits_world().trojan
 
 
 @pytest.fixture(scope="session")
