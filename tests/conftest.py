@@ -1,16 +1,20 @@
 """One torch thread per test process, and small real tasks that many tests share."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from gifthorse.bench.plugins import PLUGINS
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import CATALOGUES
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from worlds import digits_world
@@ -29,6 +33,20 @@ settings.load_profile("patient")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the tests' lists out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def _forgets_plugins() -> Iterator[None]:
+    """Leave no method listed that a plugin added."""
+    modules = {*sys.modules}
+    yield
+    for plugin in PLUGINS.values():
+        for cls in plugin.listed:
+            CATALOGUES[cls.catalogue].remove(cls)
+    PLUGINS.clear()
+    for name in sys.modules.keys() - modules:
+        if name.startswith(("gifthorse_plugin_", "laboratory_")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

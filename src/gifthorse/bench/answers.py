@@ -7,7 +7,7 @@ read or is damaged included, is as if nothing had been kept.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -87,9 +87,11 @@ def _place(store: Store, request: Mapping[str, Any]) -> Path:
     return store.root / "answers" / f"{fingerprint({**request, 'home': home()})}.json"
 
 
-def listing_place() -> Path:
-    """Return the file that keeps what ``gifthorse list`` shows: in the user's folder for caches."""
-    return user_cache() / "listing.json"
+def listing_place(plugins: Sequence[Path] = ()) -> Path:
+    """Return the file that keeps what ``gifthorse list`` shows with some plugins: in the user's folder for caches."""
+    if not plugins:
+        return user_cache() / "listing.json"
+    return user_cache() / "listings" / f"{fingerprint({'plugins': [str(path.resolve()) for path in plugins]})}.json"
 
 
 def keep(
