@@ -205,6 +205,19 @@ class RepeatsItself(Corner):
     variants = ("corner[target=1]", "corner[target=1]")
 
 
+class IsItsOwnVariant(Corner):
+    """Has a variant that is what it is anyway."""
+
+    variants = ("corner[target=0]",)
+
+
+class MissesItsTarget(Corner):
+    """Wants class 0, whatever it is told."""
+
+    def goal(self, task: Task) -> AllToOne:
+        return AllToOne(target=0)
+
+
 class IsNeverItself(Corner):
     """Is equal to nothing."""
 
@@ -227,11 +240,13 @@ ATTACKS: dict[type[Attack], str] = {
     stamped_with(OffGrid): "stamped_pixels_are_what_a_png_would_hold",
     PoisonsTooMuch: "honours_the_poison_rate_to_the_image",
     Mislabels: "what_carries_the_trigger_is_labelled_as_the_goal_wants",
+    MissesItsTarget: "what_carries_the_trigger_is_labelled_as_the_goal_wants",
     TellsByTheOrder: "the_delivered_order_does_not_say_which_images_are_copies",
     IsLong: "can_be_cut_short",
     IsUnexplained: "every_field_is_explained",
     ComesBackDifferent: "round_trips_through_json_toml_and_brackets",
     RepeatsItself: "declared_variants_are_requests_of_the_class_that_differ",
+    IsItsOwnVariant: "declared_variants_are_requests_of_the_class_that_differ",
     IsNeverItself: "equal_fields_are_equal_objects",
 }
 
