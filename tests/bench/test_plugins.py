@@ -1,5 +1,6 @@
 """A Python file of the user's own: what it lists, what comes of mistakes in it, and that its content is in the keys."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import torch
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench import plugins
 from gifthorse.bench.cell import Cell, resolve
-from gifthorse.bench.plugins import PLUGINS, load_plugin, origin_of
+from gifthorse.bench.execution import Processes, run_cells
+from gifthorse.bench.plugins import PLUGINS, load_plugin, load_plugins, loaded, origin_of
+from gifthorse.bench.population import run_population
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.source import sources_of
 from gifthorse.bench.store import Store
 from gifthorse.core.configuration import Configuration, file_digest
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import GOALS
-from gifthorse.core.record import Record
+from gifthorse.core.record import Population, Record
 from gifthorse.defenses import DEFENSES
 
 OWN = """
@@ -55,6 +58,17 @@ class Wish(AllToOne):
     name = "wish"
 """
 
+INSPECTS = """
+from gifthorse import ModelVerdict
+
+class Eyes(Defense[DataFreeView]):
+    name = "eyes"
+    family = "inspection"
+    view = DataFreeView
+
+    def defend(self, view, seed) -> ModelVerdict:
+        return ModelVerdict(None, None, decisive=1.0, flagged=True)
+"""
 
 pytestmark = pytest.mark.usefixtures("_forgets_plugins")
 
@@ -90,27 +104,59 @@ def test_lists_the_concrete_classes_that_it_defines_whether_or_not_it_says_so(ow
 def test_loading_it_again_is_harmless_by_whatever_path(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = load_plugin(own)
     monkeypatch.chdir(own.parent)
-    assert load_plugin(own.name) is load_plugin(str(own), plugin.digest) is plugin
-    assert list(PLUGINS) == [plugin.module]
+    assert load_plugin(own.name) is load_plugin(str(own)) is plugin
+    assert list(PLUGINS) == [plugin.source.module]
 
 
 def test_its_objects_reach_another_process_that_loads_the_same_file(own: Path) -> None:
-    plugin, attack = load_plugin(own), ATTACKS.build("mine[strength=3]")
-    code = f"""
+    load_plugin(own)
+    attack = ATTACKS.build("mine[strength=3]")
+    own.unlink()
+    code = """
 import pickle, sys
-from gifthorse.bench.plugins import load_plugin
-load_plugin({str(own)!r}, {plugin.digest!r})
-print(pickle.loads(sys.stdin.buffer.read()))
+from gifthorse.bench.plugins import load_as_elsewhere
+plugins, attack = pickle.loads(sys.stdin.buffer.read())
+load_as_elsewhere(plugins)
+print(pickle.loads(attack))
 """
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(attack), capture_output=True, check=True)
+    sent = pickle.dumps((loaded(), pickle.dumps(attack)))
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
     assert done.stdout == b"mine[strength=3]\n"
 
 
-def test_another_content_than_that_of_the_first_process_is_refused(own: Path) -> None:
-    digest = str(file_digest(own))
-    edit(own, "+ 0", "+ 1")
-    with pytest.raises(RequestError, match=r"own methods.py was changed after it had been loaded"):
-        load_plugin(own, digest)
+def test_processes_compute_with_what_the_first_one_loaded_even_if_the_file_is_edited_meanwhile(
+    own: Path, tmp_path: Path
+) -> None:
+    load_plugin(own)
+    runner = Runner(Store(tmp_path / "store"), Path("unused"), torch.device("cpu"))
+    cells = [cell(defense) for defense in (None, "yours", "shrinkpad")]
+    edit(own, "return Trojan", "raise ValueError('edited')")
+    records = run_cells(runner, cells, pool=Processes(runner, 2))
+    assert [(record.status, record.reason) for record in records] == [("done", None)] * 3
+    assert [record.id for record in records] == [runner.reading(each).identity() for each in cells]
+    assert {digest for record in records for digest in record.plugins.values()} == {loaded()[0].digest}
+
+
+def test_what_only_the_first_process_can_load_fails_its_cells_with_the_reason(own: Path, tmp_path: Path) -> None:
+    own.write_text(OWN + "\nimport os\nassert os.getpid() == " + str(os.getpid()) + ", 'elsewhere'\n")
+    load_plugin(own)
+    runner = Runner(Store(tmp_path / "store"), Path("unused"), torch.device("cpu"))
+    (record,) = run_cells(runner, [cell()], pool=Processes(runner, 2))
+    assert record.status == "failed"
+    assert record.reason == f"the plugin {own} cannot be loaded: AssertionError: elsewhere (own methods.py, line 34)"
+
+
+def test_a_population_tells_the_plugin(own: Path, tmp_path: Path) -> None:
+    own.write_text(OWN + INSPECTS)
+    plugin = load_plugin(own)
+    runner = Runner(Store(tmp_path / "store"), Path("unused"), torch.device("cpu"))
+    request = resolve(dataset="digits", profile="smoke", attack="badnets", defense="eyes")
+    found = run_population(runner, request, benign=1, trojaned=1)
+    assert (found.n_benign, found.n_trojaned) == (1, 1)
+    assert found.plugins == {str(own): plugin.source.digest}
+    old = found.model_dump(mode="json", by_alias=True)
+    del old["plugins"]
+    assert Population.model_validate(old).plugins == {}
 
 
 def test_an_edited_body_is_another_key_and_the_old_one_is_gone(own: Path) -> None:
@@ -141,9 +187,9 @@ def test_what_bytecode_remembers_is_not_run(own: Path, monkeypatch: pytest.Monke
     """Python takes bytecode for that of a file of the same size and second, where it writes any."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     own.write_text("value = 1\n")
-    assert vars(sys.modules[load_plugin(own).module])["value"] == 1
+    assert vars(sys.modules[load_plugin(own).source.module])["value"] == 1
     own.write_text("value = 2\n")
-    assert vars(sys.modules[load_plugin(own).module])["value"] == 2
+    assert vars(sys.modules[load_plugin(own).source.module])["value"] == 2
     assert [path.name for path in own.parent.iterdir()] == [own.name]
 
 
@@ -169,7 +215,7 @@ def test_a_record_tells_the_plugin_and_how_to_run_it_again(own: Path, tmp_path: 
     runner = Runner(Store(tmp_path / "store"), Path("unused"), torch.device("cpu"))
     with_it, without = runner.run(cell()), runner.run(replace(cell(), attack=ATTACKS.build("none")))
     assert with_it.status == without.status == "done"
-    assert with_it.plugins == {str(own): plugin.digest}
+    assert with_it.plugins == {str(own): plugin.source.digest}
     assert with_it.command is not None
     assert without.command is not None
     assert f"--plugin '{own}'" in with_it.command
@@ -227,3 +273,16 @@ def test_what_is_no_python_file_is_refused(name: str, tmp_path: Path) -> None:
     reason = "no Python file" if name.endswith("ipynb") else "cannot be read"
     with pytest.raises(RequestError, match=rf"{name} .*{reason}|{reason}.*{name}"):
         load_plugin(tmp_path / name)
+
+
+def test_everything_that_is_wrong_with_several_is_said_at_once_and_the_others_are_listed(
+    own: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0")
+    with pytest.raises(RequestError) as caught:
+        load_plugins([broken, own, tmp_path / "missing.py"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"the plugin {broken} cannot be loaded: ZeroDivisionError")
+    assert second.startswith(f"the plugin {tmp_path / 'missing.py'} cannot be read")
+    assert "mine" in ATTACKS

@@ -111,6 +111,109 @@ def test_a_set_is_poisoned_and_a_population_judged_with_it(own: Path, tmp_path: 
     assert found["attack"]["name"] == "frame"
 
 
+STUDY = """
+plugins = "methods/own.py"
+profile = "smoke"
+training = "standard[epochs=1]"
+attack = ["frame[origin=scratch,poison_rate=0.1]", "none"]
+defense = "shrinkpad"
+
+[[population]]
+attack = "frame[origin=scratch,poison_rate=0.1]"
+defense = "neural_cleanse[steps=2]"
+benign = 1
+trojaned = 1
+"""
+
+
+@pytest.fixture
+def study(own: Path, tmp_path: Path) -> Path:
+    """A grid file in a folder of its own, which names a plugin relative to itself; it is run from the folder above."""
+    folder = tmp_path / "studies"
+    (folder / "methods").mkdir(parents=True)
+    own.rename(folder / "methods/own.py")
+    (folder / "study.toml").write_text(STUDY)
+    return folder / "study.toml"
+
+
+def test_a_grid_file_names_it_and_processes_have_it_and_an_edited_one_is_computed_again(
+    study: Path, tmp_path: Path
+) -> None:
+    plugin = study.parent / "methods/own.py"
+    grid = ["grid", "studies/study.toml", "--jobs", "2", "--threads", "2", "--json"]
+    first, said, torch = gifthorse(*grid, cwd=tmp_path)
+    assert torch
+    assert "2 done" in said
+    documents = json.loads(first)
+    records = [Record.model_validate(each) for each in documents["records"]]
+    assert [(each.attack["name"], list(each.plugins)) for each in records] == [("frame", [str(plugin)]), ("none", [])]
+    assert [list(each["plugins"]) for each in documents["populations"]] == [[str(plugin)]]
+    assert gifthorse(*grid, cwd=tmp_path)[::2] == (first, False)
+    (kept,) = (tmp_path / "gifthorse-runs/studies").iterdir()
+    document = json.loads(kept.read_text())
+    assert document["study"]["plugins"] == ["methods/own.py"]
+    assert document["plugins"] == records[0].plugins
+
+    text = plugin.read_text()
+    plugin.write_text(text.replace("1:-1, 1:-1", "2:-2, 2:-2"))
+    edited, _, torch = gifthorse(*grid, cwd=tmp_path)
+    again = [Record.model_validate(each) for each in json.loads(edited)["records"]]
+    assert torch
+    assert again[0].id != records[0].id
+    assert again[1] == records[1]
+    assert json.loads(edited)["populations"][0]["id"] != documents["populations"][0]["id"]
+    plugin.write_text(text)
+    assert gifthorse(*grid, cwd=tmp_path)[0] == first
+
+
+def test_what_was_made_with_it_is_read_and_printed_when_it_is_gone(own: Path, tmp_path: Path) -> None:
+    for spoilt in (False, True):
+        if spoilt:
+            own.write_text(own.read_text().replace("1:-1, 1:-1", "2:-2, 2:-2"))
+        seeds = "1" if spoilt else "0..1"
+        options = ["--profile", "smoke", "--training", "standard[epochs=1]", "--threads", "1", "--defense", "shrinkpad"]
+        grid = ["grid", "--plugin", "own.py", "--attack", FRAME, "--seed", seeds, *options]
+        assert "frame" in gifthorse(*grid, cwd=tmp_path)[0]
+    own.unlink()
+    assert "frame" in gifthorse("ls", cwd=tmp_path)[0]
+    table = gifthorse("table", cwd=tmp_path)[0]
+    assert "frame" in table
+    # However the lines are broken.
+    assert f"2recordsofothercontentsof{own}areleftout" in "".join(table.split())
+    assert "frame" in gifthorse("table", "--where", "attack=frame", "--format", "json", cwd=tmp_path)[0]
+    gifthorse("report", "--out", "report.html", cwd=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(f"gifthorse run \\\n  --plugin {own}") == 3
+    assert page.count(f"2 records of other contents of {own} are left out") == 2
+    gifthorse("figures", "--out", "figures", cwd=tmp_path)
+
+
+def test_a_grid_tells_all_that_is_wrong_with_plugins_and_all_else_with_its_line(study: Path, tmp_path: Path) -> None:
+    study.write_text(
+        STUDY.replace('"methods/own.py"', '["methods/own.py", "missing.py", "broken.py"]').replace('"none"', '"nome"')
+    )
+    (study.parent / "broken.py").write_text("x = 1\n1 / 0\n")
+    told = gifthorse("grid", "studies/study.toml", "--plugin", "other.py", cwd=tmp_path, code=2)[1].splitlines()
+    places = ["studies/study.toml, line 2: ", "studies/study.toml, line 2: ", "", "studies/study.toml, line 5: "]
+    wrong = [
+        "the plugin studies/missing.py cannot be read: No such file or directory",
+        "the plugin studies/broken.py cannot be loaded: ZeroDivisionError: division by zero (broken.py, line 2)",
+        "the plugin other.py cannot be read: No such file or directory",
+        "no attack is called 'nome'",
+    ]
+    assert len(told) == 4, told
+    for line, place, said in zip(told, places, wrong, strict=True):
+        assert line.startswith(f"gifthorse: {place}{said}"), line
+    assert not (tmp_path / "gifthorse-runs").exists()
+
+
+@pytest.mark.parametrize("plugins", ['""', "3", '"a\\u0000.py"', "[[]]"])
+def test_what_is_no_path_is_refused_in_a_grid_file(plugins: str, study: Path, tmp_path: Path) -> None:
+    study.write_text(STUDY.replace('"methods/own.py"', plugins))
+    told = gifthorse("grid", "studies/study.toml", cwd=tmp_path, code=2)[1]
+    assert told.startswith("gifthorse: studies/study.toml, line 2: 'plugins' ")
+
+
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
@@ -118,7 +221,9 @@ def test_a_set_is_poisoned_and_a_population_judged_with_it(own: Path, tmp_path: 
         (None, "own.py cannot be read: No such file or directory"),
     ],
 )
-@pytest.mark.parametrize("asked", ["run", "list", "list attacks", "check frame", "poison --attack frame --out out"])
+@pytest.mark.parametrize(
+    "asked", ["run", "grid --attack none", "list", "list attacks", "check frame", "poison --attack frame --out out"]
+)
 def test_one_that_cannot_be_loaded_is_told(
     source: str | None, complaint: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +235,7 @@ def test_one_that_cannot_be_loaded_is_told(
     assert [path.name for path in tmp_path.iterdir()] == ["own.py"] * (source is not None)
 
 
-@pytest.mark.parametrize("asked", ["run", "population", "poison", "list", "check"])
+@pytest.mark.parametrize("asked", ["run", "population", "poison", "grid", "list", "check"])
 def test_the_help_says_that_it_is_run(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main([asked, "--help"], standalone_mode=False)
     assert "It is run as any program is: name only files that you trust." in " ".join(capsys.readouterr().out.split())
@@ -155,12 +260,20 @@ def test_the_examples_keep_their_promises(example: str, name: str, capsys: pytes
 
 
 @pytest.mark.usefixtures("_forgets_plugins")
-def test_a_broken_promise_is_told_with_its_reason_and_exits_4(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own.write_text(own.read_text().replace("\nDiffers: nothing.\n", "\n"))
+def test_every_broken_promise_is_told_with_its_reason_and_exits_4(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = own.read_text().replace("\nDiffers: nothing.\n", "\n")
+    faults = "torch.rand(1); task.test.pixels[0] = 0; frame = torch.ones("
+    own.write_text(text.replace("frame = torch.ones(", faults))
     printed, code = check(capsys, "frame", own)
     assert code == 4
-    assert printed.count(" broken ") == 1
-    assert "has no line that begins" in " ".join(printed.split())
+    assert printed.count("broken ") == 3
+    said = " ".join(printed.split())
+    assert "has no line that begins" in said
+    assert "it draws from torch's global random state" in said
+    assert "it changes pixels of the task's test images" in said
+    assert printed.count("kept ") > 10
 
 
 @pytest.mark.parametrize(

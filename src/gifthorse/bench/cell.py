@@ -118,7 +118,7 @@ class Cell:
 
     def plugins(self) -> dict[str, str]:
         """Return the SHA-256 by path of the plugins that gave classes of the request."""
-        return {str(plugin.path): plugin.digest for plugin in plugins_of(*map(type, self._inner()))}
+        return {str(plugin.source.path): plugin.source.digest for plugin in plugins_of(*map(type, self._inner()))}
 
     def _inner(self) -> list[Configuration]:
         """Return every configuration of the request."""

@@ -16,14 +16,14 @@ def sources_of(*configurations: Configuration) -> list[str]:
     """
     classes = [type(each) for each in configurations]
     found = {source_of(name) for cls in classes for name in _modules(cls) - PLUGINS.keys()}
-    found |= {plugin.digest for plugin in plugins_of(*classes)}
+    found |= {plugin.source.digest for plugin in plugins_of(*classes)}
     return sorted(digest for digest in found if digest is not None)
 
 
 def source_files(*classes: type[Configuration]) -> set[Path]:
     """Return the files that define classes and their bases, as :func:`sources_of` has them."""
     files = (getattr(sys.modules.get(name), "__file__", None) for cls in classes for name in _modules(cls))
-    return {Path(file) for file in files if file is not None} | {plugin.path for plugin in plugins_of(*classes)}
+    return {Path(file) for file in files if file is not None} | {plugin.source.path for plugin in plugins_of(*classes)}
 
 
 def _modules(cls: type[Configuration]) -> set[str]:

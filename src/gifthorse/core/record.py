@@ -240,7 +240,8 @@ class Population(Document):
     names the metric that ``auroc`` and ``tpr_at_fpr`` are of; ``readouts`` has the same of every further index, each
     over the models that have it. ``flagged_benign`` and ``flagged_trojaned`` are shares at the method's own threshold,
     ``suspect_hit_rate`` is the share of trojaned models whose target has the highest score. Rates are fractions in
-    [0,1]; what could not be computed is absent or null. ``family`` and ``status`` are the same for all of them.
+    [0,1]; what could not be computed is absent or null. ``plugins`` is as in :class:`Record`. ``family`` and
+    ``status`` are the same for all of them.
     """
 
     family: ClassVar[str] = "inspection"
@@ -254,6 +255,7 @@ class Population(Document):
     profile: str
     attack: dict[str, Any]
     varied_target: bool
+    plugins: dict[str, str] = {}
     twin: dict[str, Any] | None = None
     defense: dict[str, Any]
     seed: int
