@@ -43,7 +43,8 @@ def command(record: Fields, between: str = " ") -> str:
         options["--downstream"] = bracket(record["downstream"]["head"])
         options["--downstream-dataset"] = bracket(record["downstream"]["dataset"])
     options["--seed"] = str(record["seed"])
-    return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in options.items())])
+    said = [*(("--plugin", path) for path in record["plugins"]), *options.items()]
+    return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in said)])
 
 
 def _show(value: Any) -> str:

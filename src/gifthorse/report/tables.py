@@ -276,6 +276,7 @@ def _attack_rows(members: Sequence[Record], names: Mapping[str, str]) -> tuple[R
 
 def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]) -> Row:
     """Take an attack's numbers from one cell per seed: every defense and downstream user meets the same trojan."""
+    records, other = of_the_same_files(records)
     measured = [record for record in records if measure(record, "attack.acc") is not None]
     measured.sort(key=lambda record: record.downstream is not None)
     once = [found[0] for found in partition(measured, lambda record: record.seed).values()]
@@ -283,7 +284,7 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, columns, once, tuple(notes.values()), records)
+    return _row(label, columns, once, (*notes.values(), *(Note("left out", text) for text in other)), records)
 
 
 def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
@@ -320,8 +321,10 @@ def _undeclared(parts: Mapping[str | None, Sequence[Record]]) -> Iterator[Family
 
 
 def _result_row(label: str, columns: Sequence[Metric], members: Sequence[Record]) -> Row:
+    members, other = of_the_same_files(members)
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
+    notes += tuple(Note("left out", text) for text in other)
     return _row(label, columns, done, notes or (() if members else (Note(NOT_RUN),)), members)
 
 
@@ -344,6 +347,20 @@ def _row(
         reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
         targets=targets_of(measured),
     )
+
+
+def of_the_same_files(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """Leave out what was computed of other contents of the same files than the newest; and say so.
+
+    The files are those that the requests name, and the plugins. The records are in the order in which they were made.
+    """
+    records = sorted(records, key=lambda record: record.created)
+    files = [{**record.file_digests, **record.plugins} for record in records]
+    newest = {path: digest for each in files for path, digest in each.items()}
+    same = [record for record, each in zip(records, files, strict=True) if each.items() <= newest.items()]
+    changed = sorted({path for each in files for path, digest in each.items() if newest[path] != digest})
+    said = f"{len(records) - len(same)} records of other contents of {', '.join(changed)} are left out"
+    return same, [said] if changed else []
 
 
 def doubt(records: Iterable[Record]) -> str:
