@@ -16,6 +16,7 @@ from benchmarks import (
     grid,
     inspection_memory,
     neural_cleanse,
+    report,
     stacked,
     tables,
     training,
@@ -32,6 +33,7 @@ MODULES = (
     command_line,
     grid,
     tables,
+    report,
 )
 
 

@@ -1,6 +1,10 @@
 """An attack of your own: BadNets with a frame around the image as its trigger.
 
+Paper: none; an example.
+Differs: nothing.
+
 Run:  python examples/own_attack.py
+or    gifthorse run --plugin examples/own_attack.py --attack 'frame[origin=scratch,poison_rate=0.1]'
 """
 
 import tempfile

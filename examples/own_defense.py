@@ -1,6 +1,10 @@
 """A defense of your own, judged beside the listed ones: blur every input before the model sees it.
 
+Paper: none; an example.
+Differs: nothing.
+
 Run:  python examples/own_defense.py
+or    gifthorse run --plugin examples/own_defense.py --attack badnets --defense 'blur[size=5]'
 """
 
 import tempfile

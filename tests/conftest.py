@@ -1,21 +1,23 @@
 """One torch thread per test process, and small real tasks that many tests share."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-from gifthorse.bench.cell import resolve
+from gifthorse.bench.plugins import PLUGINS
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import CATALOGUES
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.training.scratch import train
-from worlds import digits_task
+from worlds import digits_world
 
 torch.set_num_threads(1)
 
@@ -33,21 +35,35 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def _forgets_plugins() -> Iterator[None]:
+    """Leave no method listed that a plugin added."""
+    modules = {*sys.modules}
+    yield
+    for plugin in PLUGINS.values():
+        for cls in plugin.listed:
+            CATALOGUES[cls.catalogue].remove(cls)
+    PLUGINS.clear()
+    for name in sys.modules.keys() - modules:
+        if name.startswith(("gifthorse_plugin_", "laboratory_")):
+            del sys.modules[name]
+
+
 @pytest.fixture(scope="session")
 def task() -> Task:
     """Digits, as the smoke profile has them."""
-    return digits_task()
+    return digits_world().task
 
 
 @pytest.fixture(scope="session")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
+def benign() -> Classifier:
+    return digits_world().benign
 
 
 @pytest.fixture(scope="session")
-def trojan(task: Task, benign: Classifier) -> Trojan:
+def trojan() -> Trojan:
     """BadNets on digits, as the smoke profile has it."""
-    return resolve(dataset="digits", attack="badnets", profile="smoke").attack.run(task, benign, 0)
+    return digits_world().trojan
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """Hand-made records: what the tables, the store's commands and the reports are tested on."""
 
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from gifthorse.core.record import Record
+from gifthorse.core.record import Member, Population, Record
 
 ATTACK = {"attack.acc": 0.97, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
 BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
@@ -17,8 +18,8 @@ SHRINKPAD, STRIP, PRUNING, CLEANSE = ({"name": name} for name in FAMILY_OF)
 _NUMBERS = count()
 
 
-def record(**changes: Any) -> Record:
-    """A record of a finished cell, BadNets on digits without a defense; ``metrics`` are added to the attack's."""
+def bare(**changes: Any) -> Record:
+    """A record of a finished cell without a number, BadNets on digits without a defense."""
     number = next(_NUMBERS)
     values: dict[str, Any] = {
         "id": f"{number:024x}",
@@ -43,9 +44,37 @@ def record(**changes: Any) -> Record:
         "created": f"2026-01-01T00:00:00.{number:09}+00:00",
         **changes,
     }
-    values["metrics"] = ATTACK | changes.get("metrics", {}) if values["status"] != "failed" else {}
     defense = values["defense"]
     return Record.model_validate({"family": defense and FAMILY_OF.get(defense["name"], "sanitization")} | values)
+
+
+def record(**changes: Any) -> Record:
+    """A record with the numbers of an attack that took, to which ``metrics`` are added; none where it failed."""
+    failed = changes.get("status") == "failed"
+    return bare(**changes | {"metrics": {} if failed else ATTACK | changes.get("metrics", {})})
+
+
+def model(index: float, **values: Any) -> Member:
+    """A model of a population, by the index that the detector gave it."""
+    return Member.model_validate({"id": f"member{next(_NUMBERS)}", "seed": 0, "index": index, **values})
+
+
+def population(benign: Sequence[Member], trojaned: Sequence[Member], **changes: Any) -> Population:
+    """A population of these models, Neural Cleanse on BadNets with another target each."""
+    shared = {"dataset", "model", "training", "profile", "attack", "environment", "created"}
+    values: dict[str, Any] = {
+        **bare().model_dump(include=shared),
+        "id": f"population{next(_NUMBERS)}",
+        "varied_target": True,
+        "defense": CLEANSE,
+        "seed": 0,
+        "index": "defense.index",
+        "n_benign": len(benign),
+        "benign": benign,
+        "n_trojaned": len(trojaned),
+        "trojaned": trojaned,
+    }
+    return Population.model_validate(values | changes)
 
 
 def repaired(asr: float, seed: int = 0, **changes: Any) -> Record:

@@ -17,6 +17,7 @@ from gifthorse.core.record import Record
 ROOT = Path(__file__).parent
 PACKAGE = ROOT / "extension"
 PROJECT = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+ENTRIES: dict[str, dict[str, str]] = PROJECT["entry-points"]
 TOYS = sorted(path for path in (PACKAGE / "src/gifthorse_toys").glob("*.py") if path.stem != "__init__")
 
 every_toy = pytest.mark.parametrize("toy", TOYS, ids=lambda path: path.stem)
@@ -95,8 +96,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     about.mkdir()
     header = f"Metadata-Version: 2.1\nName: {PROJECT['name']}\nVersion: {PROJECT['version']}\n"
     (about / "METADATA").write_text(header)
-    lines = [f"{name} = {module}\n" for name, module in PROJECT["entry-points"]["gifthorse"].items()]
-    (about / "entry_points.txt").write_text("[gifthorse]\n" + "".join(lines))
+    groups = [[f"[{group}]", *(f"{name} = {value}" for name, value in each.items())] for group, each in ENTRIES.items()]
+    (about / "entry_points.txt").write_text("\n".join(line for group in groups for line in group))
     return Installed(path, tmp_path_factory.mktemp("work"))
 
 
@@ -114,9 +115,12 @@ def metrics_of(said: dict[str, str], name: str) -> dict[str, float]:
 
 
 def test_each_toy_is_one_file_and_one_line() -> None:
-    listed = PROJECT["entry-points"]["gifthorse"]
+    listed = {name: value for group in ENTRIES.values() for name, value in group.items()}
     assert sorted(listed) == [toy.stem for toy in TOYS]
-    assert all(module == f"gifthorse_toys.{name}" for name, module in listed.items())
+    assert all(value.partition(":")[0] == f"gifthorse_toys.{name}" for name, value in listed.items())
+    assert {"gifthorse", *(f"gifthorse.{kind}" for kind in ("attacks", "defenses", "models", "datasets"))} == set(
+        ENTRIES
+    )
 
 
 def test_the_readme_says_how_long_each_is() -> None:
@@ -149,6 +153,16 @@ def test_lists_show_them(installed: Installed) -> None:
         "toy_location",
     }
     assert "defense.located" in installed.gifthorse("list", "metrics", "located", "--json")
+    for kind in ("attacks", "defenses", "models", "datasets"):
+        for about in json.loads(installed.gifthorse("list", kind, "--json")):
+            own = not about["name"].startswith("toy_")
+            assert about["origin"] == ("gifthorse" if own else "gifthorse_toys")
+
+
+def test_the_promises_are_asked_of_one_by_its_class(installed: Installed) -> None:
+    found = installed.gifthorse("check", "gifthorse_toys.wave:WaveAttack[periods=3]")
+    assert "toy_wave[periods=3]" in found
+    assert found.count("kept") > 10
 
 
 def test_a_data_poisoning_attack_without_a_patch(said: dict[str, str]) -> None:
@@ -241,7 +255,7 @@ def test_the_report_has_their_families_and_metrics(installed: Installed, said: d
 
 def test_they_keep_the_contracts_of_listed_methods(installed: Installed) -> None:
     """The contract tests run over whatever is listed; smoke settings of a package are its variants."""
-    chosen = "toy_ and (same_seed or leaves_ or saved_and_restored or round_trips or cites_its) and not honours"
+    chosen = "toy_ and (same_seed or leaves_ or saved_and_restored or round_trips or cites_its)"
     small = "scratch or shaken or test_defenses or test_every_method"
     files = [str(ROOT / "contracts" / f"test_{name}.py") for name in ("attacks", "defenses", "every_method")]
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT.parent)]

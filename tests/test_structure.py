@@ -112,6 +112,7 @@ def test_the_readmes_commands_run_as_printed(tmp_path: Path) -> None:
     commands = readme_commands()
     assert commands[:2] == ["make quickstart", "make test"]
     (tmp_path / "studies").symlink_to(ROOT / "studies")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in commands[2:]:
         program, *arguments = shlex.split(command)
         assert program == "gifthorse"

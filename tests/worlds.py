@@ -1,7 +1,7 @@
 """Small worlds for tests: real digits, noise of any shape, and models whose answer is known."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
+from gifthorse.contracts.worlds import World, too_long
+from gifthorse.contracts.worlds import noise_images as noise_images
+from gifthorse.contracts.worlds import noise_task as noise_task
+from gifthorse.contracts.worlds import with_delivered_set as with_delivered_set
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
-from gifthorse.core.images import Images, to_levels
+from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
-from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Task
-from gifthorse.core.trojan import DeliveredSet, Trojan
 from gifthorse.core.views import ModelView
-from gifthorse.models.small_cnn import SmallCnn
+from gifthorse.training.scratch import train
 
 C = TypeVar("C", bound=Configuration)
-
-LONGEST = {"epochs": 20, "steps": 300, "batches": 20, "iterations": 2}
-"""The most that a field with such a last word may be at smoke scale; ``null`` is all the images there are: no bound."""
 
 
 def requests(listed: Mapping[str, type[Configuration]]) -> list[str]:
@@ -33,16 +32,12 @@ def requests(listed: Mapping[str, type[Configuration]]) -> list[str]:
 def affordable(method: C) -> C:
     """The same method; an error at once where it would run for minutes, as one without a smoke setting does."""
     for each in method.walk():
-        from_scratch = getattr(each, "origin", None) == "scratch"
-        for name, value in each:
-            most = LONGEST.get(name.rpartition("_")[2])
-            idle = name == "epochs" and from_scratch
-            if most is not None and not idle and (value is None or value > most):
-                section = f"[all.{each.catalogue}.{each.name}]"
-                raise AssertionError(
-                    f"{each.name}: {name}={'null' if value is None else value} is too long for tests (at most {most}): "
-                    f"set it in src/gifthorse/profiles/smoke.toml, {section}"
-                )
+        for name, most in too_long(each).items():
+            value, section = getattr(each, name), f"[all.{each.catalogue}.{each.name}]"
+            raise AssertionError(
+                f"{each.name}: {name}={'null' if value is None else value} is too long for tests (at most {most}): "
+                f"set it in src/gifthorse/profiles/smoke.toml, {section}"
+            )
     return method
 
 
@@ -52,48 +47,12 @@ def digits_task(profile: str = "smoke") -> Task:
     return Task(**vars(splits), architecture=cell.model, recipe=cell.training)
 
 
-def noise_images(count: int, shape: tuple[int, int, int], classes: int, seed: int = 0) -> Images:
-    random = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, *shape), generator=random, dtype=torch.uint8)
-    return Images(pixels, torch.arange(count) % classes, classes)
-
-
-def noise_task(shape: tuple[int, int, int], classes: int = 4) -> Task:
-    """A task of random images: enough to see that a method runs, nothing to learn."""
-    return Task(
-        train=noise_images(96, shape, classes, 0),
-        holdout=noise_images(64, shape, classes, 1),
-        test=noise_images(48, shape, classes, 2),
-        class_names=tuple(map(str, range(classes))),
-        architecture=SmallCnn(width=2, embedding=8),
-        recipe=StandardRecipe(epochs=1, batch_size=32, shift=1, flip=False),
-    )
-
-
-def with_delivered_set(trojan: Trojan, task: Task, copies: int = 40) -> Trojan:
-    """The trojan with a training set: all images, and stamped copies of some (untouched ones where it has no trigger).
-
-    One that already has a training set keeps it.
-    """
-    if trojan.delivered is not None:
-        return trojan
-    clean = torch.arange(len(task.train))
-    sources, labels, stamped = clean[:copies], task.train.labels[:copies], torch.arange(copies) < 0
-    pixels = task.train.pixels[:0]
-    if trojan.backdoor is not None:
-        sources = trojan.backdoor.goal.sources(task.train.labels).nonzero().squeeze(1)[:copies]
-        shown, labels = trojan.backdoor.stamp(task.train.take(sources).floats(), task.train.labels[sources])
-        pixels, stamped = to_levels(shown), torch.arange(copies) >= 0
-    order = torch.randperm(len(clean) + copies, generator=torch.Generator().manual_seed(5))
-    place = order.argsort()[len(clean) :]
-    delivered = DeliveredSet(
-        sources=torch.cat([clean, sources])[order],
-        labels=torch.cat([task.train.labels, labels])[order],
-        stamped=torch.cat([clean < 0, stamped])[order],
-        changed=place[: len(pixels)],
-        pixels=pixels,
-    )
-    return replace(trojan, delivered=delivered)
+@cache
+def digits_world() -> World:
+    """Digits, a benign model of them and BadNets in another, as the smoke profile has them; made once per process."""
+    task = digits_task()
+    benign = train(task, 0)
+    return World(task, benign, resolve(dataset="digits", attack="badnets", profile="smoke").attack.run(task, benign, 0))
 
 
 def scores_of(verdict: ModelVerdict) -> Tensor:

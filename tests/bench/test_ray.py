@@ -10,6 +10,7 @@ import torch
 
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.execution import run_cells
+from gifthorse.bench.plugins import load_plugin
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 
@@ -24,10 +25,19 @@ REQUESTS = [
         "defense": defense,
         "seed": seed,
     }
-    for attack in ("none", "badnets")
+    for attack in ("none", "badnets", "own")
     for defense in (None, "shrinkpad")
     for seed in (0, 1)
 ]
+OWN = """
+from gifthorse import Attack, Trojan
+
+class Own(Attack):
+    name = "own"
+
+    def run(self, task, benign, seed, twin=None):
+        return Trojan(benign, benign, None)
+"""
 
 # Ray warns of what it does itself, which the tests of this process take for errors.
 GRID = """
@@ -37,6 +47,7 @@ import torch
 from ray.cluster_utils import Cluster
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.execution import run_cells
+from gifthorse.bench.plugins import load_plugin
 from gifthorse.bench.ray_pool import RayPool
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
@@ -45,6 +56,8 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_
 for _ in range(2):
     cluster.add_node(num_cpus=1)
 runner = Runner(Store(Path("store")), Path("data"), torch.device("cpu"))
+load_plugin("own.py")
+Path("own.py").unlink()  # as on a machine that does not have it
 killed = []
 
 def workers():
@@ -69,7 +82,10 @@ print(json.dumps({"killed": len(killed), "slots": pool.slots, "records": [record
 """
 
 
+@pytest.mark.usefixtures("_forgets_plugins")
 def test_a_grid_on_ray_outlives_a_killed_worker_and_equals_one_process(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    load_plugin(tmp_path / "own.py")
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", GRID, json.dumps(REQUESTS)],
         cwd=tmp_path,

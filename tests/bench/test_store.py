@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gifthorse.bench.store import Store
+from gifthorse.bench.store import Store, write_atomically
 from gifthorse.core.errors import StoreError
+from records import model, population, record
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7), "c": np.zeros((0, 2), np.uint8)}
 
@@ -49,7 +50,44 @@ def test_what_is_not_there_is_none_and_makes_no_folder(tmp_path: Path) -> None:
     assert store.load_artifact("kind", "key") is None
     assert store.load_record("id") is None
     assert list(store.records()) == []
+    assert list(store.populations()) == []
+    assert store.evidence("id") == {}
     assert not (tmp_path / "nothing").exists()
+
+
+def test_populations_come_in_the_order_in_which_they_were_made_without_the_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    days = {"c": "2026-01-01", "a": "2026-01-02", "b": "2026-01-02", "d": "2025-12-31"}
+    made = {
+        name: population([model(1.0)], [model(2.0)], id=name, created=f"{day}T00:00:00.000+00:00")
+        for name, day in days.items()
+    }
+    for name in ("a", "b", "c", "d"):
+        store.save_population(made[name])
+    store.save_record(record())
+    assert list(store.populations()) == [made[name] for name in ("d", "c", "a", "b")]
+    path = store.population_path("c")
+    path.write_text(path.read_text()[:-9])
+    assert [each.id for each in store.populations()] == ["d", "a", "b"]
+    assert str(path) in caplog.text
+
+
+def test_evidence_is_the_arrays_behind_a_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_artifact("evidence", "id", ARRAYS, {})
+    assert {name: array.tolist() for name, array in store.evidence("id").items()} == {
+        name: array.tolist() for name, array in ARRAYS.items()
+    }
+    assert store.evidence("other") == {}
+
+
+def test_a_file_is_as_readable_as_any_other_that_its_owner_makes(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])

@@ -169,6 +169,10 @@ def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for
         (["list", "metrics", "nope"], "nothing under metrics is called 'nope'"),
         (["list", "planets"], "'planets' is not one of"),
         (["report"], "there is no store at"),
+        (["report", "--out", "r.tex"], "'gifthorse table --format latex' writes tables"),
+        (["report", "--out", "r"], "'gifthorse export' every record flat"),
+        (["report", "--split", "--out", "r.html"], "--split writes a folder; name it without .html"),
+        (["quickstart", "--out", "r.pdf"], "a report is HTML and its name ends in .html"),
         (["fly"], "No such command 'fly'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -280,4 +284,35 @@ def test_report_writes_one_file_about_the_store(tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     assert text.lower().startswith("<!doctype html>")
     assert "badnets" in text
-    assert gifthorse("report", "--out", "no/such/folder/r.html", cwd=tmp_path, check=2).stderr.count("\n") == 1
+    assert gifthorse("report", "--out", "r.html/r.html", cwd=tmp_path, check=2).stderr.count("\n") == 1
+    assert (tmp_path / "r.html").read_text() == text
+
+
+def test_a_split_report_is_a_folder_that_the_next_one_replaces(tmp_path: Path) -> None:
+    for attack in ("none", "badnets"):
+        gifthorse("run", *QUICK, "--attack", attack, "--defense", "shrinkpad", cwd=tmp_path)
+    said = gifthorse("report", "--split", cwd=tmp_path).stderr
+    folder = tmp_path / "gifthorse-report"
+    assert said == f"report: {folder / 'index.html'} (2 cells, 3 pages)\n"
+    pages = sorted(path.name for path in folder.iterdir())
+    assert pages == ["attack-001-none.html", "attack-002-badnets.html", "index.html"]
+    (folder / "attack-009-gone.html").touch()
+    gifthorse("report", "--split", cwd=tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == pages
+    (folder / "notes.txt").touch()
+    assert "other things" in gifthorse("report", "--split", cwd=tmp_path, check=2).stderr
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "attack-plan.html").touch()
+    assert "other things" in gifthorse("report", "--split", "--out", "mine", cwd=tmp_path, check=2).stderr
+    assert [path.name for path in mine.iterdir()] == ["attack-plan.html"]
+
+
+def test_a_store_of_populations_alone_has_a_report(tmp_path: Path) -> None:
+    requested = ("--attack", "badnets", "--defense", "neuron_inspect", "--benign", "1", "--trojaned", "1")
+    gifthorse("population", *QUICK, *requested, cwd=tmp_path)
+    for record in (tmp_path / "gifthorse-runs" / "records").iterdir():
+        record.unlink()
+    said = gifthorse("report", cwd=tmp_path).stderr
+    assert said.endswith("gifthorse-report.html (1 population)\n")
+    assert "neuron_inspect" in (tmp_path / "gifthorse-report.html").read_text()

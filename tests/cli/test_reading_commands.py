@@ -17,8 +17,7 @@ from gifthorse.bench.query import read_records
 from gifthorse.bench.store import Store
 from gifthorse.cli.main import cli
 from gifthorse.core.errors import RequestError, StoreError
-from gifthorse.core.record import Member, Population
-from records import CLEANSE, PRUNING, SHRINKPAD, record, repaired
+from records import CLEANSE, PRUNING, SHRINKPAD, model, population, record, repaired
 
 COMMANDS = ("table", "export", "ls", "rm", "gc")
 
@@ -219,22 +218,8 @@ def test_rm_lists_many_records_in_short(store: Store) -> None:
 
 def test_rm_says_which_population_loses_members(store: Store) -> None:
     records = read_records(store.root).records
-    shared = records[0].model_dump()
-    keys = ("dataset", "model", "training", "profile", "attack", "environment", "created")
-    members = [Member(id=each.id, seed=each.seed, index=1.0) for each in records[:4]]
-    store.save_population(
-        Population(
-            **{key: shared[key] for key in keys},
-            id="pop",
-            varied_target=True,
-            defense=CLEANSE,
-            seed=0,
-            n_benign=1,
-            n_trojaned=3,
-            benign=members[:1],
-            trojaned=members[1:],
-        )
-    )
+    members = [model(1.0, id=each.id, seed=each.seed) for each in records[:4]]
+    store.save_population(population(members[:1], members[1:], id="pop"))
     text = out(store, "rm", "--seed", "0", said="n\n")
     assert "population pop (neural_cleanse on badnets) stays, and loses 2 of its 4 models" in text
     assert "population" not in out(store, "rm", "--status", "failed", said="n\n")

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import sys
 import tomllib
 from abc import abstractmethod
 from pathlib import Path
@@ -290,18 +291,18 @@ class TestListing:
 
 
 class TestPackages:
-    """Packages that declare the entry point group ``gifthorse``."""
+    """Packages that declare entry points of gifthorse's groups."""
 
     @pytest.fixture(autouse=True)
     def _unlooked(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Catalogue, "_packages", None)
+        monkeypatch.setattr(Catalogue, "_entries", None)
 
-    def install(self, folder: Path, name: str, entry: str, source: str) -> None:
+    def install(self, folder: Path, name: str, entry: str, source: str, group: str = "gifthorse") -> None:
         (folder / f"{name}.py").write_text(source)
         about = folder / f"{name}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[gifthorse]\nmethods = {entry}\n")
+        (about / "entry_points.txt").write_text(f"[{group}]\nmethods = {entry}\n")
 
     SOURCE = """
 from gifthorse.core.configuration import CATALOGUES
@@ -335,9 +336,58 @@ def add():
         assert guests.build("guest").name == "guest"
         assert list(guests) == ["host", "guest"]
 
-    def test_one_that_fails_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.install(tmp_path, "broken_package", "broken_package", "raise RuntimeError('out of paper')")
+    def test_a_class_is_declared_under_its_kind_and_loaded_when_that_is_looked_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from gifthorse.core import configuration
+
+        monkeypatch.setattr(configuration, "CATALOGUES", {})
+        self.install(tmp_path, "classy_package", "classy_package:Guest", self.SOURCE, "gifthorse.guests")
         monkeypatch.syspath_prepend(tmp_path)
+        assert TOYS.find("leaf") is Leaf
+        assert "classy_package" not in sys.modules
+        guests: Catalogue[Configuration] = Catalogue("rare guest", [])
+        monkeypatch.setattr(guests, "kind", "guest")
+        assert list(guests) == list(guests) == ["guest"]
+        assert guests.add(guests["guest"]) is guests["guest"], "it may list itself as well"
+
+    def test_what_classes_declare_beside_themselves_is_known_when_all_are_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.install(tmp_path, "quiet_package", "quiet_package:Guest", self.SOURCE, "gifthorse.guests")
+        monkeypatch.syspath_prepend(tmp_path)
+        Catalogue.load_packages()
+        assert "quiet_package" in sys.modules
+
+    @pytest.mark.parametrize(
+        ("group", "entry", "source", "reason"),
+        [
+            (
+                "gifthorse",
+                "",
+                "\nraise RuntimeError('out of paper')",
+                r"RuntimeError: out of paper \({name}.py, line 2\)",
+            ),
+            ("gifthorse.toys", ":Toy", "1 +", r"SyntaxError: invalid syntax \({name}.py, line 1\)"),
+            ("gifthorse.toys", ":Toy", "", r"AttributeError: module '{name}' has no attribute 'Toy'"),
+            ("gifthorse.toys", ":Toy", "Toy = int", r"TypeError: <class 'int'> cannot be listed: it is no toy"),
+            (
+                "gifthorse.toys",
+                ":Toy",
+                "def f():\n 'x' * 9999\n raise OSError('x' * 999)\nf()",
+                r"x{{200}}… \({name}.py, line 3\)",
+            ),
+        ],
+        ids=["module", "syntax", "nothing", "no class of the kind", "long"],
+    )
+    def test_one_that_fails_is_named(
+        self, group: str, entry: str, source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = f"broken_{tmp_path.name}"
+        self.install(tmp_path, name, name + entry, source, group)
+        monkeypatch.syspath_prepend(tmp_path)
+        declared = rf"methods = {name}{entry}, in {group}"
         for _ in range(2):
-            with pytest.raises(RequestError, match=r"the package broken_package cannot .*RuntimeError: out of paper"):
+            said = rf"the package {name} cannot add its methods \({declared}\): .*{reason.format(name=name)}$"
+            with pytest.raises(RequestError, match=said):
                 TOYS.find("leaf")

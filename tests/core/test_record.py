@@ -7,27 +7,17 @@ import pytest
 import torch
 
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
-from gifthorse.core.record import Member, Population, Record
-from records import CLEANSE, STRIP, record
+from gifthorse.core.record import Population, Record
+from records import STRIP, model, population, record
 
 TUNED = {"head": {"name": "fcn1", "tuning": "full"}, "dataset": {"name": "digits", "size": 16}}
-POPULATION = Population.model_validate(
-    {
-        **record().model_dump(include={"dataset", "model", "training", "profile", "attack", "environment", "created"}),
-        "id": "pop",
-        "varied_target": True,
-        "defense": CLEANSE,
-        "seed": 0,
-        "n_benign": 1,
-        "n_trojaned": 1,
-        "index": "defense.index",
-        "auroc": 0.75,
-        "auroc_interval": (0.5, 1.0),
-        "tpr_at_fpr": {"0.1": 0.5},
-        "flagged_benign": 0.0,
-        "benign": [Member(id="a", seed=0, index=1.0)],
-        "trojaned": [Member(id="b", seed=0, index=2.0)],
-    }
+POPULATION = population(
+    [model(1.0)],
+    [model(2.0)],
+    auroc=0.75,
+    auroc_interval=(0.5, 1.0),
+    tpr_at_fpr={"0.1": 0.5},
+    flagged_benign=0.0,
 )
 
 

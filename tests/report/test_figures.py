@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ from gifthorse.report.html import render
 from gifthorse.report.intervals import mean_interval
 from gifthorse.report.plots import Bars
 from gifthorse.report.style import UNDATED, encode, styled
+from records import BADNETS, bare, model, population
 
 NAMES = ["plane", "car", "bird", "cat"]
-BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
 TOOK = {"attack.acc": 0.95, "attack.asr": 0.99, "benign.asr": 0.01, "attack.valid": True, "attack.targets": [1.0]}
 DEFENSES = {
     "strip": "filtering",
@@ -49,31 +49,13 @@ DEFENSES = {
     "neural_cleanse": "inspection",
     "abs": "inspection",
 }
-ENVIRONMENT = {"gifthorse": "0.1.0", "commit": None, "dirty": None, "python": "3", "torch": "2", "device": "cpu"}
-COUNTER = iter(range(10**6))
 
 Evidence = dict[str, dict[str, np.ndarray]]
 
 
 def record(defense: str | None = None, metrics: Mapping[str, Any] = TOOK, **changes: Any) -> Record:
-    number = next(COUNTER)
-    values = {
-        "id": f"id{number:05}",
-        "status": "done",
-        "dataset": {"name": "digits", "size": 16},
-        "class_names": NAMES,
-        "model": {"name": "small_cnn", "width": 16},
-        "training": {"name": "standard", "epochs": 20},
-        "profile": "smoke",
-        "seed": 0,
-        "attack": BADNETS,
-        "defense": defense and {"name": defense, "steps": 9},
-        "family": defense and DEFENSES[defense],
-        "metrics": dict(metrics),
-        "environment": ENVIRONMENT | {"threads": 1},
-        "created": f"2026-01-01T00:00:00.{number:05}+00:00",
-    }
-    return Record.model_validate(values | changes)
+    followed = {"defense": {"name": defense, "steps": 9}, "family": DEFENSES[defense]} if defense else {}
+    return bare(**{"profile": "smoke", "class_names": NAMES, "metrics": dict(metrics)} | followed | changes)
 
 
 def material(*records: Record, evidence: Evidence | None = None, **changes: Any) -> Material:
@@ -283,7 +265,7 @@ def test_models_of_a_population_with_targets_of_their_own_are_no_rows_of_a_matri
     flagged = TOOK | {"defense.flagged": True}
     models = [record("neural_cleanse", flagged, seed=seed, attack=BADNETS | {"target": seed}) for seed in range(3)]
     members = [Member(id=each.id, seed=each.seed, index=3.0) for each in models]
-    given = population(trojaned=members)
+    given = judged(trojaned=members)
     other = record("neural_cleanse", flagged, attack={"name": "blended"})
     axes = only(drawn("matrix", material(*models, other, populations=[given]))).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["blended"]
@@ -333,30 +315,14 @@ def test_a_roc_curve_is_that_of_the_scores_and_its_area_the_recorded_auroc() -> 
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("false positive rate [%]", "true positive rate [%]")
 
 
-def population(**changes: Any) -> Population:
-    values: dict[str, Any] = {
-        "id": f"population{next(COUNTER)}",
-        **{name: record().model_dump()[name] for name in ("dataset", "model", "training", "attack", "environment")},
-        "profile": "smoke",
-        "varied_target": True,
-        "defense": {"name": "neural_cleanse"},
-        "seed": 0,
-        "n_benign": 4,
-        "n_trojaned": 3,
-        "index": "defense.index",
-        "auroc": 11 / 12,
-        "auroc_interval": (0.5, 0.99),
-        "flagged_benign": 0.25,
-        "flagged_trojaned": 2 / 3,
-        "benign": [Member(id=f"b{n}", seed=n, index=index) for n, index in enumerate([0.5, 1.0, 1.5, 2.5])],
-        "trojaned": [Member(id=f"t{n}", seed=n, index=index) for n, index in enumerate([2.0, 3.0, 4.0])],
-        "created": "2026-01-01",
-    }
-    return Population.model_validate(values | changes)
+def judged(trojaned: Sequence[Member] = (), **changes: Any) -> Population:
+    benign, others = ([model(index) for index in found] for found in ([0.5, 1.0, 1.5, 2.5], [2.0, 3.0, 4.0]))
+    numbers = {"auroc": 11 / 12, "auroc_interval": (0.5, 0.99), "flagged_benign": 0.25, "flagged_trojaned": 2 / 3}
+    return population(benign, trojaned or others, **{"profile": "smoke"} | numbers | changes)
 
 
 def test_the_curve_of_a_population_is_that_of_its_members_indices() -> None:
-    given = [population(), population(defense={"name": "abs"}, n_trojaned=2, trojaned=population().trojaned[1:])]
+    given = [judged(), judged(defense={"name": "abs"}, trojaned=judged().trojaned[1:])]
     ((name, figure),) = drawn("populations", material(populations=given, chosen={each.id for each in given})).items()
     assert name == "populations-digits-small_cnn-badnets"
     (axes,) = figure.axes
@@ -527,7 +493,7 @@ def everything() -> tuple[list[Record], Evidence, list[Population]]:
     evidence = {each.id: pictures() for each in found}
     evidence[screen.id] |= scores
     evidence[verdict.id] |= masks
-    return found, evidence, [population()]
+    return found, evidence, [judged()]
 
 
 @pytest.fixture(scope="module")
@@ -661,8 +627,8 @@ def test_a_condition_that_means_nothing_is_refused(condition: str) -> None:
 
 
 def test_populations_are_chosen_by_the_same_conditions() -> None:
-    assert select([record(), found := population()], read(["family=inspection"])) == [found]
-    assert len(select([record(), population()], read(["dataset=digits", "profile=smoke"]))) == 2
+    assert select([record(), found := judged()], read(["family=inspection"])) == [found]
+    assert len(select([record(), judged()], read(["dataset=digits", "profile=smoke"]))) == 2
 
 
 # ---- charts within a page
@@ -722,7 +688,7 @@ def test_without_matplotlib_the_report_is_written_and_says_what_is_missing(monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     each, arrays = inspected()
     screen, scores = screened(0)
-    html = render([ReportCell(each, arrays), ReportCell(screen, scores)])
+    html = render([ReportCell(each, lambda: arrays), ReportCell(screen, lambda: scores)])
     assert html.count("Charts need matplotlib: pip install &#39;gifthorse[plots]&#39;") == 2
     assert "<svg" not in html
     assert "L1 norm of the recovered mask per class" in html

@@ -1,9 +1,13 @@
 """Records become tables without losing, inventing or mistaking a number, and nothing in them becomes markup."""
 
+import base64
+import hashlib
+import html as markup
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,55 +18,32 @@ from gifthorse.core.command import bracket, command
 from gifthorse.core.configuration import split_request
 from gifthorse.core.family import FAMILIES, Family
 from gifthorse.core.metric import METRICS, NORM, Metric
-from gifthorse.core.record import Record
+from gifthorse.core.record import Member, Population, Record
 from gifthorse.report import details
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.figures import bar_chart, recovered_triggers
-from gifthorse.report.html import render
+from gifthorse.report.html import MANY_CELLS, render, render_split
+from gifthorse.report.overview import Overview, Square, overview_of
+from gifthorse.report.pictures import Pictures
+from gifthorse.report.plots import roc_points
 from gifthorse.report.tables import Group, Row, group, measure
+from records import BADNETS, bare, model
+from records import population as any_population
 
 HOSTILE = "</td></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 ATTACK = {"attack.acc": 0.97, "attack.ccc": 0.95, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
-BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
 STRIP = {"name": "strip", "overlays": 8}
 SHRINKPAD = {"name": "shrinkpad", "shrink": 2}
 CLEANSE = {"name": "neural_cleanse", "steps": 30}
-FAMILY_OF = {
-    "shrinkpad": "reformation",
-    "strip": "filtering",
-    "fine_pruning": "sanitization",
-    "neural_cleanse": "inspection",
-}
 FCN1 = {"name": "fcn1", "tuning": "partial", "share": 1.0}
-COUNTER = iter(range(10**6))
 
 
 def record(**changes: Any) -> Record:
-    values: dict[str, Any] = {
-        "id": f"id{next(COUNTER)}",
-        "status": "done",
-        "dataset": {"name": "digits", "size": 16},
-        "model": {"name": "small_cnn", "width": 16},
-        "training": {"name": "standard", "epochs": 20},
-        "profile": "smoke",
-        "seed": 0,
-        "attack": BADNETS,
-        "defense": None,
-        "metrics": ATTACK,
-        "environment": {
-            "gifthorse": "0.1.0",
-            "commit": None,
-            "dirty": None,
-            "python": "3.11",
-            "torch": "2",
-            "device": "cpu",
-            "threads": 1,
-        },
-        "created": "2026-01-01T00:00:00.000+00:00",
-    }
-    values |= changes
-    defense = values["defense"]
-    return Record.model_validate({"family": defense and FAMILY_OF.get(defense["name"], "sanitization")} | values)
+    return bare(**{"profile": "smoke", "metrics": ATTACK} | changes)
+
+
+def population(benign: list[Member], trojaned: list[Member], **changes: Any) -> Population:
+    return any_population(benign, trojaned, **{"profile": "smoke"} | changes)
 
 
 def screened(seed: int = 0, **changes: Any) -> Record:
@@ -87,6 +68,10 @@ def tuned(head: dict[str, Any], asr: float, seed: int = 0, **changes: Any) -> Re
 
 def page(*records: Record) -> str:
     return render([ReportCell(each) for each in records])
+
+
+def with_evidence(found: Record, evidence: Mapping[str, np.ndarray]) -> ReportCell:
+    return ReportCell(found, lambda: evidence)
 
 
 def only_group(*records: Record) -> Group:
@@ -126,7 +111,7 @@ def test_nothing_in_a_record_becomes_markup() -> None:
     }
     html = render(
         [
-            ReportCell(
+            with_evidence(
                 record(
                     id=HOSTILE,
                     status="failed",
@@ -147,12 +132,28 @@ def test_nothing_in_a_record_becomes_markup() -> None:
                 record(model=hostile | {"arch": HOSTILE}, downstream={"head": hostile, "dataset": hostile | {"x": 1}})
             ),
         ],
+        [
+            population(
+                [model(1.0)],
+                [model(2.0, id=HOSTILE, target=0)],
+                id=HOSTILE,
+                dataset=hostile,
+                model=hostile,
+                attack=hostile,
+                defense=hostile,
+                index=HOSTILE,
+                readouts={HOSTILE: {"auroc": 0.5}},
+                left_out=[{"id": HOSTILE, "group": "benign", "seed": 1, "status": "failed", "reason": HOSTILE}],
+            )
+        ],
         title=HOSTILE,
     )
-    assert "<script" not in html
+    assert html.count("<script") == html.count("</script") == 1
     assert "<img" not in html
     assert "49" not in re.findall(r"<h1>.*?</h1>", html)[0]
-    assert html.count("</style>") == 1
+    assert html.count("</style>") == 2
+    for _, split in render_split([ReportCell(record(attack=hostile, class_names=[HOSTILE]))], title=HOSTILE):
+        assert (split.count("<script"), split.count("</style>"), split.count("<img")) == (1, 2, 0)
 
 
 def test_table_numbers_are_the_records_own() -> None:
@@ -374,7 +375,7 @@ def test_every_true_target_is_marked_and_none_where_the_record_names_none() -> N
 
     def drawn(*targets: float) -> str:
         metrics = {"defense.suspect_class": 0, **({"attack.targets": list(targets)} if targets else {})}
-        return render([ReportCell(record(defense=CLEANSE, metrics=metrics), evidence)])
+        return render([with_evidence(record(defense=CLEANSE, metrics=metrics), evidence)])
 
     several = drawn(3, 35)
     assert "▲ true targets: classes 3, 35." in several
@@ -412,7 +413,7 @@ def test_no_hole_is_silent() -> None:
     ):
         assert text in html
     assert "KeyError: &#39;x&#39;" in html
-    notes = re.findall(r'<td class="note" colspan="\d+"><strong class="[a-z-]+">([a-z ]+)</strong>', html)
+    notes = re.findall(r'<td class="note" colspan="\d+">(?:<a [^>]*>)?<strong class="[a-z-]+">([a-z ]+)<', html)
     # Two attacks never met strip, four never met dhbe less the one that failed.
     assert notes.count("not run") == 2 + 3
     assert notes.count("skipped") == 1
@@ -427,7 +428,8 @@ def test_no_defense_gets_credit_against_an_attack_that_did_not_take() -> None:
     html = page(invalid)
     assert "no defense gets credit</small>" in html
     assert "did not take<br>seed 1: success rate 0.300, under 0.8; &lt;leaks&gt;</small>" in html
-    assert html.count('<tr class="doubtful">') == 2
+    # In the matrix, among the attacks and in the family's table.
+    assert html.count('<tr class="doubtful">') == 3
     assert 'class="doubtful"' not in page(screened(0))
 
 
@@ -441,7 +443,8 @@ def test_a_metric_that_does_not_apply_is_a_dash_and_never_a_zero() -> None:
 @pytest.mark.parametrize("count", [1, 40])
 def test_a_report_unfolds_where_it_is_short(count: int) -> None:
     html = page(*(screened(seed) for seed in range(count)))
-    assert ('<details class="cell" open>' in html) == (count == 1)
+    (opened,) = {" open>" in tag for tag in re.findall('<details class="cell"[^>]*>', html)}
+    assert opened == (count == 1)
 
 
 def test_missing_or_empty_evidence_is_left_out() -> None:
@@ -450,9 +453,9 @@ def test_missing_or_empty_evidence_is_left_out() -> None:
         "clean_scores": np.zeros(3),
         "masks": np.zeros((2, 1, 4, 4)),
     }
-    cells = [ReportCell(record(defense=CLEANSE)), ReportCell(screened(0), empty), ReportCell(record(), {})]
+    cells = [ReportCell(record(defense=CLEANSE)), with_evidence(screened(0), empty), with_evidence(record(), {})]
     html = render(cells)
-    assert "<img" not in html
+    assert 'class="picture' not in html
     assert "There are no cells" in render([])
 
 
@@ -463,7 +466,7 @@ def test_charts_bear_odd_numbers() -> None:
         assert svg.count("<rect ") == len(values)
     score = np.array([-0.5, -0.5, np.nan])
     evidence = {"clean_scores": score, "stamped_scores": score[:0], "threshold": np.array([-0.5])}
-    assert "threshold -0.5" in render([ReportCell(screened(0), evidence)])
+    assert "threshold -0.5" in render([with_evidence(screened(0), evidence)])
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38])
@@ -481,13 +484,13 @@ def test_whatever_the_store_holds_is_drawn(odd: float) -> None:
     ]:
         evidence = {"clean_scores": clean, "stamped_scores": stamped, "threshold": np.array(threshold)}
         html = render(
-            [ReportCell(screened(0), evidence), ReportCell(inspected, {"masks": masks, "patterns": patterns})]
+            [with_evidence(screened(0), evidence), with_evidence(inspected, {"masks": masks, "patterns": patterns})]
         )
         assert not re.search(r'(?:x|y|d|width|height)="[^"]*(?:nan|inf)', html)
         finite = any(np.isfinite(part).any() for part in (clean, stamped))
         assert ("Scores of clean and stamped images" in html) is finite
     for count in (0, 2):
-        assert render([ReportCell(inspected, {"masks": masks[:count], "patterns": patterns})])
+        assert render([with_evidence(inspected, {"masks": masks[:count], "patterns": patterns})])
 
 
 def test_recovered_triggers_are_mask_times_pattern() -> None:
@@ -516,7 +519,7 @@ def test_the_chart_of_classes_shows_what_the_defense_scores_by(scores: list[floa
     masks = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
     evidence = {"masks": masks, "patterns": np.full((2, 1, 1, 1), 200, np.uint8)}
     metrics = {"defense.scores": scores, "defense.held_out_asr": [0.98, 0.5], "attack.targets": [1.0]}
-    html = render([ReportCell(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
+    html = render([with_evidence(record(defense=CLEANSE, family="inspection", metrics=metrics), evidence)])
     assert f"{what} per class" in html
     assert "No class is suspect. ▲ true target: class 1." in html
     values = [2.0, 4.0] if scores[0] < 0 else scores
@@ -535,7 +538,7 @@ def test_scores_of_clean_and_stamped_images_are_drawn_beside_the_threshold(monke
         "stamped_scores": np.array([-0.1, -0.1]),
         "threshold": np.array(-0.5),
     }
-    html = render([ReportCell(screened(0), evidence)])
+    html = render([with_evidence(screened(0), evidence)])
     assert "<svg></svg>" in html
     ((panels, threshold, _),) = drawn
     assert [(panel.title, panel.values.tolist()) for panel in panels] == [
@@ -574,6 +577,372 @@ def test_the_command_line_says_every_field() -> None:
     assert "--downstream 'fcn1[tuning=partial,share=1.0]'" in again
     assert "--downstream-dataset 'digits[size=16]'" in again
     assert "gifthorse run \\\n  --dataset &#39;digits[size=16]&#39; \\\n  --model" in page(cell)
+
+
+def only_overview(*records: Record) -> Overview:
+    found = overview_of(only_group(*records))
+    assert found is not None
+    return found
+
+
+def squares(found: Overview) -> dict[tuple[str, str], Square]:
+    """Return the squares by attack and defense."""
+    return {
+        (line.attack.label, square.row.label): square
+        for line in found.lines
+        for family in line.squares
+        for square in family
+    }
+
+
+def inspected(seed: int, flagged: bool, **changes: Any) -> Record:
+    verdict = {"defense.index": 3.0, "defense.flagged": flagged, **({"defense.suspect_class": 3} if flagged else {})}
+    return record(**{"seed": seed, "defense": CLEANSE, "metrics": ATTACK | verdict} | changes)
+
+
+def test_the_matrix_has_each_familys_own_number_as_its_table_has_it() -> None:
+    repaired = ATTACK | {"defense.acc": 0.9, "defense.asr": 0.2}
+    records = [
+        screened(0),
+        screened(1),
+        record(defense=SHRINKPAD, metrics=repaired),
+        *(inspected(seed, flagged=seed > 0) for seed in range(3)),
+    ]
+    found = only_overview(*records)
+    headlines = {each.defenses: each.metric.name for each in found.columns}
+    assert headlines == {
+        ("shrinkpad",): "defense.asr",
+        ("strip",): "defense.auroc",
+        ("neural_cleanse",): "defense.index",
+    }
+    by_defense = {defense: square for (_, defense), square in squares(found).items()}
+    assert {name: square.value and square.value.text for name, square in by_defense.items()} == {
+        "shrinkpad": "20.0",
+        "strip": "0.970",
+        "neural_cleanse": "3.00",
+    }
+    assert {name: square.verdict and square.verdict.text for name, square in by_defense.items()} == {
+        "shrinkpad": None,
+        "strip": None,
+        "neural_cleanse": "2 of 3",
+    }
+    assert '<small class="verdict">flagged 2 of 3</small>' in page(*records)
+    for table in only_group(*records).tables:
+        (row,) = table.blocks[0].rows
+        assert by_defense[row.label].value in row.values
+
+
+def test_the_matrix_credits_a_defense_with_what_it_gains_and_none_without_a_backdoor_that_took() -> None:
+    repaired = ATTACK | {"defense.acc": 0.9, "defense.asr": 0.2}
+    weak = {"attack": {"name": "wanet"}, "metrics": screened(0).metrics | {"attack.valid": False}}
+    benign = {"attack": {"name": "none"}, "metrics": {"attack.acc": 0.9, "defense.index": 2.5, "defense.flagged": True}}
+    found = squares(
+        only_overview(
+            screened(0),
+            record(defense=SHRINKPAD, metrics=repaired),
+            *(inspected(seed, flagged=seed > 0) for seed in range(3)),
+            screened(0, **weak),
+            record(defense=CLEANSE, **benign),
+        )
+    )
+    credited = {pair: square.credit for pair, square in found.items() if square.credit is not None}
+    assert credited == {
+        ("badnets", "shrinkpad"): pytest.approx(0.8),
+        ("badnets", "strip"): pytest.approx(0.97),
+        ("badnets", "neural_cleanse"): pytest.approx(2 / 3),
+    }
+    weakly, flagged = found["wanet", "strip"].value, found["none", "neural_cleanse"].value
+    assert weakly is not None
+    assert flagged is not None
+
+
+def test_the_matrix_marks_and_explains_every_gap() -> None:
+    reason = "needs 28 clean images; there are 10"
+    skipped = {"status": "skipped", "reason": reason, "metrics": ATTACK}
+    records = [
+        screened(0),
+        screened(1, status="failed", reason="RuntimeError: out of memory", metrics={}),
+        *(screened(seed, attack={"name": "wanet"}, **skipped) for seed in (0, 1)),
+        screened(0, defense=SHRINKPAD, **skipped),
+    ]
+    found = only_overview(*records)
+    assert found.footnotes == (("skipped", reason), ("failed", "RuntimeError: out of memory"))
+    marks = {
+        pair: [(mark.status, mark.cells, mark.footnotes) for mark in square.marks]
+        for pair, square in squares(found).items()
+    }
+    assert marks == {
+        ("badnets", "shrinkpad"): [("skipped", 1, (1,))],
+        ("badnets", "strip"): [("failed", 1, (2,))],
+        ("wanet", "shrinkpad"): [("not run", 1, ())],
+        ("wanet", "strip"): [("skipped", 2, (1,))],
+    }
+    assert squares(found)["badnets", "strip"].value is not None
+    assert found.statuses == {"skipped", "failed", "not run"}
+    html = page(*records)
+    assert html.count('<li id="footnote-1-') == 2
+    assert set(re.findall(r'href="#(footnote-1-\d)"', html)) == {"footnote-1-1", "footnote-1-2"}
+    legend = re.findall(r'<dl class="legend">(.*?)</dl>', html, re.DOTALL)[0]
+    assert [word for word in ("did not take", "skipped", "failed", "not run", "–") if f">{word}<" in legend] == [
+        "skipped",
+        "failed",
+        "not run",
+    ]
+
+
+def test_a_family_that_says_no_headline_shows_its_first_number() -> None:
+    family = Family("clustering", "Clustering", "Looks for two clusters.", ("defense.tpr", "defense.fpr"))
+    FAMILIES.add(family)
+    try:
+        declared = only_overview(screened(0, family="clustering"))
+    finally:
+        del FAMILIES[family.name]
+    assert declared.columns[0].metric.name == "defense.tpr"
+    assert only_overview(screened(0, family="of_tomorrow")).columns[0].metric.name == "defense.tpr"
+    assert only_overview(record(defense=STRIP, family="of_tomorrow", status="failed", reason="x", metrics={})).columns
+
+
+def test_without_defenses_there_is_no_matrix() -> None:
+    assert overview_of(only_group(record(), tuned(FCN1, 0.5))) is None
+
+
+def test_classes_go_by_number_and_name() -> None:
+    names = ["airplane", "automobile", "bird", "cat"]
+    masks = np.arange(1.0, 5).reshape(4, 1, 1, 1)
+    evidence = {"masks": masks, "patterns": np.full((4, 1, 1, 1), 200, np.uint8)}
+    metrics = inspected(0, True).metrics | {"attack.targets": [1.0]}
+    one, two = (inspected(seed, True, metrics=metrics, class_names=names) for seed in (0, 1))
+    other = inspected(2, True, metrics=metrics | {"defense.suspect_class": 0}, class_names=names)
+    assert shown(only_row(one, two, other), "defense.suspect_class").text == "0 (airplane), 3 (cat)"
+    assert shown(only_row(one), "defense.suspect_class").raw == "3.0"
+    assert only_group(one).attacks[0].targets == "target 1 (automobile)"
+    html = render([with_evidence(one, evidence)])
+    for text in (
+        "Suspect: class 3 (cat), highlighted.",
+        "▲ true target: class 1 (automobile).",
+        "<figcaption>1 (automobile) ▲</figcaption>",
+        "seed 0, target 1 (automobile)",
+        "Index 3.00, flagged, suspect 3 (cat)",
+        "<dd>3 (cat)</dd>",
+        "Classes 0 (airplane), 1 (automobile), 2 (bird), 3 (cat)",
+    ):
+        assert text in html
+    assert "Classes " not in page(record(class_names=["0", "1"]))
+
+
+def test_what_is_drawn_many_times_is_kept_once() -> None:
+    random = np.random.default_rng(0)
+    clean, stamped, reformed = random.integers(0, 256, (3, 8, 1, 4, 4), np.uint8)
+    cells = [
+        with_evidence(record(seed=seed, defense=SHRINKPAD), {"clean": clean, "stamped": stamped, "reformed": reformed})
+        for seed in range(5)
+    ]
+    html = render(cells)
+    # Of each trojan the clean and the stamped ones, of each cell the stamped and the reformed ones.
+    assert html.count('<span role="img" class="picture') == 5 * 4
+    assert html.count("url(data:image/") == 3
+    used, ruled = set(re.findall(r'class="picture (p\d+)"', html)), set(re.findall(r"^\.(p\d+)\{", html, re.MULTILINE))
+    assert used == ruled
+    assert len(used) == 3
+
+
+def test_a_file_of_many_cells_shows_fewer_pictures_of_each_and_its_pages_all() -> None:
+    clean = np.random.default_rng(0).integers(0, 256, (8, 1, 4, 4), np.uint8)
+    found = {"masks": np.arange(1.0, 11).reshape(10, 1, 1, 1), "patterns": np.full((10, 1, 1, 1), 9, np.uint8)}
+    metrics = ATTACK | {"defense.suspect_class": 9, "attack.targets": [8.0]}
+
+    def recovered(count: int) -> list[int]:
+        cells = [
+            with_evidence(record(seed=seed, defense=CLEANSE, metrics=metrics), {"clean": clean, **found})
+            for seed in range(count)
+        ]
+        pages = [render(cells), *(html for name, html in render_split(cells) if name != "index.html")]
+        return [html.count("recovered trigger, ") // count for html in pages]
+
+    assert recovered(1) == [10, 10]
+    # The four smallest, the suspect's and the target's.
+    assert recovered(MANY_CELLS + 1) == [6, 10]
+
+
+@pytest.mark.parametrize(
+    ("suspect", "target", "more"),
+    [
+        (None, None, ""),
+        (None, 1, ""),
+        (0, 1, ""),
+        (None, 4, " and the target’s"),
+        (3, None, " and the suspect’s"),
+        (3, 0, " and the suspect’s"),
+        (3, 4, " and the suspect’s and the target’s"),
+        (4, 4, " and the suspect’s and the target’s"),
+    ],
+)
+def test_the_caption_of_recovered_triggers_says_which_are_shown(
+    suspect: int | None, target: int | None, more: str
+) -> None:
+    evidence = {"masks": np.arange(1.0, 6).reshape(5, 1, 1, 1), "patterns": np.full((5, 1, 1, 1), 9, np.uint8)}
+    known = {"defense.suspect_class": suspect, "attack.targets": None if target is None else [float(target)]}
+    metrics = ATTACK | {name: value for name, value in known.items() if value is not None}
+    cell = with_evidence(record(defense=CLEANSE, metrics=metrics), evidence)
+    extent = details.Extent(pictures=1, triggers=2)
+    ((found,),) = (each.cells for each in details.trojans([cell], details.Lines([cell.record]), Pictures(), extent))
+    assert found.triggers_caption == f"Recovered mask × pattern of each class; the 2 smallest of 5{more}"
+    shown = {0, 1, *(each for each in (suspect, target) if each is not None)}
+    assert [each.caption for each in found.triggers] == [
+        f"{each} ▲" if each == target else str(each) for each in sorted(shown)
+    ]
+    assert [each.marked for each in found.triggers] == [each == suspect for each in sorted(shown)]
+
+
+def test_evidence_is_read_once_and_not_kept() -> None:
+    alive: list[int] = []
+    read: list[str] = []
+
+    class Arrays(dict[str, np.ndarray]):
+        def __init__(self, identity: str):
+            super().__init__(clean=np.zeros((1, 1, 4, 4), np.uint8))
+            read.append(identity)
+            alive.append(1)
+
+        def __del__(self) -> None:
+            alive.pop()
+
+    most = 0
+
+    def evidence(identity: str) -> Arrays:
+        nonlocal most
+        made = Arrays(identity)
+        most = max(most, len(alive))
+        return made
+
+    records = [screened(seed) for seed in range(6)]
+    render([ReportCell(each, lambda each=each: evidence(each.id)) for each in records])  # type: ignore[misc]
+    assert sorted(read) == sorted(each.id for each in records)
+    assert most <= 2
+
+
+def test_a_population_is_a_row_with_its_intervals_its_curve_and_what_was_left_out() -> None:
+    reason = "the attack did not take: success rate 0.300, under 0.8"
+    left = [{"id": "gone", "group": "trojaned", "seed": 2, "status": "done", "reason": reason}]
+    names = ["airplane", "automobile", "bird", "cat"]
+    member = inspected(0, True, class_names=names)
+    found = population(
+        [model(1.0, flagged=False), model(2.5, flagged=True, seed=1)],
+        [model(3.0, id=member.id, target=3, flagged=True, hit=True)],
+        auroc=0.75,
+        auroc_interval=(0.25, 0.9),
+        flagged_benign=0.5,
+        flagged_trojaned=1.0,
+        suspect_hit_rate=1.0,
+        suspect_hit_rate_interval=(0.025, 1.0),
+        readouts={"defense.aiv_log": {"auroc": 0.625, "auroc_interval": (0.1, 0.8)}},
+        left_out=left,
+    )
+    html = render([ReportCell(member)], [found])
+    for text in (
+        'data-value="0.75">0.750<small>0.250–0.900</small>',
+        'data-value="0.625">0.625<small>0.100–0.800</small>',
+        'data-value="0.5">50.0</td>',
+        'data-value="1.0">100.0<small>2.5–100.0</small>',
+        "A TPR at an FPR of 0.05 takes 20 benign models.",
+        "n too small: 10 benign models would do",
+        f"trojaned seed 2: {reason}",
+        "<td>3 (cat)</td>",
+        "1 trojaned models against 2 benign, AUROC 0.750",
+        "a target of its own for each model",
+        '<a href="#cell-1">trojaned</a>',
+    ):
+        assert text in html, text
+    # In a square of 250 pixels whose corner is at (52, 260): straight up, then right; the own threshold is at (0.5, 1).
+    (curve,) = re.findall(r'<svg[^>]*aria-label="ROC curve.*?</svg>', html)
+    assert 'd="M52 260L52 10 302 10" fill="none"' in curve
+    assert curve.count('d="M177 12.5C') == 1
+
+
+def test_a_store_of_populations_alone_is_a_report() -> None:
+    found = population([model(1.0)], [model(2.0)], auroc=1.0)
+    html = render([], [found])
+    assert "1 population · 2" in html
+    assert "neural_cleanse" in html
+    assert "There are no cells" not in html
+    assert [name for name, _ in render_split([], [found])] == ["index.html"]
+    empty = population([], [], index=None)
+    assert "ROC curve" in html
+    assert "ROC curve" not in render([], [empty])
+
+
+def test_trojans_of_a_population_that_varies_the_target_are_in_no_other_table() -> None:
+    trojaned = [inspected(seed, True, attack=BADNETS | {"target": seed}) for seed in range(3)]
+    benign = [inspected(seed, False, attack={"name": "none"}, metrics={"attack.acc": 0.9}) for seed in range(2)]
+    found = population([model(1.0, id=each.id) for each in benign], [model(2.0, id=each.id) for each in trojaned])
+    (alone,) = group([*benign, *trojaned], [found])
+    assert (alone.attacks, alone.tables, len(alone.apart), len(alone.records)) == ((), (), 5, 5)
+    other = screened(0, attack=BADNETS | {"target": 1})
+    (beside,) = group([*benign, *trojaned, other], [found])
+    # What also met another defense is a row as ever, with every cell of it.
+    assert [row.label for row in beside.attacks] == ["none", "badnets[target=1]"]
+    assert {each.id for each in beside.apart} == {trojaned[0].id, trojaned[2].id}
+    (same,) = group([*benign, *trojaned], [found.model_copy(update={"varied_target": False})])
+    assert len(same.attacks) == 4
+    html = render([ReportCell(each) for each in (*benign, *trojaned)], [found])
+    assert html.count('<details class="cell"') == 5
+    assert "5 models of populations" in html
+
+
+def test_a_population_stands_with_the_images_of_its_models() -> None:
+    first, second = record(data_digest="a" * 24), record(data_digest="b" * 24)
+    groups = group([first, second], [population([model(1.0, id=second.id)], [])])
+    assert [(each.dataset, len(each.populations)) for each in groups] == [
+        ("digits (images aaaaaaaa)", 0),
+        ("digits (images bbbbbbbb)", 1),
+    ]
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        negative, positive = (random.integers(0, 6, random.integers(1, 9)).astype(float) for _ in range(2))
+        pairs = [(above > below) + (above == below) / 2 for above in positive for below in negative]
+        false, true = roc_points(negative, positive)
+        assert np.trapezoid(true, false) == pytest.approx(np.mean(pairs))
+        assert (np.diff([false, true]) >= 0).all()
+
+
+def test_only_the_reports_own_script_may_run() -> None:
+    html = page(record())
+    policy = markup.unescape(re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[0])
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert allowed["script-src"] == f"'sha256-{digest}'"
+    assert allowed["default-src"] == "'none'"
+    assert "connect-src" not in allowed
+
+
+def test_split_a_report_is_an_index_and_a_page_per_attack_that_lead_to_each_other() -> None:
+    records = [
+        screened(0),
+        screened(1),
+        screened(0, attack={"name": "../<Wanet>"}),
+        record(dataset={"name": "mnist"}),
+        record(status="failed", reason="x", metrics={}, attack={"name": "lira"}),
+    ]
+    pages = dict(render_split([ReportCell(each) for each in records]))
+    assert list(pages) == [
+        "index.html",
+        "attack-001-badnets.html",
+        "attack-002-wanet.html",
+        "attack-003-lira.html",
+        "attack-004-badnets.html",
+    ]
+    index = pages.pop("index.html")
+    assert '<details class="cell"' not in index
+    assert index.count("data-cell=") == len(records)
+    for href in re.findall(r'href="([^"#]*#[^"]*)"', "".join([index, *pages.values()])):
+        name, _, anchor = href.partition("#")
+        assert not name or f'id="{anchor}"' in pages[name]
+    assert sum(html.count('<details class="cell"') for html in pages.values()) == len(records)
+    assert all('<a href="index.html">' in html for html in pages.values())
 
 
 def test_reports_are_made_without_torch() -> None:

@@ -7,15 +7,14 @@ read or is damaged included, is as if nothing had been kept.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gifthorse.bench.store import Store, write_atomically
-from gifthorse.core.configuration import file_digest, fingerprint
+from gifthorse.core.configuration import entry_points, file_digest, fingerprint, package_places, root_of
 from gifthorse.core.contents import content_digests, home, user_cache
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Document, Population, Record
@@ -23,29 +22,31 @@ from gifthorse.core.record import Document, Population, Record
 D = TypeVar("D", bound=Document)
 
 
-def code_digest() -> str | None:
-    """Return the SHA-256 of all files of gifthorse and of the packages that add to it, and of their versions.
+def code_digest(plugins: Iterable[Path] = ()) -> str | None:
+    """Return the SHA-256 of all files of gifthorse, of the packages that add to it and of plugins, and of versions.
 
-    ``None`` where nothing may be kept: a package's files are not to be seen, or torch is loaded already; then there is
-    nothing to gain, and whoever loaded it may have listed a method of their own.
+    ``None`` where nothing may be kept: a package's files are not to be seen, a plugin cannot be read, or torch is
+    loaded already; then there is nothing to gain, and whoever loaded it may have listed a method of their own.
     """
     if "torch" in sys.modules:
         return None
-    entries = metadata.entry_points(group="gifthorse")
-    added = sorted((each.value, str(each.dist and (each.dist.name, each.dist.version))) for each in entries)
-    packages = ("gifthorse", *(value.partition(":")[0].partition(".")[0] for value, _ in added))
+    entries = entry_points()
+    added = sorted((each.group, each.value, str(each.dist and (each.dist.name, each.dist.version))) for each in entries)
+    packages = ("gifthorse", *sorted({root_of(each) for each in entries}))
+    named = [(str(path.resolve()), file_digest(path)) for path in plugins]
     try:
         files = [_files(package) for package in packages]
-    except (OSError, ImportError, ValueError):
+    except OSError:
+        return None
+    if not all(files) or any(digest is None for _, digest in named):
         return None
     versions = sys.version, metadata.version("gifthorse"), metadata.version("pydantic")
-    return hashlib.sha256(repr((versions, added, files)).encode()).hexdigest() if all(files) else None
+    return hashlib.sha256(repr((versions, added, files, named)).encode()).hexdigest()
 
 
 def _files(package: str) -> list[tuple[str, str]]:
     """Return the name and digest of every file of a package; nothing where it is not in files."""
-    spec = find_spec(package)
-    roots = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
+    roots = package_places(package)
     inside = [(root, path) for root in roots for path in (root.rglob("*") if root.is_dir() else [root])]
     return sorted(
         (str(path.relative_to(root.parent)), str(file_digest(path)))
@@ -86,9 +87,11 @@ def _place(store: Store, request: Mapping[str, Any]) -> Path:
     return store.root / "answers" / f"{fingerprint({**request, 'home': home()})}.json"
 
 
-def listing_place() -> Path:
-    """Return the file that keeps what ``gifthorse list`` shows: in the user's folder for caches."""
-    return user_cache() / "listing.json"
+def listing_place(plugins: Sequence[Path] = ()) -> Path:
+    """Return the file that keeps what ``gifthorse list`` shows with some plugins: in the user's folder for caches."""
+    if not plugins:
+        return user_cache() / "listing.json"
+    return user_cache() / "listings" / f"{fingerprint({'plugins': [str(path.resolve()) for path in plugins]})}.json"
 
 
 def keep(

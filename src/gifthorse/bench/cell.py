@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.bench.plugins import plugins_of
 from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_files, sources_of
 from gifthorse.core.architecture import Architecture
@@ -114,6 +115,10 @@ class Cell:
     def named_files(self) -> dict[str, str | None]:
         """Return the digests by path of the files and folders that the request names, other than the data sets."""
         return content_digests(path for each in self._inner() if not isinstance(each, Dataset) for path in each.files())
+
+    def plugins(self) -> dict[str, str]:
+        """Return the SHA-256 by path of the plugins that gave classes of the request."""
+        return {str(plugin.source.path): plugin.source.digest for plugin in plugins_of(*map(type, self._inner()))}
 
     def _inner(self) -> list[Configuration]:
         """Return every configuration of the request."""

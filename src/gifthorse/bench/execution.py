@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -23,8 +23,9 @@ import torch
 from gifthorse.bench.cell import Cell
 from gifthorse.bench.machine import pick_device
 from gifthorse.bench.plan import Node, Plan, plan
+from gifthorse.bench.plugins import Source, load_as_elsewhere, loaded
 from gifthorse.bench.runner import Runner
-from gifthorse.core.errors import StoreError
+from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record
 
 log = logging.getLogger("gifthorse")
@@ -181,6 +182,15 @@ def make(runner: Runner, node: Node) -> Record | Failure | None:
     return record
 
 
+def loading(plugins: Iterable[Source]) -> Failure | None:
+    """Load what the first process has :func:`loaded`, before any node is received; return why that is not possible."""
+    try:
+        load_as_elsewhere(plugins)
+    except RequestError as error:
+        return Failure(str(error))
+    return None
+
+
 class Inline:
     """Computes nodes in this process, one after the other."""
 
@@ -265,7 +275,7 @@ class Processes:
         ours, theirs = self._context.Pipe()
         deterministic = torch.backends.cudnn.deterministic
         process = self._context.Process(
-            target=_work, args=(theirs, self.runner, self.threads, deterministic), daemon=True
+            target=_work, args=(theirs, self.runner, loaded(), self.threads, deterministic), daemon=True
         )
         with _deaf():
             process.start()
@@ -303,15 +313,20 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(connection: Connection, runner: Runner, threads: int, deterministic: bool) -> None:
+def _work(connection: Connection, runner: Runner, plugins: Sequence[Source], threads: int, deterministic: bool) -> None:
     """Compute what the connection asks for, until it is closed or whoever asked is gone."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     pick_device(str(runner.device), deterministic=deterministic)
+    failure = loading(plugins)
     with suppress(EOFError, OSError):
-        while True:
+        while failure is None:
             connection.send(make(runner, connection.recv()))
+        while True:
+            # Its classes may be unknown here.
+            connection.recv_bytes()
+            connection.send(failure)
 
 
 def _leave(*_: object) -> NoReturn:

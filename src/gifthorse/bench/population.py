@@ -124,6 +124,7 @@ def conclude(runner: Runner, models: Models, records: Mapping[str, Record]) -> P
             "profile": request.profile,
             "attack": request.attack.to_dict(),
             "varied_target": models.varied_target,
+            "plugins": request.plugins(),
             "twin": None if models.twin is None else models.twin.to_dict(),
             "defense": models.defense.to_dict(),
             "seed": request.seed,

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from gifthorse.bench.execution import ATTEMPTS, Failure, make
+from gifthorse.bench.execution import ATTEMPTS, Failure, loading, make
 from gifthorse.bench.machine import pick_device
 from gifthorse.bench.plan import Node
+from gifthorse.bench.plugins import Source, loaded
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError
@@ -58,14 +59,16 @@ class RayPool:
             runner, store=Store(runner.store.root.resolve()), data_root=runner.data_root.resolve(), download=False
         )
         about = (Path.cwd(), device, torch.backends.cudnn.deterministic)
-        self._shared = ray.put((runner, about))
+        self._shared = ray.put((runner, loaded(), about))
         self._compute = ray.remote(_compute)
         self._tasks: dict[Any, Node] = {}
 
     def start(self, node: Node) -> None:
         """Submit the node."""
         options = self._compute.options(max_retries=ATTEMPTS - 1, **self._of(node.stage))
-        self._tasks[options.remote(self._shared, node, max(1, int(self._of(node.stage)["num_cpus"])))] = node
+        # Inside of a list, as Ray would otherwise read the node before the task has its plugins.
+        reference = [self._ray.put(node)]
+        self._tasks[options.remote(self._shared, reference, max(1, int(self._of(node.stage)["num_cpus"])))] = node
 
     def finished(self) -> tuple[Node, Record | Failure | None]:
         """Wait for a task."""
@@ -90,13 +93,16 @@ class RayPool:
         return {"num_cpus": said.get("cpus", 1), "num_gpus": said.get("gpus", 0)}
 
 
-def _compute(shared: tuple[Runner, tuple[Path, str | None, bool]], node: Node, threads: int) -> Any:
-    runner, (folder, device, deterministic) = shared
+def _compute(shared: tuple[Runner, list[Source], tuple[Path, str | None, bool]], node: list[Any], threads: int) -> Any:
+    import ray
+
+    runner, plugins, (folder, device, deterministic) = shared
     # Requests may name files relative to where the grid was started.
     if folder.is_dir():
         os.chdir(folder)
     torch.set_num_threads(threads)
-    return make(replace(runner, device=pick_device(device, deterministic=deterministic)), node)
+    runner = replace(runner, device=pick_device(device, deterministic=deterministic))
+    return loading(plugins) or make(runner, ray.get(node[0]))
 
 
 def _total_cpus(ray: Any) -> float:

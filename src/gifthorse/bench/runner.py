@@ -335,6 +335,7 @@ class Runner:
             "attack": cell.attack.to_dict(),
             "defense": cell.defense.to_dict() if cell.defense else None,
             "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
+            "plugins": cell.plugins(),
         }
         return Record.model_validate(
             {

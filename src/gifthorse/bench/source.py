@@ -4,22 +4,26 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from gifthorse.bench.plugins import PLUGINS, plugins_of
 from gifthorse.core.configuration import Configuration, file_digest
 
 
 def sources_of(*configurations: Configuration) -> list[str]:
     """Return the SHA-256 of the files that define the classes and their bases, the standard library's excepted.
 
-    What was typed into an interpreter has no file and gives none.
+    What was typed into an interpreter has no file and gives none. Of a plugin it is what was run, whatever the file
+    holds by now.
     """
-    found = {source_of(name) for each in configurations for name in _modules(type(each))}
+    classes = [type(each) for each in configurations]
+    found = {source_of(name) for cls in classes for name in _modules(cls) - PLUGINS.keys()}
+    found |= {plugin.source.digest for plugin in plugins_of(*classes)}
     return sorted(digest for digest in found if digest is not None)
 
 
 def source_files(*classes: type[Configuration]) -> set[Path]:
     """Return the files that define classes and their bases, as :func:`sources_of` has them."""
     files = (getattr(sys.modules.get(name), "__file__", None) for cls in classes for name in _modules(cls))
-    return {Path(file) for file in files if file is not None}
+    return {Path(file) for file in files if file is not None} | {plugin.source.path for plugin in plugins_of(*classes)}
 
 
 def _modules(cls: type[Configuration]) -> set[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
@@ -73,6 +73,11 @@ class Store:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             _tell_damage(path, str(error))
             return None
+
+    def evidence(self, identity: str) -> Arrays:
+        """Return the arrays behind the record of that id; none where nothing is, or nothing sound."""
+        found = self.load_artifact("evidence", identity)
+        return found[0] if found else {}
 
     def save_record(self, record: Record) -> None:
         """Write one record; the log of an earlier failure goes once it is done."""
@@ -165,13 +170,10 @@ def write_atomically(path: Path, content: bytes, unfinished: Path | None = None)
     try:
         for folder in filter(None, (path.parent, unfinished)):
             folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=unfinished or path.parent,
-            prefix=f"{this_machine()}+{os.getpid()}+" if unfinished else ".",
-            suffix=".part",
-            delete=False,
-        ) as file:
-            temporary = Path(file.name)
+        owner = f"{this_machine()}+{os.getpid()}+" if unfinished else "."
+        # Not a file of tempfile, which nobody else may read: reports are sent, and stores are shared.
+        temporary = (unfinished or path.parent) / f"{owner}{secrets.token_hex(8)}.part"
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -149,6 +150,9 @@ class Study(_Part):
     """Everything that a grid file may say. Every name may be one or a list, and take fields in brackets."""
 
     title: str = Field("", description="what the study is about")
+    plugins: Annotated[list[Annotated[str, Field(pattern=r"^[^\x00]+$")]], BeforeValidator(_several)] = Field(
+        default=[], description="Python files with methods of your own, which are run; relative to the grid file"
+    )
     profile: Annotated[list[Profile], BeforeValidator(_several), Field(min_length=1)] = ["laptop"]
     dataset: Names = ["digits"]
     model: Names | None = Field(None, description="architectures; the profile's choice for the data set unless given")
@@ -193,11 +197,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study with its text, and where in the text something stands."""
+    """A study with its text, and where in the text something stands; ``added`` are plugins that it does not name."""
 
     study: Study
     text: str = ""
     name: str = ""
+    added: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, text: str, name: str) -> Self:
@@ -218,6 +223,11 @@ class StudyFile:
         """Return the content key of the study."""
         return fingerprint({"study": self.study.model_dump(mode="json")})
 
+    @property
+    def plugins(self) -> list[Path]:
+        """Return the paths of all plugins, those that the file names first."""
+        return [*(Path(self.name).parent / each for each in self.study.plugins), *self.added]
+
     def place(self, *keys: Any) -> str:
         """Return file and line of where the keys and values stand, one after the other; the file alone where not."""
         lines, at, found = self.text.splitlines(), 0, None
@@ -229,12 +239,13 @@ class StudyFile:
         return self.name if found is None or not self.name else f"{self.name}, line {found + 1}"
 
 
-def expand(file: StudyFile, listing: Listing) -> Asked:
+def expand(file: StudyFile, listing: Listing, known: Iterable[str] = ()) -> Asked:
     """Return what a study asks for; :class:`RequestError` with everything that is wrong in it, each with its line.
 
-    Names and fields are looked at; what values they may have is known to whoever builds the cells.
+    Names and fields are looked at; what values they may have is known to whoever builds the cells. ``known`` are
+    problems that were found already.
     """
-    study, problems = file.study, dict.fromkeys(_problems(file, listing))
+    study, problems = file.study, dict.fromkeys([*known, *_problems(file, listing)])
     if problems:
         raise RequestError("\n".join(problems))
     axes: dict[str, list[Any]] = {

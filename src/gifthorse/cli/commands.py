@@ -3,7 +3,7 @@
 import json
 import os
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from gifthorse.bench.answers import code_digest, keep, listing_place, recall
-from gifthorse.bench.store import Store
+from gifthorse.bench.plugins import load_plugins, origin_of
 from gifthorse.bench.study import PopulationRequest
 from gifthorse.bench.study import request as asked
 from gifthorse.cli.computing import How, Work, make_runner
 from gifthorse.cli.live import notes, showing_progress
 from gifthorse.cli.options import Machine
+from gifthorse.cli.report import write_report
 from gifthorse.core.command import bracket
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gifthorse.cli.options import Machine
 
 FAILED = 4
+OWN = "gifthorse"
 QUICKSTART_ATTACKS = ("none", "badnets")
 QUICKSTART_DEFENSES = ("shrinkpad", "strip", "fine_pruning", "neural_cleanse")
 
@@ -54,9 +56,17 @@ def run_quickstart(store: Path, machine: Machine, out: Path, show: bool) -> None
         webbrowser.open(out.resolve().as_uri())
 
 
-def run_cell(request: Mapping[str, Any], store: Path, machine: Machine, how: How, *, as_json: bool) -> int:
+def run_cell(
+    request: Mapping[str, Any],
+    store: Path,
+    machine: Machine,
+    how: How,
+    *,
+    plugins: Sequence[Path],
+    as_json: bool,
+) -> int:
     """Run one cell and print it; returns the exit code."""
-    work = Work.of([asked(**request)], store, machine, how)
+    work = Work.of([asked(**request)], store, machine, how, plugins=plugins)
     work.run()
     record = work.records[0]
     if as_json:
@@ -77,12 +87,13 @@ def judge_population(
     machine: Machine,
     how: How,
     *,
+    plugins: Sequence[Path],
     same_target: bool,
     as_json: bool,
 ) -> int:
     """Judge a defense on a population and print it; returns the exit code."""
     models = PopulationRequest(asked(**request), benign, trojaned, same_target)
-    work = Work.of([], store, machine, how, populations=[models])
+    work = Work.of([], store, machine, how, populations=[models], plugins=plugins)
     work.run()
     population = work.concluded[0]
     if as_json:
@@ -103,48 +114,56 @@ def export_poisoned_set(
     store: Path,
     machine: Machine,
     *,
+    plugins: Sequence[Path],
     download: bool,
 ) -> None:
     """Write a poisoned training set as pictures."""
     from gifthorse.bench.cell import resolve
 
+    load_plugins(plugins)
     cell = resolve(**request)
     with showing_progress():
         about = make_runner(store, machine, How(download=download)).export_poisoned(cell, out)
     click.echo(f"{out.resolve()}: {about['images']} training pictures, {about['poisoned']} of them poisoned", err=True)
 
 
-def list_kinds(kinds: tuple[str, ...]) -> None:
+def list_kinds(kinds: tuple[str, ...], plugins: Sequence[Path]) -> None:
     """Print the kinds of things that can be listed, with their names."""
-    found = listing()
+    found = listing(plugins)
     for kind in kinds:
         click.echo(f"{kind:10} {', '.join(found[kind])}")
 
 
-def list_kind(kind: str, name: str | None, as_json: bool) -> None:
+def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
-    described = listing()[kind]
+    described = listing(plugins)[kind]
     if name is not None:
         described = {known: about for known, about in described.items() if name in (known, *_also(known, about))}
         if not described and kind not in ("metrics", "families"):
+            load_plugins(plugins)
             found = _catalogues()[kind].find(name)
-            described = {found.name: found.describe()}
+            described = {found.name: {**found.describe(), "origin": origin_of(found)}}
         if not described:
             raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
     if as_json:
         click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
         return
     if name is None or len(described) > 1:
-        table = Table("name", "also", Column("what it is", overflow="fold"), box=None)
+        foreign = any(map(_foreign, described.values()))
+        added = [Column("from", overflow="fold")] if foreign else []
+        table = Table("name", "also", Column("what it is", overflow="fold"), *added, box=None)
         for about in described.values():
             family = f" ({about['family']})" if "family" in about else ""
-            table.add_row(about["name"], ", ".join(about.get("aliases", [])), escape(about["summary"] + family))
+            row = about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family, _foreign(about)
+            table.add_row(*map(escape, row[: len(table.columns)]))
         answers.print(table)
         return
     (about,) = described.values()
     answers.print(f"{about['name']}: {about['summary']}", markup=False, highlight=False)
     if about.get("paper"):
         answers.print(f"Paper: {about['paper']}", highlight=False)
+    if _foreign(about):
+        answers.print(f"From: {_foreign(about)}", markup=False, highlight=False)
     if about.get("fields"):
         table = Table("field", "default", "range", "type", "meaning", box=None)
         for field in about["fields"]:
@@ -152,30 +171,6 @@ def list_kind(kind: str, name: str | None, as_json: bool) -> None:
             cells = field["name"], default, field["range"], field["type"], field["help"]
             table.add_row(*map(escape, cells))
         answers.print(table)
-
-
-def write_report(runs: Path, out: Path) -> None:
-    """Write the report on every cell of a store."""
-    from gifthorse.report.cells import ReportCell
-    from gifthorse.report.html import render
-
-    if not runs.is_dir():
-        raise RequestError(
-            f"there is no store at {runs.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
-        )
-    Catalogue.load_packages()
-    store = Store(runs)
-    cells = []
-    for record in store.records():
-        found = store.load_artifact("evidence", record.id) if record.status == "done" else None
-        cells.append(ReportCell(record, found[0] if found else {}))
-    if not cells:
-        raise RequestError(f"{runs.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
-    try:
-        out.write_text(render(cells), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
-    click.echo(f"report: {out.resolve()} ({len(cells)} cells)", err=True)
 
 
 def print_record(record: Record) -> None:
@@ -291,18 +286,28 @@ def _also(name: str, about: Mapping[str, Any]) -> list[str]:
     return list(about.get("aliases", [name.rpartition(".")[2]]))
 
 
-def listing() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what there is to say of everything listed, by kind and name; from the cache where the code is the same."""
-    place = listing_place()
+def _foreign(about: Mapping[str, Any]) -> str:
+    """Return where something comes from that is not gifthorse's own."""
+    origin = str(about.get("origin", OWN))
+    return "" if origin == OWN else origin
+
+
+def listing(plugins: Sequence[Path] = ()) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what there is to say of everything listed, by kind and name; from the cache where the code is the same.
+
+    :class:`RequestError` where plugins cannot be loaded, with a line for each.
+    """
+    place = listing_place(plugins)
     # Whoever has no home has no cache.
-    code = code_digest() if place.is_absolute() else None
+    code = code_digest(plugins) if place.is_absolute() else None
     found: dict[str, dict[str, dict[str, Any]]] | None = recall(place, code)
     if found is None:
         from gifthorse.bench.source import source_files
 
+        load_plugins(plugins)
         catalogues = _catalogues()
         # The catalogues first: packages that add to them declare metrics and families as well.
-        found = {kind: each.describe() for kind, each in catalogues.items()}
+        found = {kind: _described(each) for kind, each in catalogues.items()}
         files = source_files(*(cls for catalogue in catalogues.values() for cls in catalogue.values()))
         found["families"] = {
             each.name: {"name": each.name, "summary": f"{each.title}: {each.sentence} {each.judged}"}
@@ -320,6 +325,14 @@ def listing() -> dict[str, dict[str, dict[str, Any]]]:
         }
         keep(place, code, found, content_digests(files))
     return found
+
+
+def _described(catalogue: Catalogue[Any]) -> dict[str, dict[str, Any]]:
+    # Presets are gifthorse's own.
+    return {
+        name: {**about, "origin": origin_of(catalogue[name]) if name in catalogue else OWN}
+        for name, about in catalogue.describe().items()
+    }
 
 
 def _catalogues() -> dict[str, Catalogue[Any]]:

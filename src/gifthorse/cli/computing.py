@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gifthorse.bench.answers import code_digest, keep_answer, kept_answer
+from gifthorse.bench.plugins import load_plugins
 from gifthorse.bench.store import Store
 from gifthorse.bench.study import PopulationRequest
 from gifthorse.cli.live import showing_progress, watching
@@ -51,6 +52,7 @@ class Work:
     machine: Machine
     how: How
     code: str | None
+    plugins: Sequence[Path] = ()
     records: dict[int, Record] = field(default_factory=dict)
     """Of the requests, by their places."""
     concluded: dict[int, Population] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Work:
         how: How,
         *,
         populations: Sequence[PopulationRequest] = (),
+        plugins: Sequence[Path] = (),
         place: Callable[[Request, str], str] = lambda *_: "",
         code: str | None = None,
     ) -> "Work":
@@ -78,7 +81,7 @@ class Work:
         ``place`` says where a request stands that has a problem, ``code`` is the code's digest where torch may
         have been loaded since it was taken.
         """
-        work = cls(requests, populations, Store(store), machine, how, code or code_digest())
+        work = cls(requests, populations, Store(store), machine, how, code or code_digest(plugins), plugins)
         with looking_once(), showing_progress():
             work._find_answers()
             if len(work.records) < len(requests) or len(work.concluded) < len(populations):
@@ -126,6 +129,7 @@ class Work:
     def _plan(self, place: Callable[[Request, str], str]) -> None:
         # What they add may change what is imported next.
         Catalogue.load_packages()
+        load_plugins(self.plugins)
         from gifthorse.bench.cell import resolve
         from gifthorse.bench.plan import plan
         from gifthorse.bench.population import Models, aimed_by_seed
@@ -155,8 +159,13 @@ class Work:
         self.files = {cell.identity(): content_digests(cell.files()) for cell in cells}
 
     def _question(self, request: Request) -> dict[str, Any]:
-        # The same request means other images elsewhere.
-        return {**request, "device": self.machine.device, "data_root": str(self.machine.data_root)}
+        # The same request means other images, and other plugins, elsewhere.
+        return {
+            **request,
+            "device": self.machine.device,
+            "data_root": str(self.machine.data_root),
+            "plugins": [str(path.resolve()) for path in self.plugins],
+        }
 
     def _keep(self, request: Request, cells: Sequence["Cell"], document: Record | Population) -> None:
         files = {path: digest for cell in cells for path, digest in self.files[cell.identity()].items()}

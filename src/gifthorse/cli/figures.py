@@ -1,20 +1,13 @@
 """``gifthorse figures``: charts and pictures of what the store holds, as files for a paper."""
 
-from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from gifthorse.cli.filters import conditions
+from gifthorse.cli.filters import check_store, conditions, empty_store
 from gifthorse.cli.options import store_option
 from gifthorse.core.errors import RequestError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from gifthorse.bench.store import Store
 
 KINDS = ("sweep", "matrix", "roc", "populations", "scores", "classes", "triggers", "stamped", "recovered")
 FORMATS = ("pdf", "svg", "png")
@@ -72,15 +65,12 @@ def write_figures(
 
     if not can_draw():
         raise RequestError(f"figures need matplotlib: {INSTALL}")
-    if not store.is_dir():
-        raise RequestError(
-            f"there is no store at {store.resolve()}; 'gifthorse quickstart' or 'gifthorse run' makes one"
-        )
+    check_store(store)
     Catalogue.load_packages()
     kept = Store(store)
     documents: list[Record | Population] = [*kept.records(), *kept.populations()]
     if not documents:
-        raise RequestError(f"{store.resolve()} holds no records; 'gifthorse quickstart' or 'gifthorse run' makes some")
+        raise empty_store(store)
     chosen = {each.id for each in select(documents, conditions(where))}
     records = [each for each in documents if isinstance(each, Record)]
     measured = {name for record in records for name in record.metrics}
@@ -93,7 +83,9 @@ def write_figures(
     from gifthorse.report.style import encode, styled
 
     populations = [each for each in documents if isinstance(each, Population)]
-    material = Material(records, populations, chosen, _evidence(kept), metrics)
+    # Few at a time, as a store may hold more than the memory does.
+    evidence = lru_cache(maxsize=4)(kept.evidence)
+    material = Material(records, populations, chosen, evidence, metrics)
     written = 0
     with styled():
         for drawing in drawings(material, kinds):
@@ -107,14 +99,3 @@ def write_figures(
         needs = "; ".join(f"{kind} needs {FOUND[kind].needs}" for kind in kinds)
         raise RequestError(f"there is nothing to draw: {needs}")
     click.echo(f"figures: {written} in {out.resolve()}", err=True)
-
-
-def _evidence(store: "Store") -> "Callable[[str], Mapping[str, np.ndarray]]":
-    """Return what reads the arrays behind a record: few at a time, as a store may hold more than the memory does."""
-
-    @lru_cache(maxsize=4)
-    def read(identity: str) -> "Mapping[str, np.ndarray]":
-        found = store.load_artifact("evidence", identity)
-        return found[0] if found else {}
-
-    return read

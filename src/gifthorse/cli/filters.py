@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gifthorse.bench.query import Condition
     from gifthorse.core.record import Record
 
+_MAKES = "'gifthorse quickstart' or 'gifthorse run' makes"
 NAMED = ("dataset", "attack", "defense", "status", "profile", "seed")
 Filters = Mapping[str, tuple[str, ...]]
 
@@ -59,15 +60,24 @@ def conditions(texts: Iterable[str]) -> "list[Condition]":
     return [Condition(column, tuple(values)) for column, values in wanted.items()]
 
 
+def check_store(store: Path) -> None:
+    """Raise :class:`RequestError` where there is no store."""
+    if not store.is_dir():
+        raise RequestError(f"there is no store at {store.resolve()}; {_MAKES} one")
+
+
+def empty_store(store: Path) -> RequestError:
+    """Return the error of a store that holds no records."""
+    return RequestError(f"{store.resolve()} holds no records; {_MAKES} some")
+
+
 def chosen_records(store: Path, filters: Filters) -> "list[Record]":
     """Return the records of a store that the options choose; :class:`RequestError` where there are none."""
     from gifthorse.bench.query import read_records, select
 
-    makes = "'gifthorse quickstart' or 'gifthorse run' makes"
-    if not store.is_dir():
-        raise RequestError(f"there is no store at {store.resolve()}; {makes} one")
+    check_store(store)
     records = read_records(store).records
     if not records:
-        raise RequestError(f"{store.resolve()} holds no records; {makes} some")
+        raise empty_store(store)
     named = (f"{name}={value}" for name in NAMED for value in filters[name])
     return select(records, conditions([*named, *filters["where"]]))

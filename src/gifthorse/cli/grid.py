@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifthorse.bench.profiles import PROFILES
-from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.options import Machine, machine_options, plugin_option, store_option
 from gifthorse.core.errors import RequestError
 
 if TYPE_CHECKING:
     from gifthorse.bench.execution import Pool
     from gifthorse.bench.runner import Runner
     from gifthorse.bench.store import Store
-    from gifthorse.bench.study import Asked, Study, StudyFile
+    from gifthorse.bench.study import Asked, Listing, Study, StudyFile
     from gifthorse.cli.computing import How, Work
 
 FAILED = 4
@@ -70,10 +70,12 @@ AXES = ("dataset", "model", "training", "attack", "defense", "downstream")
 @click.option("--debug", is_flag=True, help="Raise what goes wrong, in this process, rather than record it.")
 @click.option("--json", "as_json", is_flag=True, help="Print records and populations as one JSON object.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of the grid file and stop.")
+@plugin_option
 @store_option
 @machine_options
 def grid(
     study: Path | None,
+    plugins: tuple[Path, ...],
     store: Path,
     machine: Machine,
     dry_run: bool,
@@ -90,7 +92,8 @@ def grid(
     """Run every attack against every defense with every seed, as the file STUDY says, and print its tables.
 
     Without a file the options say it; each may be given several times. What the store holds is not computed again:
-    whatever stopped a grid, the same command continues it. --seed and --profile replace those of a file.
+    whatever stopped a grid, the same command continues it. --seed and --profile replace those of a file, and each
+    --plugin is added to those that it names.
     """
     if schema:
         from gifthorse.bench.study import Study
@@ -104,12 +107,13 @@ def grid(
     from gifthorse.cli.computing import How
 
     how = How(jobs=jobs, fresh=fresh, download=download, fail_fast=fail_fast or debug, debug=debug)
-    file = _study_file(study, {key: list(value) if isinstance(value, tuple) else value for key, value in axes.items()})
+    said = {key: list(value) if isinstance(value, tuple) else value for key, value in axes.items()}
+    file = _study_file(study, said, plugins)
     sys.exit(run_grid(file, store, machine, how, ray=ray, dry_run=dry_run, as_json=as_json))
 
 
-def _study_file(path: Path | None, axes: Mapping[str, Any]) -> "StudyFile":
-    """Read the file, or make a study of the command line's axes."""
+def _study_file(path: Path | None, axes: Mapping[str, Any], plugins: tuple[Path, ...]) -> "StudyFile":
+    """Read the file, or make a study of the command line's axes; add the command line's plugins."""
     from pydantic import ValidationError
 
     from gifthorse.bench.study import Study, StudyFile
@@ -134,7 +138,7 @@ def _study_file(path: Path | None, axes: Mapping[str, Any]) -> "StudyFile":
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0]).replace("_", "-")
         raise RequestError(f"--{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    return replace(file, study=study)
+    return replace(file, study=study, added=plugins)
 
 
 def run_grid(
@@ -143,13 +147,12 @@ def run_grid(
     """Run a study, or show its plan; returns the exit code."""
     from gifthorse.bench.answers import code_digest
     from gifthorse.bench.study import expand
-    from gifthorse.cli.commands import listing
     from gifthorse.cli.computing import Work
     from gifthorse.cli.live import notes
 
     # What is listed may have to be looked up, which loads torch.
-    code = code_digest()
-    asked = expand(file, listing())
+    code = code_digest(file.plugins)
+    asked = expand(file, *_listing(file))
 
     def place(request: Mapping[str, Any], problem: str) -> str:
         named = {key: str(request[key]) for key in AXES if request.get(key)}
@@ -158,7 +161,16 @@ def run_grid(
         (key, text), *_ = (about or named).items()
         return file.place(key, text) if file.name else ""
 
-    work = Work.of(asked.cells, store, machine, how, populations=asked.populations, place=place, code=code)
+    work = Work.of(
+        asked.cells,
+        store,
+        machine,
+        how,
+        populations=asked.populations,
+        plugins=file.plugins,
+        place=place,
+        code=code,
+    )
     if dry_run:
         _print_plan(file, asked, work)
         return 0
@@ -173,6 +185,25 @@ def run_grid(
     else:
         _print_results(work, file.study)
     return _conclusion(work, store)
+
+
+def _listing(file: "StudyFile") -> tuple["Listing", list[str]]:
+    """Return what is listed with the study's plugins, and what is wrong with those that cannot be loaded."""
+    from gifthorse.cli.commands import listing
+
+    try:
+        return listing(file.plugins), []
+    except RequestError as error:
+        problems = str(error).splitlines()
+
+    def placed(problem: str) -> str:
+        # Those that the command line added come last, and stand in no line.
+        for text, path in zip(file.study.plugins, file.plugins, strict=False):
+            if problem.startswith(f"the plugin {path} "):
+                return f"{file.place('plugins', text)}: {problem}"
+        return problem
+
+    return listing(), [placed(each) for each in problems]
 
 
 def _ray(runner: "Runner", address: str, study: "Study", machine: Machine) -> "Pool":
@@ -213,10 +244,13 @@ def _conclusion(work: "Work", store: Path) -> int:
 
 
 def _keep_study(work: "Work", file: "StudyFile") -> None:
-    """Keep the study's text with its results, and which they are."""
+    """Keep the study's text with its results, which they are, and the digests of its plugins by path."""
+    from gifthorse.core.contents import content_digests
+
     document = {
         "text": file.text,
         "study": file.study.model_dump(mode="json"),
+        "plugins": content_digests(path.resolve() for path in file.plugins),
         "records": sorted({record.id for record in work.records.values()}),
         "populations": sorted({population.id for population in work.concluded.values()}),
     }

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.cli.check import check
 from gifthorse.cli.figures import figures
 from gifthorse.cli.grid import grid
-from gifthorse.cli.options import Machine, machine_options, store_option
+from gifthorse.cli.options import Machine, machine_options, plugin_option, store_option
+from gifthorse.cli.report import check_html, report
 from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
@@ -31,6 +33,8 @@ Examples:
   gifthorse ls --status failed
   gifthorse report --out report.html
   gifthorse figures --out figures --kind matrix --kind roc --where dataset=digits
+  gifthorse run --plugin my_defense.py --attack badnets --defense my_defense
+  gifthorse check my_defense --plugin my_defense.py
 
 \b
 Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
@@ -67,6 +71,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 
     Trains on real handwritten digits that ship inside scikit-learn, so nothing is downloaded.
     """
+    check_html(out)
     from gifthorse.cli.commands import run_quickstart
 
     run_quickstart(store, machine, out, sys.stdout.isatty() if show is None else show)
@@ -76,7 +81,8 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
-def list_(kind: str | None, name: str | None, as_json: bool) -> None:
+@plugin_option
+def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Show what there is: attacks, defenses, models, datasets, training recipes, heads, families, metrics.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
@@ -85,9 +91,9 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
     from gifthorse.cli.commands import list_kind, list_kinds
 
     if kind is None:
-        list_kinds(KINDS)
+        list_kinds(KINDS, plugins)
     else:
-        list_kind(kind, name, as_json)
+        list_kind(kind, name, plugins, as_json)
 
 
 @cli.command()
@@ -124,9 +130,11 @@ def list_(kind: str | None, name: str | None, as_json: bool) -> None:
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
 @click.option("--debug", is_flag=True, help="Raise what goes wrong in the cell rather than record it.")
+@plugin_option
 @store_option
 @machine_options
 def run(
+    plugins: tuple[Path, ...],
     store: Path,
     machine: Machine,
     as_json: bool,
@@ -143,7 +151,8 @@ def run(
     from gifthorse.cli.commands import run_cell
     from gifthorse.cli.computing import How
 
-    sys.exit(run_cell(request, store, machine, How(fresh=fresh, download=download, debug=debug), as_json=as_json))
+    how = How(fresh=fresh, download=download, debug=debug)
+    sys.exit(run_cell(request, store, machine, how, plugins=plugins, as_json=as_json))
 
 
 @cli.command()
@@ -172,6 +181,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print the population, and nothing else, on standard output.")
 @click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
 @store_option
 @machine_options
 def population(
@@ -179,6 +189,7 @@ def population(
     trojaned: int,
     same_target: bool,
     jobs: int,
+    plugins: tuple[Path, ...],
     store: Path,
     machine: Machine,
     as_json: bool,
@@ -197,7 +208,19 @@ def population(
     from gifthorse.cli.computing import How
 
     how = How(jobs=jobs, fresh=fresh, download=download)
-    sys.exit(judge_population(request, benign, trojaned, store, machine, how, same_target=same_target, as_json=as_json))
+    sys.exit(
+        judge_population(
+            request,
+            benign,
+            trojaned,
+            store,
+            machine,
+            how,
+            plugins=plugins,
+            same_target=same_target,
+            as_json=as_json,
+        )
+    )
 
 
 @cli.command()
@@ -210,9 +233,10 @@ def population(
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
 @store_option
 @machine_options
-def poison(out: Path, store: Path, machine: Machine, download: bool, **request: Any) -> None:
+def poison(out: Path, plugins: tuple[Path, ...], store: Path, machine: Machine, download: bool, **request: Any) -> None:
     """Write a poisoned training set as a folder of PNGs, for any training code.
 
     train/ holds the poisoned training images under the labels the attacker wants, test/ the clean test images, stamped/
@@ -220,27 +244,10 @@ def poison(out: Path, store: Path, machine: Machine, download: bool, **request: 
     """
     from gifthorse.cli.commands import export_poisoned_set
 
-    export_poisoned_set(request, out, store, machine, download=download)
+    export_poisoned_set(request, out, store, machine, plugins=plugins, download=download)
 
 
-@cli.command()
-@click.argument("runs", type=click.Path(path_type=Path, file_okay=False), required=False)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="gifthorse-report.html",
-    show_default=True,
-    help="The HTML file to write.",
-)
-@store_option
-def report(runs: Path | None, out: Path, store: Path) -> None:
-    """Write one self-contained HTML file about every cell in RUNS (default: the store)."""
-    from gifthorse.cli.commands import write_report
-
-    write_report(runs or store, out)
-
-
-for each in (grid, table, figures, export, ls, rm, gc):
+for each in (check, grid, table, figures, report, export, ls, rm, gc):
     cli.add_command(each)
 
 

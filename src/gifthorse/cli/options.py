@@ -24,6 +24,19 @@ def store_option(command: F) -> F:
     )(command)
 
 
+def plugin_option(command: F) -> F:
+    """Add the option that names Python files with methods, which the command gets as ``plugins``."""
+    return click.option(
+        "--plugin",
+        "plugins",
+        type=click.Path(path_type=Path, dir_okay=False),
+        multiple=True,
+        metavar="FILE",
+        help="Python file whose methods are listed beside all others; may be given several times. "
+        "It is run as any program is: name only files that you trust.",
+    )(command)
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where to compute, how, and where the images are."""

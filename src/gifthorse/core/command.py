@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from gifthorse.core.configuration import split_request
@@ -42,7 +43,8 @@ def command(record: Fields, between: str = " ") -> str:
         options["--downstream"] = bracket(record["downstream"]["head"])
         options["--downstream-dataset"] = bracket(record["downstream"]["dataset"])
     options["--seed"] = str(record["seed"])
-    return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in options.items())])
+    said = [*(("--plugin", path) for path in record["plugins"]), *options.items()]
+    return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in said)])
 
 
 def _show(value: Any) -> str:
@@ -51,10 +53,15 @@ def _show(value: Any) -> str:
         return bracket(value)
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         return f"[{','.join(map(_show, value))}]"
-    if isinstance(value, str) and value == value.strip():
-        try:
-            if split_request(f"x[x={value}]") == ("x", {"x": value}):
-                return value
-        except RequestError:
-            pass
+    if isinstance(value, str) and _reads_back(value):
+        return value
     return json.dumps(value, separators=(",", ":"))
+
+
+@lru_cache(maxsize=1024)
+def _reads_back(word: str) -> bool:
+    """Tell whether a word without quotes is read as itself; the commands of a store have few words, each many times."""
+    try:
+        return word == word.strip() and split_request(f"x[x={word}]") == ("x", {"x": word})
+    except RequestError:
+        return False

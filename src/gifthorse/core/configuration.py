@@ -14,11 +14,12 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from inspect import isabstract
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +28,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from gifthorse.core.errors import RequestError, suggestion
+from gifthorse.core.errors import RequestError, brief, suggestion
 
+_GROUP = "gifthorse"
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf", "infinity"}
 _DEEPEST = 32
@@ -205,11 +207,13 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
     ``presets`` are whole requests by a name of their own, which stands for them wherever a request is read: if ``dhbe``
     is ``standard[lr=0.1,schedule=[100,150]]``, then ``dhbe[lr=0.2]`` is that with another rate.
 
-    Other packages list theirs with :meth:`add`, in a module or a function that they declare as an entry point of the
-    group ``gifthorse``; it is loaded when something is first looked up.
+    Other packages declare theirs as entry points: a class in the group of its kind (``gifthorse.attacks``), or in the
+    group ``gifthorse`` a module or a function that lists what it likes with :meth:`add`. Either is loaded when
+    something is first looked up.
     """
 
-    _packages: ClassVar[list[metadata.EntryPoint] | None] = None
+    _entries: ClassVar[list[metadata.EntryPoint] | None] = None
+    """What packages declare and was not loaded yet; ``None`` before anybody asked."""
 
     def __init__(self, kind: str, listed: Iterable[type[C]], presets: Mapping[str, str] = MappingProxyType({})):
         self.kind = kind
@@ -224,14 +228,16 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
     def add(self, cls: type[D]) -> type[D]:
         """List a class and return it, so that this is a decorator as well.
 
-        :class:`TypeError` where it is not of this kind, is abstract or has no name; :class:`ValueError` where its name
-        or an alias is taken or cannot stand in a bracket string.
+        One that is listed already stays so. :class:`TypeError` where it is not of this kind, is abstract or has no
+        name; :class:`ValueError` where its name or an alias is taken or cannot stand in a bracket string.
         """
         if not (isinstance(cls, type) and issubclass(cls, Configuration) and cls.catalogue == self.kind):
             raise TypeError(f"{cls!r} cannot be listed: it is no {self.kind}")
         if isabstract(cls) or not hasattr(cls, "name"):
             missing = ", ".join(sorted(cls.__abstractmethods__)) or "name"
             raise TypeError(f"{cls.__name__} cannot be listed: it does not define {missing}")
+        if self._classes.get(cls.name) is cls:
+            return cls
         names = dict.fromkeys((cls.name, *cls.aliases))
         for name in names:
             taken = self._names.get(_plain(name))
@@ -243,6 +249,11 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         self._classes[cls.name] = cls  # type: ignore[assignment]
         self._names |= {_plain(name): cls.name for name in names}
         return cls
+
+    def remove(self, cls: type[Configuration]) -> None:
+        """Take a class off the list."""
+        del self._classes[cls.name]
+        self._names = {spelling: name for spelling, name in self._names.items() if name != cls.name}
 
     def __getitem__(self, name: str) -> type[C]:
         return self._listed()[name]
@@ -294,27 +305,74 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
             described[name] = {**about, "name": name, "aliases": [], "summary": request, "fields": fields}
         return described
 
+    @property
+    def group(self) -> str:
+        """The group of entry points that classes of this kind are declared in: ``gifthorse.attacks``."""
+        return f"{_GROUP}.{self.kind.rpartition(' ')[2]}s"
+
     def _listed(self) -> dict[str, type[C]]:
-        Catalogue.load_packages()
+        _load(_GROUP, _call)
+        _load(self.group, self.add)
         return self._classes
 
     @classmethod
     def load_packages(cls) -> None:
-        """Let the installed packages list what they add, once; :class:`RequestError` names one that cannot."""
-        if Catalogue._packages is None:
-            Catalogue._packages = list(metadata.entry_points(group="gifthorse"))
-        while Catalogue._packages:
-            # Taken off first: what is loaded may look something up itself.
-            entry = Catalogue._packages.pop()
-            try:
-                found = entry.load()
-                if callable(found):
-                    found()
-            except Exception as error:
-                Catalogue._packages.append(entry)
-                package = entry.dist.name if entry.dist else entry.value
-                reason = f"{type(error).__name__}: {error}"
-                raise RequestError(f"the package {package} cannot add its methods ({entry.value}): {reason}") from error
+        """Import all that installed packages add: what they declare beside methods is known then.
+
+        :class:`RequestError` names what cannot be loaded.
+        """
+        _load(_GROUP, _call)
+        for entry in Catalogue._entries or []:
+            _loaded(entry, lambda _: None)
+
+
+def entry_points() -> list[metadata.EntryPoint]:
+    """Return all that installed packages declare for gifthorse."""
+    found = metadata.entry_points()
+    groups = sorted(group for group in found.groups if group.partition(".")[0] == _GROUP)
+    return [entry for group in groups for entry in found.select(group=group)]
+
+
+def _load(group: str, use: Callable[[Any], object]) -> None:
+    """Load what is left of a group, once, and hand it on."""
+    if Catalogue._entries is None:
+        Catalogue._entries = entry_points()
+    while entry := next((each for each in Catalogue._entries if each.group == group), None):
+        # Taken off first: what is loaded may look something up itself.
+        Catalogue._entries.remove(entry)
+        try:
+            _loaded(entry, use)
+        except RequestError:
+            Catalogue._entries.append(entry)
+            raise
+
+
+def _loaded(entry: metadata.EntryPoint, use: Callable[[Any], object]) -> None:
+    try:
+        use(entry.load())
+    except Exception as error:
+        package = entry.dist.name if entry.dist else entry.value
+        declared = f"{entry.name} = {entry.value}, in {entry.group}"
+        reason = brief(error, *package_places(root_of(entry)))
+        raise RequestError(f"the package {package} cannot add its methods ({declared}): {reason}") from error
+
+
+def _call(found: Any) -> None:
+    if callable(found):
+        found()
+
+
+def root_of(entry: metadata.EntryPoint) -> str:
+    """Return the name of the package, or module, at the root of what an entry point names."""
+    return entry.value.partition(":")[0].partition(".")[0].strip()
+
+
+def package_places(name: str) -> list[Path]:
+    """Return the folders of a package, or the file of a module; none where it is not in files or cannot be found."""
+    spec = None
+    with suppress(ImportError, ValueError):
+        spec = find_spec(name)
+    return [] if spec is None else [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
 
 
 CATALOGUES: dict[str, Catalogue[Any]] = {}

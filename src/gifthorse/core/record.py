@@ -112,7 +112,8 @@ class Record(Document):
     command line that runs the cell again. ``artifacts`` has the keys of what the store keeps behind it, by kind; older
     records do not tell.
     ``data_digest`` is of the contents of the images that were read, ``file_digests`` has the SHA-256 of every other
-    file, or folder of images, that the request names, by path; ``class_names`` are in the order of the labels. What
+    file, or folder of images, that the request names, by path, and ``plugins`` that of the users' own Python files that
+    gave a method; ``class_names`` are in the order of the labels. What
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
     """
 
@@ -125,6 +126,7 @@ class Record(Document):
     data_digest: str | None = None
     class_names: list[str] = []
     file_digests: dict[str, str | None] = {}
+    plugins: dict[str, str] = {}
     model: dict[str, Any]
     training: dict[str, Any]
     profile: str
@@ -238,7 +240,8 @@ class Population(Document):
     names the metric that ``auroc`` and ``tpr_at_fpr`` are of; ``readouts`` has the same of every further index, each
     over the models that have it. ``flagged_benign`` and ``flagged_trojaned`` are shares at the method's own threshold,
     ``suspect_hit_rate`` is the share of trojaned models whose target has the highest score. Rates are fractions in
-    [0,1]; what could not be computed is absent or null. ``family`` and ``status`` are the same for all of them.
+    [0,1]; what could not be computed is absent or null. ``plugins`` is as in :class:`Record`. ``family`` and
+    ``status`` are the same for all of them.
     """
 
     family: ClassVar[str] = "inspection"
@@ -252,6 +255,7 @@ class Population(Document):
     profile: str
     attack: dict[str, Any]
     varied_target: bool
+    plugins: dict[str, str] = {}
     twin: dict[str, Any] | None = None
     defense: dict[str, Any]
     seed: int

@@ -1,7 +1,7 @@
 """What a report is made of."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +10,10 @@ from gifthorse.core.record import Record
 
 @dataclass(frozen=True, eq=False)
 class ReportCell:
-    """A record and the arrays behind it; without arrays, the report shows the numbers alone."""
+    """A record, and what reads the arrays behind it; without arrays, the report shows the numbers alone.
+
+    They are read when the cell is drawn and dropped after that, so that those of one cell are in memory at a time.
+    """
 
     record: Record
-    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    evidence: Callable[[], Mapping[str, np.ndarray]] = dict

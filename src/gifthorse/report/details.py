@@ -1,22 +1,32 @@
 """What the report shows of each trojan and of each cell beside the tables: pictures, charts, times, command."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
 from gifthorse.core.command import command
-from gifthorse.core.metric import METRICS
+from gifthorse.core.metric import CLASS, METRICS, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
-from gifthorse.report.evidence import class_values, drawable, mask_norms, suspect_of, true_targets
-from gifthorse.report.figures import Histogram, Picture, bar_chart, histograms, picture_row, recovered_triggers
-from gifthorse.report.naming import attack_labels, key, labels
-from gifthorse.report.tables import Value, downstream_labels, measure, samples
+from gifthorse.report.evidence import Arrays, class_values, drawable, mask_norms, suspect_of, true_targets
+from gifthorse.report.figures import Histogram, bar_chart, histograms, recovered_triggers
+from gifthorse.report.matrix import headline
+from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
+from gifthorse.report.pictures import Pictures
+from gifthorse.report.tables import downstream_labels, measure, samples, statuses_of, targets_of
 
-GALLERY = 20
-"""Most recovered triggers shown of one model."""
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is shown of each cell: most pictures in a row, and most recovered triggers."""
+
+    pictures: int
+    triggers: int
+
+
+FULL, BRIEF = Extent(pictures=8, triggers=20), Extent(pictures=4, triggers=4)
 
 _PICTURES = {
     "clean": "Clean test images",
@@ -27,9 +37,9 @@ _PICTURES = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture with its caption; ``marked`` sets it off from its neighbours."""
+    """A picture, by its number in :class:`Pictures`, with its caption; ``marked`` sets it off from its neighbours."""
 
-    picture: Picture
+    picture: int
     caption: str
     marked: bool = False
 
@@ -43,16 +53,35 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A number of a cell, ready to print; ``n`` is of how many samples it is, where they are counted."""
+
+    title: str
+    text: str
+    n: str
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """One cell in a line; ``finding`` is its main number."""
+
+    attack: str
+    title: str
+    finding: str
+    statuses: tuple[str, ...]
+    record: Record
+
+
+@dataclass(frozen=True)
 class CellDetail:
     """One cell, opened up."""
 
-    title: str
-    record: Record
+    line: CellLine
     rows: tuple[Shown, ...]
     charts: tuple[Chart, ...]
     triggers: tuple[Shown, ...]
     triggers_caption: str
-    measurements: tuple[tuple[str, Value], ...]
+    measurements: tuple[Measurement, ...]
     times: tuple[tuple[str, str], ...]
     command: str
 
@@ -63,37 +92,43 @@ class TrojanDetail:
 
     attack: str
     seed: int
+    targets: str
     rows: tuple[Shown, ...]
     cells: tuple[CellDetail, ...]
 
 
-def trojans(cells: Sequence[ReportCell]) -> list[TrojanDetail]:
-    """Return the details of cells that share a data set, model, training recipe and profile."""
-    attacks = attack_labels(cell.record for cell in cells)
-    defenses = labels(cell.record.defense for cell in cells if cell.record.defense is not None)
-    tunings = downstream_labels(cell.record for cell in cells)
+class Lines:
+    """The lines of the cells of one group, and what tells their attacks, defenses and downstream users apart."""
 
-    def title(record: Record) -> str:
-        if record.id in tunings:
-            return f"downstream {tunings[record.id]}"
-        return defenses.get(key(record.defense), "attack alone")
+    def __init__(self, records: Sequence[Record]):
+        self._attacks = attack_labels(records)
+        self._defenses = labels(record.defense for record in records if record.defense is not None)
+        self._tunings = downstream_labels(records)
 
+    def line(self, record: Record) -> CellLine:
+        """Return the line of one of the records."""
+        title = self._defenses.get(key(record.defense), "attack alone")
+        if record.id in self._tunings:
+            title = f"downstream {self._tunings[record.id]}"
+        return CellLine(self._attacks[key(record.attack)], title, _finding(record), statuses_of(record), record)
+
+
+def trojans(cells: Sequence[ReportCell], lines: Lines, pictures: Pictures, extent: Extent = FULL) -> list[TrojanDetail]:
+    """Return the details of cells of one group, benign models first."""
     parts: dict[tuple[str, int], list[ReportCell]] = {}
     for cell in cells:
         parts.setdefault((key(cell.record.attack), cell.record.seed), []).append(cell)
-    return [
-        TrojanDetail(
-            attack=attacks[attack],
-            seed=seed,
-            rows=_picture_rows(
-                next((cell.evidence for cell in members if "clean" in cell.evidence), {}), "clean", "stamped"
-            ),
-            cells=tuple(_cell(cell, title(cell.record)) for cell in members),
-        )
-        for (attack, seed), members in sorted(
-            parts.items(), key=lambda item: item[1][0].record.attack.get("name") != "none"
-        )
-    ]
+    found = []
+    for (_, seed), members in parts.items():
+        rows: tuple[Shown, ...] = ()
+        details = []
+        for cell in members:
+            evidence = cell.evidence()
+            rows = rows or _picture_rows(evidence, ("clean", "stamped"), pictures, extent)
+            details.append(_cell(lines.line(cell.record), evidence, pictures, extent))
+        targets = targets_of(cell.record for cell in members)
+        found.append(TrojanDetail(details[0].line.attack, seed, targets, rows, tuple(details)))
+    return sorted(found, key=lambda trojan: name_of(trojan.cells[0].line.record.attack) != "none")
 
 
 def duration(seconds: float) -> str:
@@ -109,45 +144,71 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _cell(cell: ReportCell, title: str) -> CellDetail:
-    record, evidence = cell.record, cell.evidence
+def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) -> CellDetail:
     before = "stamped" if "stamped" in evidence else "clean"
-    triggers, caption = _triggers(record, evidence)
+    reformed = (before, "reformed") if "reformed" in evidence else ()
+    triggers, caption = _triggers(line.record, evidence, pictures, extent)
     return CellDetail(
-        title=title,
-        record=record,
-        rows=_picture_rows(evidence, before, "reformed") if "reformed" in evidence else (),
-        charts=tuple(chart for chart in (_class_chart(record, evidence), _score_chart(evidence)) if chart),
+        line=line,
+        rows=_picture_rows(evidence, reformed, pictures, extent),
+        charts=_charts(line.record, evidence),
         triggers=triggers,
         triggers_caption=caption,
-        measurements=_measurements(record),
-        times=_times(record),
-        command=command(record.model_dump(), " \\\n  "),
+        measurements=_measurements(line.record),
+        times=_times(line.record),
+        command=command(line.record.model_dump(), " \\\n  "),
     )
 
 
-def _picture_rows(evidence: Mapping[str, np.ndarray], *names: str) -> tuple[Shown, ...]:
+def _finding(record: Record) -> str:
+    """Return what stands for the cell where there is room for one number."""
+    metric = headline(record)
+    value, flagged, suspect = measure(record, metric.name), measure(record, "defense.flagged"), suspect_of(record)
+    if value is None:
+        return ""
+    found = [f"{metric.heading} {_text(metric, value, record)}"]
+    if flagged is not None:
+        found.append("flagged" if flagged else "not flagged")
+    if suspect is not None:
+        found.append(f"suspect {class_label(suspect, record.class_names)}")
+    return ", ".join(found)
+
+
+def _text(metric: Metric, value: float, record: Record) -> str:
+    if metric.unit == CLASS:
+        return class_label(int(value), record.class_names)
+    return f"{metric.unit.text(value)} {metric.unit.symbol}".strip().replace(" %", "%")
+
+
+def _picture_rows(evidence: Arrays, names: Sequence[str], pictures: Pictures, extent: Extent) -> tuple[Shown, ...]:
     found = [(name, pixels) for name in names if (pixels := evidence.get(name)) is not None and drawable(pixels)]
-    return tuple(Shown(picture_row(pixels), _PICTURES[name]) for name, pixels in found)
+    return tuple(Shown(pictures.number(pixels[: extent.pictures]), _PICTURES[name]) for name, pixels in found)
 
 
-def _class_chart(record: Record, evidence: Mapping[str, np.ndarray]) -> Chart | None:
+def _charts(record: Record, evidence: Arrays) -> tuple[Chart, ...]:
+    """Draw all that is drawn of a cell."""
+    return tuple(chart for chart in (_class_chart(record, evidence), _score_chart(evidence)) if chart is not None)
+
+
+def _class_chart(record: Record, evidence: Arrays) -> Chart | None:
     found = class_values(record, evidence)
     if found is None:
         return None
     what, values = found
-    suspect, targets = suspect_of(record), true_targets(record)
+    suspect, targets, names = suspect_of(record), true_targets(record), record.class_names
     caption = f"{what[0].upper()}{what[1:]} per class; dashed: the median."
-    caption += " No class is suspect." if suspect is None else f" Suspect: class {suspect}, highlighted."
+    said = "No class is suspect." if suspect is None else f"Suspect: class {class_label(suspect, names)}, highlighted."
+    caption += f" {said}"
     if len(targets) == 1:
-        caption += f" ▲ true target: class {targets[0]}."
+        caption += f" ▲ true target: class {class_label(targets[0], names)}."
     elif targets:
-        which = "all classes" if len(targets) == len(values) else f"classes {', '.join(map(str, targets))}"
+        listed = f"classes {', '.join(class_label(target, names) for target in targets)}"
+        which = "all classes" if len(targets) == len(values) else listed
         caption += f" ▲ true targets: {which}."
-    return Chart(bar_chart(values, what, suspect, targets, record.class_names), caption)
+    return Chart(bar_chart(values, what, suspect, targets, names), caption)
 
 
-def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
+def _score_chart(evidence: Arrays) -> Chart | None:
     if "clean_scores" not in evidence or "threshold" not in evidence:
         return None
     panels = [
@@ -162,32 +223,38 @@ def _score_chart(evidence: Mapping[str, np.ndarray]) -> Chart | None:
     return Chart(histograms(panels, threshold, "score (flagged: above the threshold)"), caption)
 
 
-def _triggers(record: Record, evidence: Mapping[str, np.ndarray]) -> tuple[tuple[Shown, ...], str]:
+def _triggers(record: Record, evidence: Arrays, pictures: Pictures, extent: Extent) -> tuple[tuple[Shown, ...], str]:
     masks, patterns = evidence.get("masks"), evidence.get("patterns")
     if masks is None or patterns is None or len(masks) != len(patterns) or not drawable(patterns):
         return (), ""
     suspect, targets = suspect_of(record), true_targets(record)
-    smallest = sorted(range(len(masks)), key=mask_norms(masks).__getitem__)[:GALLERY]
-    chosen = sorted({*smallest, *(target for target in targets[:GALLERY] if target < len(masks))})
-    pictures = recovered_triggers(masks, patterns)
+    smallest = sorted(range(len(masks)), key=mask_norms(masks).__getitem__)[: extent.triggers]
+    asked = [suspect, *targets[: extent.triggers]]
+    chosen = sorted({*smallest, *(index for index in asked if index is not None and index < len(masks))})
+    recovered = recovered_triggers(masks, patterns)
     rates = record.metrics.get("defense.held_out_asr")
     rates = rates if isinstance(rates, list) and len(rates) == len(masks) else None
 
     def label(index: int) -> str:
-        name = f"{index} ▲" if index in targets else str(index)
+        name = class_label(index, record.class_names) + (" ▲" if index in targets else "")
         return f"{name}: {rates[index]:.0%}" if rates is not None else name
 
-    shown = [Shown(picture_row(pictures[[index]]), label(index), index == suspect) for index in chosen]
+    shown = [Shown(pictures.number(recovered[[index]]), label(index), index == suspect) for index in chosen]
     true_mask = evidence.get("true_mask")
     if true_mask is not None and drawable(true_mask[None]):
         levels = np.rint(255 * np.clip(true_mask, 0, 1)).astype(np.uint8)
-        shown.append(Shown(picture_row(levels[None]), "true mask"))
+        shown.append(Shown(pictures.number(levels[None]), "true mask"))
     caption = "Recovered mask × pattern of each class"
     caption += " and its ASR on the defender's held-out images" if rates is not None else ""
-    return tuple(shown), caption if len(chosen) == len(masks) else f"{caption}; the {GALLERY} smallest of {len(masks)}"
+    if len(chosen) < len(masks):
+        further = {*chosen} - {*smallest}
+        caption += f"; the {len(smallest)} smallest of {len(masks)}"
+        caption += " and the suspect’s" if suspect in further else ""
+        caption += " and the target’s" if further & {*targets} else ""
+    return tuple(shown), caption
 
 
-def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
+def _measurements(record: Record) -> tuple[Measurement, ...]:
     """Return every scalar that the record holds, the attack's only where there is nothing that followed it."""
     alone = record.defense is None and record.downstream is None
     scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.")
@@ -195,8 +262,7 @@ def _measurements(record: Record) -> tuple[tuple[str, Value], ...]:
     for name in record.metrics:
         value, metric = measure(record, name), METRICS.find(name)
         if value is not None and name.startswith(scopes):
-            text = f"{metric.unit.text(value)} {metric.unit.symbol}".strip().replace(" %", "%")
-            found.append((metric.title, Value(name, text, "", repr(value), (record.id,), samples(name, record))))
+            found.append(Measurement(metric.title, _text(metric, value, record), samples(name, record)))
     return tuple(found)
 
 

@@ -136,9 +136,9 @@ def _draw(axes: Axes, page: _Page) -> None:
     page.parts.append(f'<path d="{ground}" stroke="{_of_the_page(SOFT)}"/>')
     for axis in (axes.xaxis, axes.yaxis):
         upright = axis is axes.yaxis
-        places = axis.get_majorticklocs()
-        for place, text in zip(places, axis.get_major_formatter().format_ticks(list(places)), strict=True):
-            ((x, y),) = _points(axes.transData, [(0.0, place) if upright else (place, 0.0)])
+        places = list(axis.get_majorticklocs())
+        points = _points(axes.transData, [(0.0, place) if upright else (place, 0.0) for place in places])
+        for (x, y), text in zip(points, axis.get_major_formatter().format_ticks(places), strict=True):
             if upright:
                 page.text(box.x0 - 6, y - 4, text, "end")
             elif named:

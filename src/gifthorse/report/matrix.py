@@ -19,7 +19,7 @@ from gifthorse.core.record import Record
 from gifthorse.report.intervals import mean_interval
 from gifthorse.report.settings import FOLLOWING, PARTS, Axis, Settings, identity
 from gifthorse.report.sheet import Entry, Head, Line, Sheet
-from gifthorse.report.tables import averaged, doubt, measure, partition
+from gifthorse.report.tables import averaged, doubt, measure, of_the_same_files, partition
 
 METRIC = "metric"
 """What a table has for columns that has nothing but metrics there."""
@@ -111,7 +111,7 @@ class Sample:
 
 def sample(metric: Metric, records: Sequence[Record]) -> Sample:
     """Return a metric's values, one per seed: of several records of a seed, that of the newest that has one."""
-    records, notes = _of_the_same_files(sorted(records, key=lambda record: record.created))
+    records, notes = of_the_same_files(records)
     taken: dict[int, Record] = {}
     missing: list[Record] = []
     for seed, found in sorted(partition(records, lambda record: record.seed).items()):
@@ -135,17 +135,6 @@ def sample(metric: Metric, records: Sequence[Record]) -> Sample:
         status=next((each for each in ("done", "failed", "skipped") if each in statuses), "not run"),
         notes=tuple(notes) if records else ("not run",),
     )
-
-
-def _of_the_same_files(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Leave out what was computed of other contents of the same files than the newest; and say so."""
-    newest = {path: digest for record in records for path, digest in record.file_digests.items()}
-    same = [record for record in records if record.file_digests.items() <= newest.items()]
-    changed = sorted(
-        {path for record in records for path, digest in record.file_digests.items() if newest[path] != digest}
-    )
-    said = f"{len(records) - len(same)} records of other contents of {', '.join(changed)} are left out"
-    return same, [said] if changed else []
 
 
 def _absence(metric: Metric, status: str, reason: str | None, seeds: Sequence[int]) -> str:

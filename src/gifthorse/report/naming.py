@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from gifthorse.core.command import Fields, bracket
-from gifthorse.core.record import Record
+from gifthorse.core.record import Population, Record
 from gifthorse.core.record import name_of as name_of
 
 
@@ -54,3 +54,9 @@ def class_label(index: int, names: Sequence[str]) -> str:
 def attack_labels(records: Iterable[Record]) -> dict[str, str]:
     """Return the :func:`labels` of the attacks; of a benign model that was trained as a twin, always how."""
     return labels((record.attack for record in records), always=("trained",))
+
+
+def attack_of(population: Population) -> Fields:
+    """Return the attack of a population, without its target where every model has another."""
+    fields = population.attack.items()
+    return {name: value for name, value in fields if not (population.varied_target and name == "target")}

@@ -7,11 +7,16 @@ from typing import TypeVar
 
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric, Unit
-from gifthorse.core.record import Record
-from gifthorse.report.naming import attack_labels, key, labels, name_of
+from gifthorse.core.record import Population, Record
+from gifthorse.report.evidence import true_targets
+from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.settings import Settings
 
 K = TypeVar("K")
+
+DID_NOT_TAKE, NOT_RUN = "did not take", "not run"
+LISTED_TARGETS = 3
+"""Most targets that a row lists; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,36 @@ class Value:
 
 @dataclass(frozen=True)
 class Note:
-    """Why there is no number: a status and a sentence."""
+    """Why there is no number: how the cell ended, its reason, seed and id, where there is a cell."""
 
     status: str
-    text: str = ""
+    reason: str = ""
+    seed: int | None = None
+    record: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return the seed and the reason."""
+        return "" if self.seed is None else f"seed {self.seed}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Row:
     """One configuration: its numbers (none where nothing finished), and a note per cell without numbers.
 
-    ``doubt`` says that the attack did not take, ``reasons`` why, seed by seed.
+    ``records`` are all of its cells, those with numbers first, ``statuses`` how these ended. ``doubt`` says that the
+    attack did not take, ``reasons`` why, seed by seed; ``targets`` names the classes that stamped images should get.
     """
 
     label: str
     records: tuple[str, ...]
+    statuses: tuple[str, ...]
     seeds: int
     values: tuple[Value | None, ...]
     notes: tuple[Note, ...]
     doubt: str
     reasons: tuple[str, ...]
+    targets: str
 
     @property
     def lines(self) -> int:
@@ -66,11 +81,6 @@ class Block:
     doubt: str
     rows: tuple[Row, ...]
 
-    @property
-    def lines(self) -> int:
-        """Return how many lines of the table the block takes."""
-        return sum(row.lines for row in self.rows)
-
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -83,9 +93,14 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class Group:
-    """The tables of everything that shares a data set and its images, model, training recipe, profile and version."""
+    """The tables of everything that shares a data set and its images, model, training recipe, profile and version.
+
+    ``apart`` are those of the ``records`` that are in no table: trojans that were trained for a population alone, each
+    with a target of its own.
+    """
 
     dataset: str
+    class_names: tuple[str, ...]
     model: str
     training: str
     profile: str
@@ -94,22 +109,52 @@ class Group:
     attack_columns: tuple[Metric, ...]
     tables: tuple[ResultTable, ...]
     records: tuple[Record, ...]
+    apart: tuple[Record, ...]
+    populations: tuple[Population, ...]
 
 
-def group(records: Sequence[Record]) -> list[Group]:
-    """Return the tables, a group for each data set and its images, model, training recipe, profile and version."""
-    settings, parts = Settings(records), ("dataset", "model", "training", "profile", "version")
-    groups = partition(records, lambda record: tuple(settings.key(record, part) for part in parts))
+def group(records: Sequence[Record], populations: Sequence[Population] = ()) -> list[Group]:
+    """Return the tables, a group for each data set and its images, model, training recipe, profile and version.
+
+    A population stands with its models, or alone where none of them is among the records.
+    """
+    by_id = {record.id: record for record in records}
+    judged = [(each, _stand_in(each, by_id)) for each in populations]
+    stand_ins = {id(stand_in): population for population, stand_in in judged}
+    documents = [*records, *(stand_in for _, stand_in in judged)]
+    settings, parts = Settings(documents), ("dataset", "model", "training", "profile", "version")
+    groups = partition(documents, lambda document: tuple(settings.key(document, part) for part in parts))
     return [
-        Group(
-            **{part: settings.label(members[0], part) for part in parts},
-            attacks=_attack_rows(members),
-            attack_columns=columns_of(ATTACK, members),
-            tables=tuple(_tables(members)),
-            records=tuple(members),
+        _group(
+            {part: settings.label(members[0], part) for part in parts},
+            [member for member in members if id(member) not in stand_ins],
+            [stand_ins[id(member)] for member in members if id(member) in stand_ins],
         )
         for members in groups.values()
     ]
+
+
+def _group(about: Mapping[str, str], records: Sequence[Record], populations: Sequence[Population]) -> Group:
+    names, apart = attack_labels(records), _apart(records, populations)
+    tabled = [record for record in records if record.id not in apart]
+    return Group(
+        **about,
+        class_names=next((tuple(record.class_names) for record in records if record.class_names), ()),
+        attacks=_attack_rows(tabled, names),
+        attack_columns=columns_of(ATTACK, tabled),
+        tables=tuple(_tables(tabled, names)),
+        records=tuple(records),
+        apart=tuple(record for record in records if record.id in apart),
+        populations=tuple(populations),
+    )
+
+
+def _stand_in(population: Population, records: Mapping[str, Record]) -> Record:
+    """Return a record with the settings of a population; its images are those of its models."""
+    digests = (records[model].data_digest for model in models_of(population) if model in records)
+    parts = ("dataset", "model", "training", "profile", "attack", "defense", "environment")
+    shared = {part: getattr(population, part) for part in parts}
+    return Record.model_construct(data_digest=next(digests, None), **shared)
 
 
 def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
@@ -125,7 +170,8 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
 def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
     """Return the metrics of a table; those of the attack, where something followed it, as what was before."""
     missing = {name for name in table.optional if all(name not in record.metrics for record in records)}
-    found = (METRICS.find(name) for name in table.columns if name not in missing)
+    # One declaration may stand for many names.
+    found = (replace(METRICS.find(name), name=name) for name in table.columns if name not in missing)
     return tuple(
         replace(each, short=f"{each.heading} before") if each.scope == "attack" and table is not ATTACK else each
         for each in found
@@ -148,16 +194,17 @@ def aggregate(metric: Metric, records: Iterable[Record]) -> Value | None:
     if not found:
         return None
     values, as_text = [value for _, value in found], metric.unit.text
-    spread, raw = "", repr(fmean(values))
-    if len(values) > 1 and metric.unit == CLASS:
-        raw = " ".join(map(repr, values))
+    text, spread, raw = averaged(metric.unit, values), "", repr(fmean(values))
+    if metric.unit == CLASS:
+        classes = {int(value): class_label(int(value), record.class_names) for record, value in found}
+        text, raw = ", ".join(classes[each] for each in sorted(classes)), " ".join(map(repr, values))
     elif len(values) > 1 and metric.unit != FLAG:
         low, high = as_text(min(values)), as_text(max(values))
         spread = f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
     origins = tuple(record.id for record, _ in found)
     return Value(
         metric.name,
-        averaged(metric.unit, values),
+        text,
         spread,
         raw,
         origins,
@@ -181,14 +228,55 @@ def averaged(unit: Unit, values: Sequence[float]) -> str:
     return unit.text(fmean(values))
 
 
-def _attack_rows(members: Sequence[Record]) -> tuple[Row, ...]:
-    names = attack_labels(members)
+def targets_of(records: Iterable[Record]) -> str:
+    """Return the classes that stamped images of these records should get; nothing where none names any."""
+    classes = {}
+    for record in records:
+        for target in true_targets(record):
+            classes[target] = class_label(target, record.class_names)
+    if len(classes) > LISTED_TARGETS:
+        return f"{len(classes)} targets"
+    listed = ", ".join(classes[each] for each in sorted(classes))
+    return f"target{'s' if len(classes) > 1 else ''} {listed}" if classes else ""
+
+
+def models_of(population: Population) -> list[str]:
+    """Return the ids of a population's cells, those that were left out among them."""
+    members = [member.id for member in (*population.benign, *population.trojaned)]
+    return members + [left.id for left in population.left_out]
+
+
+def statuses_of(record: Record) -> tuple[str, ...]:
+    """Return how a cell ended, and that its attack did not take where it did not."""
+    return (record.status, DID_NOT_TAKE) if measure(record, "attack.valid") == 0 else (record.status,)
+
+
+def _apart(records: Sequence[Record], populations: Sequence[Population]) -> set[str]:
+    """Return the ids of trojans of populations that vary the target, where nothing else met the same attack.
+
+    Where nothing is left but benign models of populations, these as well: a table of them would say nothing.
+    """
+    members = {model for each in populations for model in models_of(each)}
+    varied = {model for each in populations if each.varied_target for model in models_of(each)}
+    apart, left = set(), []
+    for found in _by_attack(records).values():
+        if name_of(found[0].attack) != "none" and all(record.id in varied for record in found):
+            apart |= {record.id for record in found}
+        else:
+            left += found
+    if apart and all(record.id in members and name_of(record.attack) == "none" for record in left):
+        return {record.id for record in records}
+    return apart
+
+
+def _attack_rows(members: Sequence[Record], names: Mapping[str, str]) -> tuple[Row, ...]:
     columns = columns_of(ATTACK, members)
     return tuple(_attack_row(names[identity], columns, found) for identity, found in _by_attack(members).items())
 
 
 def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]) -> Row:
     """Take an attack's numbers from one cell per seed: every defense and downstream user meets the same trojan."""
+    records, other = of_the_same_files(records)
     measured = [record for record in records if measure(record, "attack.acc") is not None]
     measured.sort(key=lambda record: record.downstream is not None)
     once = [found[0] for found in partition(measured, lambda record: record.seed).values()]
@@ -196,15 +284,15 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, columns, once, tuple(notes.values()))
+    return _row(label, columns, once, (*notes.values(), *(Note("left out", text) for text in other)), records)
 
 
-def _tables(members: Sequence[Record]) -> Iterator[ResultTable]:
+def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
     """Yield the tables of the families, in the order of their declaration, and that of downstream users."""
     defenses = labels(record.defense for record in members if record.defense is not None)
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
-    attacks, attack_names = _by_attack(members), attack_labels(members)
+    attacks = _by_attack(members)
     parts = partition((record for record in members if record.id in rows), lambda record: record.family)
     for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
         shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
@@ -233,9 +321,11 @@ def _undeclared(parts: Mapping[str | None, Sequence[Record]]) -> Iterator[Family
 
 
 def _result_row(label: str, columns: Sequence[Metric], members: Sequence[Record]) -> Row:
+    members, other = of_the_same_files(members)
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
-    return _row(label, columns, done, notes or (() if members else (Note("not run"),)), members)
+    notes += tuple(Note("left out", text) for text in other)
+    return _row(label, columns, done, notes or (() if members else (Note(NOT_RUN),)), members)
 
 
 def _row(
@@ -243,17 +333,34 @@ def _row(
     columns: Sequence[Metric],
     measured: Sequence[Record],
     notes: tuple[Note, ...],
-    members: Sequence[Record] = (),
+    members: Sequence[Record],
 ) -> Row:
+    ended = (status for record in members for status in statuses_of(record))
     return Row(
         label=label,
-        records=tuple(record.id for record in members or measured),
+        records=tuple(dict.fromkeys(record.id for record in (*measured, *members))),
+        statuses=tuple(dict.fromkeys(ended)) or (NOT_RUN,),
         seeds=len(measured),
         values=tuple(aggregate(column, measured) for column in columns) if measured else (),
         notes=notes,
         doubt=doubt(measured),
         reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
+        targets=targets_of(measured),
     )
+
+
+def of_the_same_files(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """Leave out what was computed of other contents of the same files than the newest; and say so.
+
+    The files are those that the requests name, and the plugins. The records are in the order in which they were made.
+    """
+    records = sorted(records, key=lambda record: record.created)
+    files = [{**record.file_digests, **record.plugins} for record in records]
+    newest = {path: digest for each in files for path, digest in each.items()}
+    same = [record for record, each in zip(records, files, strict=True) if each.items() <= newest.items()]
+    changed = sorted({path for each in files for path, digest in each.items() if newest[path] != digest})
+    said = f"{len(records) - len(same)} records of other contents of {', '.join(changed)} are left out"
+    return same, [said] if changed else []
 
 
 def doubt(records: Iterable[Record]) -> str:
@@ -261,11 +368,11 @@ def doubt(records: Iterable[Record]) -> str:
     flags = [flag for record in records if (flag := measure(record, "attack.valid")) is not None]
     if all(flags):
         return ""
-    return "did not take" if not any(flags) else f"took in {sum(map(bool, flags))} of {len(flags)} seeds"
+    return DID_NOT_TAKE if not any(flags) else f"took in {sum(map(bool, flags))} of {len(flags)} seeds"
 
 
 def _note(record: Record) -> Note:
-    return Note(record.status, f"seed {record.seed}: {record.reason or 'no reason was recorded'}")
+    return Note(record.status, record.reason or "no reason was recorded", record.seed, record.id)
 
 
 def _by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from gifthorse.report import plots
 from gifthorse.report.drawings.material import Drawing, Material, Part, counted, estimate, file_name
 from gifthorse.report.evidence import Arrays
 from gifthorse.report.intervals import mean_interval
-from gifthorse.report.naming import key, labels
+from gifthorse.report.naming import attack_of, key, labels
 from gifthorse.report.style import COLUMN, sheet
 from gifthorse.report.tables import measure
 
@@ -69,24 +68,18 @@ def _curve(defense: str, members: Sequence[tuple[Record, np.ndarray, np.ndarray]
 def populations(material: Material) -> Iterator[Drawing]:
     """Yield a drawing for each attack that populations were made of."""
     found = [each for each in material.populations if each.benign and each.trojaned]
-    attacks = labels(_attack(each) for each in found)
+    attacks = labels(attack_of(each) for each in found)
     names = {part: labels(getattr(each, part) for each in found) for part in ("dataset", "model", "training")}
     alike: dict[tuple[str, ...], list[Population]] = {}
     for each in found:
         setting = (*(names[part][key(getattr(each, part))] for part in names), each.profile)
         if each.id in material.chosen:
-            alike.setdefault((*setting, each.environment.gifthorse, attacks[key(_attack(each))]), []).append(each)
+            alike.setdefault((*setting, each.environment.gifthorse, attacks[key(attack_of(each))]), []).append(each)
     for (dataset, model, training, profile, _, attack), members in alike.items():
         what = f"{attack}, {dataset} on {model}, training {training}, profile {profile}"
         defenses = labels(each.defense for each in found)
         draw = partial(_draw_populations, members, defenses, what)
         yield Drawing(file_name("populations", dataset, model, attack), draw)
-
-
-def _attack(population: Population) -> Mapping[str, Any]:
-    """Return the attack without its target, where every model has another."""
-    fields = population.attack.items()
-    return {name: value for name, value in fields if not (population.varied_target and name == "target")}
 
 
 def _draw_populations(members: Sequence[Population], defenses: Mapping[str, str], what: str) -> Figure:

@@ -5,11 +5,10 @@ from math import prod
 from pydantic import Field
 from torch import nn
 
-from gifthorse import ARCHITECTURES, Architecture, Classifier
+from gifthorse import Architecture, Classifier
 from gifthorse.core.seeds import isolated
 
 
-@ARCHITECTURES.add
 class Perceptron(Architecture):
     """Two linear layers."""
 

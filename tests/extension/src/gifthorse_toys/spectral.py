@@ -7,7 +7,7 @@ Differs: no lower bound on the size of a class.
 import torch
 from pydantic import Field
 
-from gifthorse import DEFENSES, FAMILIES, Defense, Family, SuspectDataView, SuspectSamples
+from gifthorse import FAMILIES, Defense, Family, SuspectDataView, SuspectSamples
 from gifthorse.core.seeds import derive
 from gifthorse.training.transfer import cache_features
 
@@ -21,7 +21,6 @@ FAMILIES.add(
 )
 
 
-@DEFENSES.add
 class Spectral(Defense[SuspectDataView]):
     """Removes the images that stand out most in the classes where they do."""
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from gifthorse import DATASETS, Dataset, Images, Splits
+from gifthorse import Dataset, Images, Splits
 from gifthorse.core.images import to_levels
 from gifthorse.core.seeds import generator
 from gifthorse.datasets.splits import cut
 
 
-@DATASETS.add
 class Stripes(Dataset):
     """Grey stripes, one to six of them, at any place."""
 

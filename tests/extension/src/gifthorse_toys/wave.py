@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gifthorse import ATTACKS, TRIGGERS, Classifier, Task, Trigger
+from gifthorse import TRIGGERS, Classifier, Task, Trigger
 from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.planting.targets import OneTarget
 
@@ -41,7 +41,6 @@ class Wave(Trigger):
 TRIGGERS[Wave.name] = Wave
 
 
-@ATTACKS.add
 class WaveAttack(OneTarget, PoisoningAttack):
     """Lays a sinusoid over training images and relabels them."""
 

@@ -1,0 +1,119 @@
+"""``gifthorse report``: what lies in a store, as one HTML file or as a folder of pages."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gifthorse.cli.filters import check_store, empty_store
+from gifthorse.cli.options import store_option
+from gifthorse.core.errors import RequestError, StoreError
+
+if TYPE_CHECKING:
+    from gifthorse.core.record import Population
+    from gifthorse.report.cells import ReportCell
+
+FILE, FOLDER = Path("gifthorse-report.html"), Path("gifthorse-report")
+LARGE = 10_000_000
+"""Bytes from which on a file is slow to open and to send."""
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default=f"{FILE}, with --split {FOLDER}",
+    help="The HTML file to write, or the folder.",
+)
+@click.option("--split", is_flag=True, help="Write a folder: an index, and a page with all pictures for each attack.")
+@store_option
+def report(runs: Path | None, out: Path | None, split: bool, store: Path) -> None:
+    """Write what lies in RUNS (default: the store) as one HTML file: every cell and every population.
+
+    The file needs nothing else to be read, filtered, sorted and printed. A large one shows fewer pictures of each cell;
+    --split makes it a folder of pages with all of them.
+    """
+    if split:
+        write_pages(runs or store, out or FOLDER)
+    else:
+        write_report(runs or store, out or FILE)
+
+
+def check_html(out: Path) -> None:
+    """Raise :class:`RequestError` where a file's name asks for something else than HTML."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(
+            f"--out {out}: a report is HTML and its name ends in .html; 'gifthorse table --format latex' writes tables "
+            "(also as Markdown or CSV), 'gifthorse export' every record flat"
+        )
+
+
+def write_report(runs: Path, out: Path) -> None:
+    """Write the report on everything in a store as one file."""
+    check_html(out)
+    from gifthorse.report.html import render
+
+    cells, populations = _load(runs)
+    size = _write(out, render(cells, populations))
+    click.echo(f"report: {out.resolve()} ({_count(cells, populations)})", err=True)
+    if size > LARGE:
+        click.echo(f"report: it has {size / 1e6:.0f} MB; --split makes it a folder of smaller pages", err=True)
+
+
+def write_pages(runs: Path, folder: Path) -> None:
+    """Write the report on everything in a store as pages in a folder, which holds nothing else."""
+    if folder.suffix.lower() in (".html", ".htm") or folder.is_file():
+        raise RequestError(f"--out {folder}: --split writes a folder; name it without .html")
+    from gifthorse.report.html import GENERATOR, INDEX, render_split
+
+    earlier = set(folder.glob("*"))
+    pages_only = all(path.name == INDEX or path.match("attack-*.html") for path in earlier)
+    if earlier and not (pages_only and GENERATOR in _text(folder / INDEX)):
+        raise RequestError(f"--out {folder}: holds other things than an earlier report; name a new or empty folder")
+
+    cells, populations = _load(runs)
+    try:
+        pages = {folder / name: _write(folder / name, page) for name, page in render_split(cells, populations)}
+        for path in earlier - set(pages):
+            path.unlink()
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    click.echo(f"report: {(folder / INDEX).resolve()} ({_count(cells, populations)}, {len(pages)} pages)", err=True)
+
+
+def _load(runs: Path) -> "tuple[list[ReportCell], list[Population]]":
+    from gifthorse.bench.store import Store
+    from gifthorse.core.configuration import Catalogue
+    from gifthorse.report.cells import ReportCell
+
+    check_store(runs)
+    # What packages declare of metrics and families is known once they are loaded.
+    Catalogue.load_packages()
+    store = Store(runs)
+    cells = [
+        ReportCell(record, partial(store.evidence, record.id)) if record.status == "done" else ReportCell(record)
+        for record in store.records()
+    ]
+    populations = list(store.populations())
+    if not cells and not populations:
+        raise empty_store(runs)
+    return cells, populations
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _write(path: Path, page: str) -> int:
+    from gifthorse.bench.store import write_atomically
+
+    content = page.encode()
+    write_atomically(path, content)
+    return len(content)
+
+
+def _count(cells: "list[ReportCell]", populations: "list[Population]") -> str:
+    counts = (len(cells), "cell"), (len(populations), "population")
+    return ", ".join(f"{number:,} {what}{'' if number == 1 else 's'}" for number, what in counts if number)
