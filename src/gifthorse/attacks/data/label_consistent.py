@@ -54,6 +54,11 @@ class LabelConsistent(OneTarget, PatchAttack, PgdSteps, PoisoningAttack):
     steps: int = Field(100, ge=1, description="steps per image")
     start: Start = Field("image", description="random: a point of the ball; image: its centre, so nothing is drawn")
 
+    @property
+    def relabels(self) -> bool:
+        """Whether stamped images get another label: never."""
+        return False
+
     def choose(self, injection: Injection) -> Tensor:
         """Return the positions ``int64 (P,)`` of the images of the target class to stamp."""
         return choose_from_target(injection.images.labels, injection.backdoor.goal, self.poison_rate, injection.random)
