@@ -44,7 +44,6 @@ class Enhanced(WrappingAttack):
 
     def check(self, task: Task) -> None:
         """Refuse a base whose training is its own, and shrinking that leaves nothing."""
-        super().check(task)
         if not isinstance(self.base, PoisoningAttack) or self.base.directs_training:
             raise RequestError(
                 f"enhanced transforms what is trained on, and '{self.base}' directs the training itself: "
@@ -53,6 +52,7 @@ class Enhanced(WrappingAttack):
         side = min(task.train.shape[1:])
         if self.max_shrink >= side:
             raise RequestError(f"max_shrink={self.max_shrink} leaves nothing of an image of {side} pixels")
+        super().check(task)
 
     def mix(self, injection: Injection) -> Mix:
         """Return what the base makes of a mini-batch, transformed."""
