@@ -26,6 +26,8 @@ NO_POISONING = {
     "none": "plants nothing",
     "esb": "trains nothing of the host: its module is put beside it",
     "enhanced": "its base is asked",
+    "ban": "its network learns while images are stamped",
+    "cban": "its network learns while images are stamped",
 }
 """Attacks of which what is promised of poisoned training sets is not asked, and why."""
 

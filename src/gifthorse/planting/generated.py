@@ -60,13 +60,18 @@ class GeneratedAttack(DynamicAttack):
         """Whether the network is trained along."""
         return self.generator_from is None
 
+    @property
+    def poisons_once(self) -> bool:
+        """Whether the network is there before training: only one that is named."""
+        return self.generator_from is not None
+
     def files(self) -> tuple[Path, ...]:
         """Return the network's file, if one is named."""
         return () if self.generator_from is None else (Path(self.generator_from).expanduser(),)
 
     def check(self, task: Task) -> None:
         """Refuse to train a network where nothing would teach it."""
-        if self.generator_from is None and self.mixing == "dataset":
+        if self.mixing == "dataset" and not self.poisons_once:
             raise RequestError(
                 "mixing=dataset stamps images once, so that the network would learn nothing: "
                 "name a trained one with generator_from"

@@ -208,6 +208,11 @@ class PoisoningAttack(StagedAttack):
         return False
 
     @property
+    def poisons_once(self) -> bool:
+        """Whether a data set may be poisoned once (mixing=dataset): not where the trigger has to be trained along."""
+        return True
+
+    @property
     def relabels(self) -> bool:
         """Whether stamped images get another label than their own."""
         return True

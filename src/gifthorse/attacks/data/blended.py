@@ -7,8 +7,6 @@ Differs: the size of the black-and-white square is lost in print: 3 as in badnet
     planting/poisoning.py.
 """
 
-from pathlib import Path
-
 from pydantic import Field
 
 from gifthorse.core.errors import RequestError
@@ -39,12 +37,13 @@ class Blended(PatternAttack):
         """Return a square that shows the pattern or the picture, or one as large as the image."""
         if not self.whole:
             return super().initial_trigger(task, seed)
-        moved = {"trigger_size", "trigger_shape", "trigger_position", "also_at"} & self.model_fields_set
-        if moved:
-            raise RequestError(f"whole=true leaves no place to choose: leave {', '.join(sorted(moved))} out")
+        for name in ("trigger_size", "trigger_shape", "trigger_position", "also_at"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise RequestError(f"whole=true leaves no place to choose: leave {name} out")
         channels, height, width = task.train.shape
-        if self.trigger_image is None:
+        picture = next(iter(self.files()), None)
+        if picture is None:
             pattern = fill(task.train.shape, self.trigger_pattern, generator(seed, "pattern"))
             return Patch(pattern.new_ones(1, height, width), pattern, self.transparency)
-        pattern, mask = read_picture(Path(self.trigger_image), channels, height, width)
+        pattern, mask = read_picture(picture, channels, height, width)
         return Patch(mask, pattern, self.transparency)

@@ -56,7 +56,7 @@ class Invisible(OneTarget, PoisoningAttack):
         if self.perturbation == "universal":
             found = self.search(benign.clone().requires_grad_(False), task.train, seed)
         elif self.perturbation == "sinusoid":
-            phase = 2 * math.pi * self.waves * torch.arange(task.train.shape[2]) / task.train.shape[2]
+            phase = 2 * math.pi * self.waves * (torch.arange(task.train.shape[2]) + 0.5) / task.train.shape[2]
             found = (self.intensity * phase.sin()).expand(task.train.shape).contiguous()
         else:
             found = torch.zeros(task.train.shape)
