@@ -36,7 +36,7 @@ class Invisible(OneTarget, PoisoningAttack):
     name = "invisible"
     aliases = ("invisible_perturbation",)
     paper = "AEGIS, section V-A; Zhong et al. 2020, arXiv:1808.10307"
-    variants = ("invisible[perturbation=universal]", "invisible[perturbation=sinusoid]")
+    variants = ("invisible[perturbation=universal]", "invisible[perturbation=sinusoid,intensity=0.1,waves=3]")
 
     poison_rate: float = Field(0.3, gt=0, lt=1, description="share of the images trained on that are stamped copies")
     perturbation: Literal["static", "universal", "sinusoid"] = Field(
