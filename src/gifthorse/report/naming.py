@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gifthorse.core.command import Fields, bracket
@@ -21,7 +21,15 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
     >>> one, two = {"name": "strip", "fpr": 0.05, "clip": True}, {"name": "strip", "fpr": 0.01, "clip": True}
     >>> sorted(labels([one, two, {"name": "none"}]).values())
     ['none', 'strip[fpr=0.01]', 'strip[fpr=0.05]']
+    >>> around = [{"name": "enhanced", "base": {"name": name, "poison_rate": 0.1}} for name in ("badnets", "blended")]
+    >>> sorted(labels(around).values())
+    ['enhanced[base=badnets]', 'enhanced[base=blended]']
     """
+    return {identity: bracket(fields) for identity, fields in _shortest(configurations, always).items()}
+
+
+def _shortest(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return what :func:`labels` says, as fields; of configurations within them as little."""
     distinct = {key(configuration): configuration for configuration in configurations}
     namesakes = Counter(name_of(configuration) for configuration in distinct.values())
     sharing = Counter(
@@ -29,15 +37,20 @@ def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> di
         for configuration in distinct.values()
         for field, value in configuration.items()
     )
+    within: dict[tuple[str, str], list[Fields]] = {}
+    for configuration in distinct.values():
+        for field, value in configuration.items():
+            if isinstance(value, Mapping) and "name" in value:
+                within.setdefault((name_of(configuration), field), []).append(value)
+    inner = {place: _shortest(values) for place, values in within.items()}
     found = {}
     for identity, configuration in distinct.items():
         name = name_of(configuration)
-        differing = {
-            field: value
+        found[identity] = {"name": name} | {
+            field: inner.get((name, field), {}).get(key(value), value)
             for field, value in configuration.items()
             if (field in always and value is not None) or sharing[name, field, key(value)] < namesakes[name]
         }
-        found[identity] = bracket({"name": name, **differing})
     return found
 
 
