@@ -30,6 +30,7 @@ def stored(root: Path, *records: Record) -> Store:
 VARIED = (
     record(seconds={"attack": 1.5}, artifacts={"benign": "a", "trojan": "b"}, doubts=["weak", "leaks"]),
     record(defense=CLEANSE, metrics={"defense.scores": [1.0, -2.5], "defense.flagged": False, "defense.index": 3}),
+    record(stamp={"name": "amplified", "copies": 9}),
     record(downstream=TUNED, class_names=["zero", "one"], file_digests={"a.png": "f" * 64, "b.png": None}),
     record(status="failed", reason='ValueError: "boom"\nand more', seed=2**40),
     record(attack={"name": "wrapper", "base": BADNETS, "defenses": [{"name": "strip"}]}, data_digest=None),
@@ -56,6 +57,7 @@ def test_a_record_of_before_the_newest_fields_is_read(tmp_path: Path) -> None:
         "data_digest",
         "seconds",
         "downstream",
+        "stamp",
         "reason",
     ):
         del document[field]

@@ -155,6 +155,27 @@ def test_only_what_differs_in_one_number_is_a_sweep() -> None:
     assert list(drawn("sweep", material(*nested))) == ["sweep-digits-small_cnn-wrapper-by_base.poison_rate"]
 
 
+def test_a_varied_trigger_is_a_curve_without_a_defense_and_after_it() -> None:
+    def moved(down: int, asr: float, **values: object) -> Record:
+        metrics = TOOK | {"stamp.asr": asr, "stamp.benign_asr": 0.1, "defense.asr": asr / 2}
+        return record(stamp={"name": "shifted", "down": down, "right": 0}, metrics=metrics, **values)
+
+    found = [moved(down, asr) for down, asr in ((1, 0.9), (2, 0.4))]
+    found += [moved(down, asr, defense=PRUNING) for down, asr in ((1, 0.9), (2, 0.4))]
+    figures = drawn("sweep", material(*found))
+    assert set(figures) == {
+        "sweep-digits-small_cnn-badnets-shifted-by_down",
+        "sweep-digits-small_cnn-badnets-fine_pruning-shifted-by_down",
+    }
+    (axes,) = figures["sweep-digits-small_cnn-badnets-shifted-by_down"].axes
+    assert legend(axes) == ["ASR", "Benign ASR"]
+    assert list(axes.lines[0].get_xdata()) == [1, 2]
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([90, 40])
+    assert axes.get_xlabel() == "down of shifted"
+    defended = figures["sweep-digits-small_cnn-badnets-fine_pruning-shifted-by_down"]
+    assert "fine_pruning on shifted on badnets" in note(defended)
+
+
 def test_an_attack_counts_once_for_each_of_its_models_whatever_followed_it() -> None:
     found = rates((0.01, 0, 0.5), (0.1, 0, 0.9))
     followed = [each.model_copy(update={"id": f"{each.id}x"}) for each in found for _ in range(3)]
