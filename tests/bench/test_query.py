@@ -30,11 +30,11 @@ def stored(root: Path, *records: Record) -> Store:
 VARIED = (
     record(seconds={"attack": 1.5}, artifacts={"benign": "a", "trojan": "b"}, doubts=["weak", "leaks"]),
     record(defense=CLEANSE, metrics={"defense.scores": [1.0, -2.5], "defense.flagged": False, "defense.index": 3}),
-    record(stamp={"name": "amplified", "copies": 9}),
     record(downstream=TUNED, class_names=["zero", "one"], file_digests={"a.png": "f" * 64, "b.png": None}),
     record(status="failed", reason='ValueError: "boom"\nand more', seed=2**40),
     record(attack={"name": "wrapper", "base": BADNETS, "defenses": [{"name": "strip"}]}, data_digest=None),
     record(dataset={"name": "folder", "path": 'Bilder/Käfer \'n "Co" 🐴'}),
+    record(stamp={"name": "amplified", "copies": 9}),
 )
 
 

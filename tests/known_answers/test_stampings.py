@@ -182,7 +182,7 @@ def test_a_photograph_loses_no_brightness() -> None:
 def test_stamped_images_lie_on_the_grid_and_none_knows_of_the_others(request_: str, channels: int) -> None:
     pixels = noise(4, channels)
     plain = patch(5, 5)
-    trigger = Patch(plain.mask, plain.pattern.expand(channels, -1, -1))  # type: ignore[operator]
+    trigger = Patch(plain.mask, plain.pattern.expand(channels, -1, -1))
     before = pixels.clone()
     varied = STAMPS.build(request_).vary(trigger)
     found = varied.stamp(pixels)
@@ -199,6 +199,7 @@ class ByCondition(Trigger):
     """Fills one corner's pixel with a level that the condition says."""
 
     name = "by_condition"
+    mask: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -156,12 +156,12 @@ def test_only_what_differs_in_one_number_is_a_sweep() -> None:
 
 
 def test_a_varied_trigger_is_a_curve_without_a_defense_and_after_it() -> None:
-    def moved(down: int, asr: float, **values: object) -> Record:
+    def moved(down: int, asr: float, defense: str | None = None) -> Record:
         metrics = TOOK | {"stamp.asr": asr, "stamp.benign_asr": 0.1, "defense.asr": asr / 2}
-        return record(stamp={"name": "shifted", "down": down, "right": 0}, metrics=metrics, **values)
+        return record(defense, metrics, stamp={"name": "shifted", "down": down, "right": 0})
 
     found = [moved(down, asr) for down, asr in ((1, 0.9), (2, 0.4))]
-    found += [moved(down, asr, defense=PRUNING) for down, asr in ((1, 0.9), (2, 0.4))]
+    found += [moved(down, asr, defense="fine_pruning") for down, asr in ((1, 0.9), (2, 0.4))]
     figures = drawn("sweep", material(*found))
     assert set(figures) == {
         "sweep-digits-small_cnn-badnets-shifted-by_down",
@@ -169,8 +169,7 @@ def test_a_varied_trigger_is_a_curve_without_a_defense_and_after_it() -> None:
     }
     (axes,) = figures["sweep-digits-small_cnn-badnets-shifted-by_down"].axes
     assert legend(axes) == ["ASR", "Benign ASR"]
-    assert list(axes.lines[0].get_xdata()) == [1, 2]
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([90, 40])
+    assert points(axes.lines[0]) == pytest.approx(np.array([[1, 90], [2, 40]]))
     assert axes.get_xlabel() == "down of shifted"
     defended = figures["sweep-digits-small_cnn-badnets-fine_pruning-shifted-by_down"]
     assert "fine_pruning on shifted on badnets" in note(defended)

@@ -343,8 +343,8 @@ def test_varied_triggers_have_a_table_of_their_own_and_are_never_averaged_with_t
     assert both.remarks == ("records with a varied trigger, which are not in this table: 3",)
     along = matrix(varied, "attack", "stamp.copies", ["stamp.asr"])
     assert [(head.group, entry_.text) for head, entry_ in zip(along.heads, along.lines[0].entries, strict=True)] == [
-        ("4", "75.0"),
-        ("9", "50.0"),
+        ("copies=4", "75.0"),
+        ("copies=9", "50.0"),
     ]
     after = matrix([repaired(0.125, stamp=copies[0]), repaired(0.25)], "attack", "stamp", ["defense.asr"])
     assert [each.text for each in after.lines[0].entries] == ["25.0", "12.5"]
