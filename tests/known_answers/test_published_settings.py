@@ -13,13 +13,20 @@ from gifthorse.bench.cell import RECIPES, Downstream, resolve
 from gifthorse.core.configuration import Catalogue, Configuration, split_request
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
+from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS
 
 TABLE = tomllib.loads(Path(__file__).with_name("published_settings.toml").read_text())
 ROWS: list[dict[str, Any]] = TABLE["settings"]
 EVERY: dict[str, Catalogue[Any]] = {"every attack": ATTACKS, "every recipe": RECIPES, "every head": HEADS}
-ROLES: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES, "downstream": HEADS}
-METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS}
+ROLES: dict[str, Catalogue[Any]] = {
+    "attack": ATTACKS,
+    "defense": DEFENSES,
+    "training": RECIPES,
+    "downstream": HEADS,
+    "stamp": STAMPS,
+}
+METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model", "profile"}
 
