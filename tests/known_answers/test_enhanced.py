@@ -11,8 +11,11 @@ from torch.nn.functional import interpolate
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.training.enhanced import Enhanced, flipped_by_halves, shrinking
+from gifthorse.core.classifier import predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import StandardRecipe
+from gifthorse.core.views import DataFreeView
+from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.planting import schedule
 from gifthorse.training.loop import Batch, Mix
 from gifthorse.training.scratch import train
@@ -121,3 +124,12 @@ def test_a_base_that_directs_the_training_is_refused(base: str) -> None:
 def test_shrinking_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(RequestError, match="max_shrink=12 leaves nothing of an image of 12 pixels"):
         Enhanced(max_shrink=12).check(noise_task(GREY))
+
+
+def test_the_defense_mirrors_every_input() -> None:
+    task = noise_task(GREY)
+    model, pixels = train(task, 0), task.test.floats()
+    outcome = Flip().defend(DataFreeView(model, shape=GREY), 0)
+    assert outcome.reform is not None
+    assert torch.equal(outcome.reform(pixels), pixels.flip(3))
+    torch.testing.assert_close(predict(outcome.model, pixels), predict(model, pixels.flip(3)))

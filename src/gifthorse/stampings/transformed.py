@@ -61,7 +61,7 @@ class Rotated(ImageTransformation):
     name = "rotated"
     paper = "none; a spatial transformation, as Li et al. 2020 ask for (arXiv:2004.04692, section 4.1)"
 
-    degrees: float = Field(15.0, ge=-180, le=180, description="angle, counter-clockwise")
+    degrees: float = Field(15.0, ge=0, le=360, description="angle, counter-clockwise")
 
     def transform(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return turned images ``(N, C, H, W)``, black where nothing was."""
