@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.timing import Row, paired
 from gifthorse.attacks import ATTACKS
@@ -65,8 +64,9 @@ def _longer(poison_rate: float) -> Mix:
     """As many images more as poisoning adds to every batch, but plain ones."""
     owed = 0.0
 
-    def mix(pixels: Tensor, labels: Tensor) -> Batch:
+    def mix(batch: Batch) -> Batch:
         nonlocal owed
+        pixels, labels = batch.pixels, batch.labels
         owed += copies(len(labels), poison_rate)
         more, owed = int(owed), owed % 1
         return Batch(torch.cat([pixels, pixels[:more]]), torch.cat([labels, labels[:more]]))

@@ -217,6 +217,7 @@ def test_every_use_in_the_coverage_can_be_asked_for() -> None:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.stampings import STAMPS
     from gifthorse.training.heads import HEADS
 
     listed: dict[str, Catalogue] = {  # type: ignore[type-arg]
@@ -226,6 +227,7 @@ def test_every_use_in_the_coverage_can_be_asked_for() -> None:
         "model": ARCHITECTURES,
         "training": RECIPES,
         "run --downstream": HEADS,
+        "run --stamp": STAMPS,
     }
     understood = set()
     for row, line in COVERAGE.items():

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from gifthorse.core.recipe import StandardRecipe as StandardRecipe
     from gifthorse.core.record import Population as Population
     from gifthorse.core.record import Record as Record
+    from gifthorse.core.stamping import ImageTransformation as ImageTransformation
+    from gifthorse.core.stamping import Stamping as Stamping
     from gifthorse.core.task import Dataset as Dataset
     from gifthorse.core.task import Splits as Splits
     from gifthorse.core.task import Task as Task
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from gifthorse.metrics.kind import Case as Case
     from gifthorse.metrics.kind import Kind as Kind
     from gifthorse.models import ARCHITECTURES as ARCHITECTURES
+    from gifthorse.stampings import STAMPS as STAMPS
     from gifthorse.triggers import TRIGGERS as TRIGGERS
 
 _HOMES = {
@@ -80,6 +83,7 @@ _HOMES = {
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "Outcome", "RecoveredTriggers", "SuspectSamples"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Population", "Record"],
+    "core.stamping": ["ImageTransformation", "Stamping"],
     "core.task": ["Dataset", "Splits", "Task"],
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
@@ -88,6 +92,7 @@ _HOMES = {
     "datasets": ["DATASETS"],
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
+    "stampings": ["STAMPS"],
     "triggers": ["TRIGGERS"],
     "bench.cell": ["Cell", "resolve"],
     "bench.machine": ["pick_device"],

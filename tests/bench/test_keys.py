@@ -28,6 +28,7 @@ from gifthorse.datasets.digits import Digits
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.stampings.transformed import Flipped
 from gifthorse.training.heads import OneLayer
 from worlds import digits_task
 
@@ -175,11 +176,11 @@ def test_files_and_source_of_a_defense_and_of_a_downstream_user_are_in_the_ident
         assert request.trojan_key() == plain.trojan_key()
 
 
-@pytest.mark.parametrize("part", ["defense", "downstream"])
+@pytest.mark.parametrize("part", ["defense", "downstream", "stamp"])
 def test_an_edited_defense_or_head_is_another_cell(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = cell(**{part: {"defense": "shrinkpad", "downstream": "fcn1"}[part]})
+    request = cell(**{part: {"defense": "shrinkpad", "downstream": "fcn1", "stamp": "flipped"}[part]})
     before = replace(request).identity(), request.trojan_key()
-    edited = {"defense": ShrinkPad, "downstream": OneLayer}[part].__module__
+    edited = {"defense": ShrinkPad, "downstream": OneLayer, "stamp": Flipped}[part].__module__
     monkeypatch.setattr(source, "source_of", lambda name: "edited" if name == edited else source_of(name))
     assert replace(request).trojan_key() == before[1]
     assert replace(request).identity() != before[0]

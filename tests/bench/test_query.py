@@ -34,6 +34,7 @@ VARIED = (
     record(status="failed", reason='ValueError: "boom"\nand more', seed=2**40),
     record(attack={"name": "wrapper", "base": BADNETS, "defenses": [{"name": "strip"}]}, data_digest=None),
     record(dataset={"name": "folder", "path": 'Bilder/Käfer \'n "Co" 🐴'}),
+    record(stamp={"name": "amplified", "copies": 9}),
 )
 
 
@@ -56,6 +57,7 @@ def test_a_record_of_before_the_newest_fields_is_read(tmp_path: Path) -> None:
         "data_digest",
         "seconds",
         "downstream",
+        "stamp",
         "reason",
     ):
         del document[field]

@@ -91,6 +91,27 @@ def test_downstream_users_stand_beside_the_defenses() -> None:
     assert ends == [(None, None), ("strip", None), (None, "fcn1"), (None, "fcn1[tuning=full]")]
 
 
+def test_the_trigger_is_shown_in_every_way_to_every_defense_and_to_no_downstream_user() -> None:
+    found = asked(
+        'attack = "badnets"\ndefense = ["none", "strip"]\ndownstream = "fcn1"\nstamp = ["none", "amplified"]\n'
+    )
+    ends = [(cell["defense"], cell["downstream"], cell["stamp"]) for cell in found.cells]
+    assert ends == [
+        (None, None, None),
+        (None, None, "amplified"),
+        ("strip", None, None),
+        ("strip", None, "amplified"),
+        (None, "fcn1", None),
+    ]
+    swept = asked('attack = "badnets"\nstamp = ["shifted", "flipped"]\nsweep.stamp.down = "0..2"')
+    stamps = ["shifted[down=0]", "shifted[down=1]", "shifted[down=2]", "flipped"]
+    assert [cell["stamp"] for cell in swept.cells] == stamps
+    left = 'attack = "badnets"\nstamp = ["none", "flipped"]\n[[exclude]]\nstamp = "flipped"\nreason = "known"'
+    assert [cell["stamp"] for cell in asked(left).cells] == [None]
+    (problem,) = problems('attack = "badnets"\nstamp = "flippd"')
+    assert "study.toml, line 2: no stamp is called 'flippd'; did you mean 'flipped'?" in problem
+
+
 def test_a_file_of_populations_alone_asks_for_no_other_cell() -> None:
     found = asked(
         'dataset = ["digits", "mnist"]\n'

@@ -54,6 +54,19 @@ def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:
     assert record.downstream.head["epochs"] == 2
 
 
+def test_run_shows_the_trigger_otherwise_and_says_so(tmp_path: Path) -> None:
+    request = ["run", *QUICK, "--attack", "bn", "--stamp", "amplified[copies=9]"]
+    found = gifthorse(*request, cwd=tmp_path).stdout
+    assert "no defense, trigger amplified[copies=9], seed 0: done" in found
+    assert re.search(r"^ *stamp\.asr +[01]\.\d{3} +360 +trojan, trigger varied: attack success", found, re.MULTILINE), (
+        found
+    )
+    record = Record.from_json(gifthorse(*request, "--json", cwd=tmp_path).stdout)
+    assert record.stamp == {"name": "amplified", "copies": 9}
+    listed = gifthorse("ls", cwd=tmp_path).stdout
+    assert "amplified" in listed
+
+
 POPULATION = ["population", "--profile", "smoke", "--threads", "1", "--attack", "badnets", "--benign", "2"]
 POPULATION += ["--trojaned", "2", "--defense", "neural_cleanse[steps=3]"]
 
@@ -155,6 +168,10 @@ def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for
         (["run", "--downstream", "svm[tuning=full]"], 'tuning="full": this head passes no gradient'),
         (["run", "--downstream", "fcn1", "--defense", "strip"], "cannot be combined"),
         (["run", "--downstream", "fcn1", "--downstream-dataset", "digits[size=8]"], "its images are 1×8×8"),
+        (["run", "--stamp", "amplified[copies=5]"], "copies=5: input should be 4 or 9"),
+        (["run", "--stamp", "shift"], "no stamp is called 'shift'; did you mean 'shifted'?"),
+        (["run", "--stamp", "shifted[down=40]"], "down=40 moves the trigger out of images of 16×16"),
+        (["run", "--stamp", "flipped", "--downstream", "fcn1"], "cannot be combined"),
         (["run", "--seed", "-1"], "-1 is not in the range"),
         (["run", "--profile", "huge"], "'huge' is not one of"),
         (["run", "--device", "abacus"], "--device abacus"),
@@ -196,14 +213,20 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_list_kinds_as_json(tmp_path: Path) -> None:
-    for kind in ("attacks", "defenses", "models", "datasets", "recipes", "heads"):
+    for kind in ("attacks", "defenses", "models", "datasets", "recipes", "heads", "stamps"):
         listed = json.loads(gifthorse("list", kind, "--json", cwd=tmp_path).stdout)
         for about in listed:
             assert {"name", "aliases", "paper", "fields"} <= about.keys()
             assert all({"name", "type", "default", "range", "help"} <= field.keys() for field in about["fields"])
         assert kind != "defenses" or all("family" in about for about in listed)
     listed = json.loads(gifthorse("list", "metrics", "asr", "--json", cwd=tmp_path).stdout)
-    assert [about["name"] for about in listed] == ["benign.asr", "attack.asr", "defense.asr", "downstream.asr"]
+    assert [about["name"] for about in listed] == [
+        "benign.asr",
+        "attack.asr",
+        "defense.asr",
+        "downstream.asr",
+        "stamp.asr",
+    ]
     (exact,) = json.loads(gifthorse("list", "metrics", "attack.asr", "--json", cwd=tmp_path).stdout)
     assert exact["summary"].startswith("trojan: attack success rate – share of stamped test images")
     assert all({"summary", "subject", "unit", "higher_is_better"} <= about.keys() for about in listed)

@@ -53,6 +53,43 @@ def leftovers(store: Path) -> list[str]:
     return [str(path) for name in ("claims", "unfinished") for path in (store / name).glob("*")]
 
 
+STAMPS = """
+profile = "smoke"
+training = "standard[epochs=1]"
+attack = "badnets"
+defense = ["none", "shrinkpad"]
+stamp = ["none", "shifted", "amplified[copies=9]"]
+sweep.stamp.down = "1..2"
+"""
+
+
+def test_a_grid_varies_the_trigger_on_one_trojan_and_shows_what_each_does(tmp_path: Path) -> None:
+    found = gifthorse("grid", study(tmp_path, STAMPS), "--threads", "1", cwd=tmp_path)
+    assert "8 cells, 8 to compute; models to train: 1 benign, 1 trojaned" in found.stderr
+    assert "8 done" in found.stderr
+    records = Store(tmp_path / "gifthorse-runs").records()
+    stamps = [record.stamp and (record.stamp["name"], record.stamp.get("down")) for record in records if record.defense]
+    assert sorted(stamps, key=str) == [("amplified", None), ("shifted", 1), ("shifted", 2), None]
+    assert "attack × stamp" in found.stdout
+    for label in ("as planted", "amplified", "shifted[down=1]", "shifted[down=2]"):
+        assert label in found.stdout
+    request = [
+        "--profile",
+        "smoke",
+        "--attack",
+        "badnets",
+        "--stamp",
+        "none",
+        "--stamp",
+        "flipped",
+        "--stamp",
+        "shrunk",
+    ]
+    planned = gifthorse("grid", *request, "--dry-run", cwd=tmp_path).stdout
+    assert "no defense, flipped, seeds 0" in planned
+    assert "no defense, shrunk, seeds 0" in planned
+
+
 def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     first = gifthorse("grid", study(tmp_path), "--threads", "1", cwd=tmp_path, XDG_CACHE_HOME=cache)

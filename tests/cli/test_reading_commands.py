@@ -122,7 +122,10 @@ def test_two_defenses_are_compared_on_the_same_models(store: Store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["table", "--metric", "asr"], "'asr' may be benign.asr, attack.asr, defense.asr, downstream.asr: say which"),
+        (
+            ["table", "--metric", "asr"],
+            "'asr' may be benign.asr, attack.asr, defense.asr, downstream.asr, stamp.asr: say which",
+        ),
         (["table", "--metric", "defense.asrr"], "did you mean 'defense.asr'"),
         (["table", "--rows", "attack.poison_rat"], "did you mean 'attack.poison_rate'"),
         (["table", "--dataset", "minst"], "no record has dataset=minst; there is: digits"),

@@ -22,7 +22,13 @@ from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics.attacks import judge_attack
 from worlds import affordable, noise_task, requests
 
-NO_POISONING = {"none": "plants nothing", "esb": "trains nothing of the host: its module is put beside it"}
+NO_POISONING = {
+    "none": "plants nothing",
+    "esb": "trains nothing of the host: its module is put beside it",
+    "enhanced": "its base is asked",
+    "ban": "its network learns while images are stamped",
+    "cban": "its network learns while images are stamped",
+}
 """Attacks of which what is promised of poisoned training sets is not asked, and why."""
 
 LISTED = requests(ATTACKS)
@@ -33,7 +39,12 @@ every_planting_attack = pytest.mark.parametrize(
 )
 
 # A thousand digits and a few epochs are too little for ten targets at once, or to keep all labels.
-HARD_ON_DIGITS = {"badnets[target=next]", "refool[labels=clean,mixing=dataset,poison_rate=0.4]"}
+HARD_ON_DIGITS = {
+    "badnets[target=next]",
+    "refool[labels=clean,mixing=dataset,poison_rate=0.4]",
+    "label_consistent",
+    "label_consistent[also_at=[],poison_rate=0.5,norm=l2,radius=2.0,step_size=0.2]",
+}
 
 
 def at_smoke_scale(request: str) -> Attack:

@@ -1,4 +1,4 @@
-"""Promises of every listed attack, defense, data set, architecture, recipe and head, as configurations."""
+"""Promises of every listed attack, defense, data set, architecture, recipe, head and stamp, as configurations."""
 
 import ast
 import pkgutil
@@ -21,6 +21,7 @@ from gifthorse.core.configuration import Catalogue, Configuration
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import Recipe
+from gifthorse.core.stamping import Stamping
 from gifthorse.core.task import Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
@@ -28,6 +29,7 @@ from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.inversion.inspector import Inspector
 from gifthorse.models import ARCHITECTURES
+from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS, Head
 from worlds import affordable
 
@@ -38,15 +40,17 @@ CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
     Architecture: ARCHITECTURES,
     Recipe: RECIPES,
     Head: HEADS,
+    Stamping: STAMPS,
 }
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES}
+PUBLISHED: dict[str, type[Configuration]] = {**METHODS, **STAMPS}
 LISTED: dict[str, type[Configuration]] = {name: cls for listed in CATALOGUES.values() for name, cls in listed.items()}
 
 every_listed = pytest.mark.parametrize("cls", LISTED.values(), ids=LISTED)
 every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 
-@every_method
+@pytest.mark.parametrize("cls", PUBLISHED.values(), ids=PUBLISHED)
 @pytest.mark.parametrize("question", OF_METHODS, ids=lambda question: question.__name__)
 def test_a_method_keeps_its_promises(question: Callable[[Configuration], None], cls: type[Configuration]) -> None:
     question(cls())

@@ -13,7 +13,7 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
-from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, STAMP
 from gifthorse.core.goal import Goal
 from gifthorse.core.metric import FRACTION, METRICS, PERCENT, POINTS, UNDECLARED, Metric
 from gifthorse.core.record import Record
@@ -22,10 +22,11 @@ from gifthorse.defenses import DEFENSES
 from gifthorse.inversion.inspector import HELD_OUT
 from gifthorse.metrics import attacks
 from gifthorse.metrics.input_screen import SCREENED
+from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS
 from worlds import affordable, digits_task, requests
 
-SCOPES = {"benign", "attack", "defense", "downstream", "seconds"}
+SCOPES = {"benign", "attack", "defense", "downstream", "stamp", "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +115,12 @@ def held_out(record: Record, task: Task) -> list[int]:
 Rule = Callable[[Record, Task], int | list[int]]
 RULES: dict[str, Rule] = {
     **dict.fromkeys(["benign.acc", "benign.chance", "attack.acc", "attack.ccc"], of_test_images),
-    **dict.fromkeys(["attack.twin_acc", "attack.cad", "downstream.acc", "downstream.cad"], of_test_images),
+    **dict.fromkeys(["attack.twin_acc", "attack.cad", "downstream.acc", "downstream.cad", "stamp.acc"], of_test_images),
     **dict.fromkeys(["defense.acc", "defense.ccc", "defense.cad"], of_test_images),
-    **dict.fromkeys(["attack.asr", "benign.asr", "defense.asr", "defense.ard"], stamped),
+    **dict.fromkeys(["attack.asr", "benign.asr", "defense.asr", "defense.ard", "defense.unstamped_asr"], stamped),
     **dict.fromkeys(["downstream.asr", "downstream.benign_asr", "defense.recovered_asr"], stamped),
-    **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream")},
+    **dict.fromkeys(["stamp.asr", "stamp.benign_asr", "stamp.unstamped_asr"], stamped),
+    **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream", "stamp")},
     **dict.fromkeys(["benign.adversarial_acc", "attack.adversarial_acc"], attacked),
     "attack.asr_by_target": of_each_target,
     "attack.asr_min": of_the_weakest_target,
@@ -198,6 +200,15 @@ def test_what_is_said_of_a_downstream_user_is_declared_and_in_its_range(head: st
     check_counts(record, digits_task())
 
 
+@pytest.mark.parametrize("stamp", requests(STAMPS))
+def test_what_is_said_of_a_varied_trigger_is_declared_and_in_its_range(stamp: str, runner: Runner) -> None:
+    record = runner.run(resolve(dataset="digits", attack="badnets", stamp=stamp, profile="smoke"))
+    assert record.status == "done"
+    check_declared_and_in_range(record)
+    check_command(record, runner)
+    check_counts(record, digits_task())
+
+
 def test_no_metric_is_named_in_a_judge_that_is_not_declared() -> None:
     (folder,) = gifthorse.metrics.__path__
     code = "".join(path.read_text() for path in Path(folder).glob("*.py"))
@@ -224,7 +235,7 @@ def test_a_title_says_of_which_model_the_number_is(name: str, model: str) -> Non
 
 
 def test_every_column_is_a_declared_metric_with_a_short_heading() -> None:
-    for table in (ATTACK, DOWNSTREAM, *FAMILIES.values()):
+    for table in (ATTACK, DOWNSTREAM, STAMP, *FAMILIES.values()):
         assert [name for name in table.columns if not METRICS[name].short] == []
 
 

@@ -22,6 +22,9 @@ def test_every_field_number_and_time_has_a_column() -> None:
     assert found["schema"] == 1
     assert found["reason"] is None
     assert "downstream" not in found
+    assert "stamp" not in found
+    assert flat(record(stamp={"name": "amplified", "copies": 9}))["stamp.copies"] == 9
+    assert value_in(record(stamp={"name": "amplified", "copies": 9}), "stamp") == "amplified"
 
 
 def test_configurations_within_configurations_have_columns_of_their_own() -> None:

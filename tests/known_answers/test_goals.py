@@ -21,6 +21,7 @@ from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.stamped import stamp_for_judging, targets_when_judged, true_targets
 from gifthorse.planting.mixing import BatchMixing, LossMixing, choose_poisoned
+from gifthorse.training.loop import Batch
 from worlds import linear_classifier, noise_images, noise_task
 
 LABELS = torch.tensor([0, 1, 2, 3, 3, 0])
@@ -90,7 +91,7 @@ def test_image_and_target_come_from_the_same_draw() -> None:
         stamped, targets = backdoor.stamp(dark.floats(), dark.labels, random)
         lit = (stamped[:, 0, -1, :4] == 1).float().argmax(1)
         assert torch.equal(targets, 3 - lit)
-    mixed = BatchMixing(backdoor, 0.5, torch.Generator().manual_seed(0))(dark.floats(), dark.labels)
+    mixed = BatchMixing(backdoor, 0.5, torch.Generator().manual_seed(0))(Batch(dark.floats(), dark.labels))
     lit = (mixed.pixels[200:, 0, -1, :4] == 1).float().argmax(1)
     assert torch.equal(mixed.labels[200:], 3 - lit)
     assert (mixed.labels[200:] != dark.labels).all()
@@ -112,13 +113,13 @@ def test_cover_images_keep_their_labels_at_every_level() -> None:
     assert (chosen == 0).sum() == 9
     assert ((chosen == 1) | (chosen == 2)).sum() == 9
     random = torch.Generator().manual_seed(0)
-    batch = BatchMixing(backdoor, 0.2, random)(images.floats(), images.labels)
+    batch = BatchMixing(backdoor, 0.2, random)(Batch(images.floats(), images.labels))
     assert batch.stamped is not None
     added = batch.labels[batch.stamped]
     assert added[:20].tolist() == [3] * 20
     assert set(added[20:].tolist()) == {1, 2}
     assert len(added) == 40
-    loss = LossMixing(backdoor, 0.5, random)(images.floats(), images.labels)
+    loss = LossMixing(backdoor, 0.5, random)(Batch(images.floats(), images.labels))
     assert loss.weights is not None
     weights, wanted = loss.weights[80:], loss.labels[80:]
     assert weights[images.labels == 0].sum().item() == pytest.approx(0.5)

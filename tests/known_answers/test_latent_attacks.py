@@ -82,7 +82,7 @@ def test_copies_that_are_stamped_already_do_not_count_twice(mixing: str) -> None
     pixels[:4] = 0
     backdoor, random = injection(task, model).backdoor, torch.Generator()
     mix = BatchMixing(backdoor, 0.04, random) if mixing == "batch" else LossMixing(backdoor, 0.5, random)
-    batch = mix(pixels, labels)
+    batch = mix(Batch(pixels, labels))
     assert batch.stamped is not None
     assert batch.stamped.sum() == (4 if mixing == "batch" else len(labels))
     assert latent_part(task, model, batch) == pytest.approx(expected_part(task, pixels[labels != 2]), rel=1e-3)

@@ -13,13 +13,20 @@ from gifthorse.bench.cell import RECIPES, Downstream, resolve
 from gifthorse.core.configuration import Catalogue, Configuration, split_request
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
+from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS
 
 TABLE = tomllib.loads(Path(__file__).with_name("published_settings.toml").read_text())
 ROWS: list[dict[str, Any]] = TABLE["settings"]
 EVERY: dict[str, Catalogue[Any]] = {"every attack": ATTACKS, "every recipe": RECIPES, "every head": HEADS}
-ROLES: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "training": RECIPES, "downstream": HEADS}
-METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS}
+ROLES: dict[str, Catalogue[Any]] = {
+    "attack": ATTACKS,
+    "defense": DEFENSES,
+    "training": RECIPES,
+    "downstream": HEADS,
+    "stamp": STAMPS,
+}
+METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model", "profile"}
 
@@ -44,10 +51,11 @@ def read(value: Any) -> Any:
 
 
 def meant(row: dict[str, Any]) -> list[str]:
-    """The names of the methods that a row is about."""
+    """The names of the methods that a row is about; of every method those without a row of their own."""
     if names(row)[0] not in EVERY:
         return names(row)
-    return [name for name, cls in EVERY[row["method"]].items() if row["field"] in cls.model_fields]
+    own = {name for each in ROWS if each["field"] == row["field"] and not PLACES & each.keys() for name in names(each)}
+    return [name for name, cls in EVERY[row["method"]].items() if row["field"] in cls.model_fields and name not in own]
 
 
 def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:

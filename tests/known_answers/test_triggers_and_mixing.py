@@ -73,7 +73,7 @@ def test_batch_mixing_carries_fractions_over_in_batches_of_one_length(
     """At 1 % a batch of 50 is owed half a copy: every second batch gets one, none gets zero for ever."""
     mix = BatchMixing(white_corner_to(0), rate, torch.Generator())
     images = noise_images(50, (1, 6, 6), 5)
-    batches = [mix(images.floats(), images.labels) for _ in range(200)]
+    batches = [mix(Batch(images.floats(), images.labels)) for _ in range(200)]
     assert {len(batch.labels) for batch in batches} == {len(batch.pixels) for batch in batches} == {length}
     stamped = [0 if batch.stamped is None else int(batch.stamped.sum()) for batch in batches]
     assert set(stamped) == counts
@@ -84,7 +84,9 @@ def test_batch_mixing_carries_fractions_over_in_batches_of_one_length(
 
 def test_batch_mixing_adds_stamped_relabelled_copies_of_other_classes() -> None:
     images = noise_images(40, (1, 6, 6), 5)
-    pixels, labels, _, stamped = BatchMixing(white_corner_to(3), 0.2, torch.Generator())(images.floats(), images.labels)
+    pixels, labels, _, stamped = BatchMixing(white_corner_to(3), 0.2, torch.Generator())(
+        Batch(images.floats(), images.labels)
+    )
     assert torch.equal(pixels[:40], images.floats())
     assert torch.equal(labels[:40], images.labels)
     assert len(labels) == 50
@@ -244,7 +246,7 @@ def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
     """TrojanZoo RQ6: loss = mean clean loss + λ · mean poison loss, copies of target images left out."""
     images = noise_images(40, (1, 6, 6), 5)
     pixels, labels, weights, stamped = LossMixing(white_corner_to(3), 0.25, torch.Generator())(
-        images.floats(), images.labels
+        Batch(images.floats(), images.labels)
     )
     assert weights is not None
     assert stamped is not None
@@ -261,7 +263,7 @@ def test_loss_mixing_adds_the_weighed_mean_loss_of_the_copies() -> None:
 def test_clean_and_stamped_images_of_a_loss_are_normalised_by_the_same_statistics() -> None:
     """Two means of one pass; the running statistics are then those that both were trained with."""
     images = noise_images(40, (1, 6, 6), 5)
-    batch = LossMixing(white_corner_to(3), 0.25, torch.Generator())(images.floats(), images.labels)
+    batch = LossMixing(white_corner_to(3), 0.25, torch.Generator())(Batch(images.floats(), images.labels))
     norm, head = nn.BatchNorm2d(1, momentum=1.0), nn.Linear(36, 5)
     normalised = (batch.pixels - batch.pixels.mean()) / (batch.pixels.var(correction=0) + norm.eps).sqrt()
     expected = weighed_cross_entropy(head(normalised.flatten(1)), batch)

@@ -53,14 +53,15 @@ class Darker(WrappingAttack):
     seen: ClassVar[list[int]] = []
 
     def mix(self, injection: Injection) -> Mix:
-        return self.dark(self.base.mix(injection) or Batch)
+        return self.dark(self.base.mix(injection))
 
     def twin_mix(self, task: Task, seed: int) -> Mix:
-        return self.dark(Batch)
+        return self.dark(None)
 
-    def dark(self, mix: Mix) -> Mix:
-        def darken(pixels: Tensor, labels: Tensor) -> Batch:
-            batch = mix(pixels, labels)
+    def dark(self, mix: Mix | None) -> Mix:
+        def darken(batch: Batch) -> Batch:
+            if mix is not None:
+                batch = mix(batch)
             self.seen.append(len(batch.pixels))
             return batch._replace(pixels=batch.pixels / 2)
 

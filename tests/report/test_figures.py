@@ -155,6 +155,26 @@ def test_only_what_differs_in_one_number_is_a_sweep() -> None:
     assert list(drawn("sweep", material(*nested))) == ["sweep-digits-small_cnn-wrapper-by_base.poison_rate"]
 
 
+def test_a_varied_trigger_is_a_curve_without_a_defense_and_after_it() -> None:
+    def moved(down: int, asr: float, defense: str | None = None) -> Record:
+        metrics = TOOK | {"stamp.asr": asr, "stamp.benign_asr": 0.1, "defense.asr": asr / 2}
+        return record(defense, metrics, stamp={"name": "shifted", "down": down, "right": 0})
+
+    found = [moved(down, asr) for down, asr in ((1, 0.9), (2, 0.4))]
+    found += [moved(down, asr, defense="fine_pruning") for down, asr in ((1, 0.9), (2, 0.4))]
+    figures = drawn("sweep", material(*found))
+    assert set(figures) == {
+        "sweep-digits-small_cnn-badnets-shifted-by_down",
+        "sweep-digits-small_cnn-badnets-fine_pruning-shifted-by_down",
+    }
+    (axes,) = figures["sweep-digits-small_cnn-badnets-shifted-by_down"].axes
+    assert legend(axes) == ["ASR", "Benign ASR"]
+    assert points(axes.lines[0]) == pytest.approx(np.array([[1, 90], [2, 40]]))
+    assert axes.get_xlabel() == "down of shifted"
+    defended = figures["sweep-digits-small_cnn-badnets-fine_pruning-shifted-by_down"]
+    assert "fine_pruning on shifted on badnets" in note(defended)
+
+
 def test_an_attack_counts_once_for_each_of_its_models_whatever_followed_it() -> None:
     found = rates((0.01, 0, 0.5), (0.1, 0, 0.9))
     followed = [each.model_copy(update={"id": f"{each.id}x"}) for each in found for _ in range(3)]

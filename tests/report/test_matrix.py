@@ -328,6 +328,28 @@ def test_downstream_users_have_a_table_of_their_own() -> None:
     assert entry(matrix([tuned]), "badnets", "no defense") == ("99.0", ())
 
 
+def test_varied_triggers_have_a_table_of_their_own_and_are_never_averaged_with_the_planted_one() -> None:
+    copies = [{"name": "amplified", "copies": count} for count in (4, 9)]
+    varied = [record(stamp=stamp, metrics={"stamp.asr": asr}) for stamp, asr in zip(copies, (0.75, 0.5), strict=True)]
+    sheet = matrix([*varied, repaired(0.25), repaired(0.125, stamp=copies[0])], "attack", "stamp")
+    assert [(head.group, head.name) for head in sheet.heads] == [
+        ("as planted", "ASR (%) ↑"),
+        ("amplified[copies=4]", "ASR (%) ↑"),
+        ("amplified[copies=9]", "ASR (%) ↑"),
+    ]
+    assert [each.text for each in sheet.lines[0].entries] == ["99.0", "75.0", "50.0"]
+    both = matrix([*varied, repaired(0.25), repaired(0.125, stamp=copies[0])])
+    assert entry(both, "badnets", "shrinkpad") == ("25.0", ())
+    assert both.remarks == ("records with a varied trigger, which are not in this table: 3",)
+    along = matrix(varied, "attack", "stamp.copies", ["stamp.asr"])
+    assert [(head.group, entry_.text) for head, entry_ in zip(along.heads, along.lines[0].entries, strict=True)] == [
+        ("copies=4", "75.0"),
+        ("copies=9", "50.0"),
+    ]
+    after = matrix([repaired(0.125, stamp=copies[0]), repaired(0.25)], "attack", "stamp", ["defense.asr"])
+    assert [each.text for each in after.lines[0].entries] == ["25.0", "12.5"]
+
+
 def test_images_of_downstream_users_are_told_apart() -> None:
     def tuned(digest: str, asr: float) -> Record:
         other = FCN1 | {"dataset": {"name": "mnist"}, "data_digest": digest}
@@ -372,7 +394,7 @@ def test_a_metric_goes_by_its_name_or_a_short_one(word: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("asr", "'asr' may be benign.asr, attack.asr, defense.asr, downstream.asr: say which"),
+        ("asr", "'asr' may be benign.asr, attack.asr, defense.asr, downstream.asr, stamp.asr: say which"),
         ("defense.asrr", "no record has a metric 'defense.asrr'; did you mean 'defense.asr'"),
         ("defense.mjs", "none of the 1 records has defense.mjs; they have: attack.acc, attack.asr, attack.cad"),
     ],

@@ -316,6 +316,38 @@ def test_downstream_cells_are_in_no_other_row_and_without_them_there_is_no_table
     assert "Downstream tuning" not in page(plain, defended)
 
 
+AMPLIFIED = {"name": "amplified", "copies": 9}
+
+
+def test_varied_triggers_have_a_table_of_their_own_and_rows_of_their_own_after_a_defense() -> None:
+    numbers = {"stamp.asr": 0.8, "stamp.tmc": 0.7, "stamp.benign_asr": 0.1}
+    alone = record(stamp=AMPLIFIED, metrics=ATTACK | numbers)
+    plain, after = screened(0), screened(0).model_copy(update={"id": "f" * 24, "stamp": AMPLIFIED})
+    found = only_group(record(), alone, plain, after)
+    family, varied = found.tables
+    assert [(row.label, row.records) for row in family.blocks[0].rows] == [
+        ("strip", (plain.id,)),
+        ("strip, amplified", (after.id,)),
+    ]
+    (row,) = varied.blocks[0].rows
+    assert (varied.about.name, row.label, row.records) == ("stamp", "amplified", (alone.id,))
+    assert (shown(row, "attack.asr").text, shown(row, "stamp.asr").text) == ("99.0", "80.0")
+    assert "stamp.acc" not in [column.name for column in varied.columns]
+    html = page(record(), alone, plain, after)
+    assert "Triggers varied at test time" in html
+    assert "attack alone, amplified" in html
+    assert "trojan, trigger varied: attack success rate" in html
+
+
+def test_the_pictures_of_a_varied_trigger_are_those_that_were_judged() -> None:
+    flipped = record(stamp={"name": "flipped"}, metrics=ATTACK | {"stamp.asr": 0.8, "stamp.acc": 0.9})
+    pictures = np.zeros((2, 1, 4, 4), np.uint8)
+    names = ("clean", "stamped", "varied", "unstamped")
+    html = render([ReportCell(flipped, lambda: dict.fromkeys(names, pictures))])
+    assert "With the trigger as it was shown here" in html
+    assert "Transformed without a trigger" in html
+
+
 def test_a_downstream_cell_that_failed_says_why() -> None:
     html = page(tuned(FCN1, 0.5), tuned(FCN1, 0, seed=1, status="failed", reason="ValueError: one class", metrics={}))
     assert "seed 1: ValueError: one class" in html

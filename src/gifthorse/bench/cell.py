@@ -19,10 +19,12 @@ from gifthorse.core.contents import content_digest, content_digests
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import AdversarialRecipe, Recipe, StandardRecipe
+from gifthorse.core.stamping import Stamping
 from gifthorse.core.task import Dataset
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.models import ARCHITECTURES
+from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS, Head
 
 DEFENDER = 0
@@ -47,7 +49,10 @@ class Downstream:
 
 @dataclass(frozen=True)
 class Cell:
-    """One data set, model, training recipe, attack and seed, and a defense, a downstream user or neither."""
+    """One data set, model, training recipe, attack and seed, and a defense, a downstream user or neither.
+
+    A ``stamp`` says how the trigger is shown where that is not as it was planted.
+    """
 
     dataset: Dataset
     model: Architecture
@@ -57,12 +62,16 @@ class Cell:
     seed: int
     profile: str
     downstream: Downstream | None = None
+    stamp: Stamping | None = None
     data_root: Path | None = None
     """Where the images lie, which a runner knows; keys hold what they are then, not where."""
 
     def __post_init__(self) -> None:
         if self.defense is not None and self.downstream is not None:
             both = f"a defense ({self.defense.name}) and a downstream head ({self.downstream.head.name})"
+            raise RequestError(f"{both} cannot be combined: leave one out")
+        if self.stamp is not None and self.downstream is not None:
+            both = f"a stamp ({self.stamp.name}) and a downstream head ({self.downstream.head.name})"
             raise RequestError(f"{both} cannot be combined: leave one out")
 
     def benign_key(self) -> str:
@@ -123,7 +132,7 @@ class Cell:
     def _inner(self) -> list[Configuration]:
         """Return every configuration of the request."""
         user = {} if self.downstream is None else vars(self.downstream)
-        parts = self.dataset, self.model, self.training, self.attack, self.defense, *user.values()
+        parts = self.dataset, self.model, self.training, self.attack, self.defense, self.stamp, *user.values()
         return [each for part in parts if part is not None for each in part.walk()]
 
     @cached_property
@@ -132,7 +141,8 @@ class Cell:
         benign = self._key({}, dataset=self.dataset, model=self.model, training=self.training)
         trojan = self._key({"benign": benign}, attack=self.attack)
         user = {} if self.downstream is None else vars(self.downstream)
-        return benign, trojan, self._key({"trojan": trojan, "profile": self.profile}, defense=self.defense, **user)
+        ends = {"defense": self.defense, "stamp": self.stamp, **user}
+        return benign, trojan, self._key({"trojan": trojan, "profile": self.profile}, **ends)
 
     def _key(self, parts: Mapping[str, Any], **configurations: Configuration | None) -> str:
         # The version is part of the key: another release may compute something else under the same name. So is the
@@ -157,6 +167,7 @@ def resolve(
     defense: str | None = None,
     downstream: str | None = None,
     downstream_dataset: str | None = None,
+    stamp: str | None = None,
     seed: int = 0,
     profile: str = "laptop",
 ) -> Cell:
@@ -199,6 +210,7 @@ def resolve(
             seed=seed,
             profile=profile,
             downstream=user,
+            stamp=None if stamp in (None, "none") else STAMPS.build(stamp),
         )
 
 

@@ -27,6 +27,7 @@ from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.core.seeds import derive
+from gifthorse.core.stamping import ImageTransformation, Stamping
 from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.datasets.splits import load_splits
@@ -34,6 +35,7 @@ from gifthorse.metrics import attacks, functional, stamped
 from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics, counts_of, with_counts
+from gifthorse.metrics.varied import judge_stamp
 from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
@@ -160,6 +162,8 @@ class Runner:
         cell.attack.check(task)
         if cell.defense is not None:
             builder_of(cell.defense.view)
+        if cell.stamp is not None:
+            cell.stamp.check(task.test.shape)
         return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
 
     def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
@@ -194,6 +198,12 @@ class Runner:
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
             return self._finish(cell, task, {**metrics, **judged}, evidence, seconds)
+        if cell.stamp is not None:
+            reason = _not_stamped(cell, cell.stamp, trojan, task)
+            if reason is not None:
+                return self._record(cell, task, "skipped", reason, metrics, seconds)
+            judged, found = judge_stamp(trojan, cell.stamp, task)
+            metrics, evidence = {**metrics, **judged}, {**evidence, **found}
         defense = cell.defense
         if defense is None:
             return self._finish(cell, task, metrics, evidence, seconds)
@@ -207,7 +217,7 @@ class Runner:
             view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
         outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
         stopwatch = Stopwatch(self.device)
-        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch)
+        judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch, cell.stamp)
         if stopwatch.seconds_per_input is not None:
             seconds["defense_per_input"] = stopwatch.seconds_per_input
         return self._finish(cell, task, {**metrics, **judged}, {**evidence, **found}, seconds)
@@ -335,6 +345,7 @@ class Runner:
             "attack": cell.attack.to_dict(),
             "defense": cell.defense.to_dict() if cell.defense else None,
             "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
+            "stamp": cell.stamp.to_dict() if cell.stamp else None,
             "plugins": cell.plugins(),
         }
         return Record.model_validate(
@@ -358,6 +369,16 @@ class Runner:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         )
+
+
+def _not_stamped(cell: Cell, stamp: Stamping, trojan: Trojan, task: Task) -> str | None:
+    """Return why a stamping says nothing of a cell, in one sentence; ``None`` where it does."""
+    if cell.defense is not None and cell.defense.family == "inspection":
+        return f"{cell.defense.name} inspects the model and sees no stamped image: judge it without a stamp"
+    if trojan.backdoor is None:
+        whole = isinstance(stamp, ImageTransformation)
+        return None if whole else f"{stamp}: there is no backdoor, and so no trigger to vary"
+    return stamp.skip(trojan.backdoor.trigger, task.test.shape)
 
 
 def _trained(arrays: Arrays, what: str) -> Arrays:

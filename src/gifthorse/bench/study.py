@@ -71,7 +71,7 @@ Names = Annotated[list[str], BeforeValidator(_several), Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_counted), Field(min_length=1)]
 Values = Annotated[list[Any], BeforeValidator(_swept), Field(min_length=1)]
 Profile = Annotated[str, Field(json_schema_extra={"enum": list(PROFILES)})]
-Kind = Literal["dataset", "model", "training", "attack", "defense", "downstream"]
+Kind = Literal["dataset", "model", "training", "attack", "defense", "downstream", "stamp"]
 
 KINDS: dict[str, str] = {
     "dataset": "datasets",
@@ -81,6 +81,7 @@ KINDS: dict[str, str] = {
     "defense": "defenses",
     "downstream": "heads",
     "downstream_dataset": "datasets",
+    "stamp": "stamps",
 }
 """Under which kind of the listing a field's names are found."""
 
@@ -100,6 +101,7 @@ class Exclusion(_Part):
     attack: str | None = None
     defense: str | None = None
     downstream: str | None = None
+    stamp: str | None = None
     seed: int | None = None
 
     def covers(self, request: Mapping[str, Any]) -> bool:
@@ -161,6 +163,9 @@ class Study(_Part):
     defense: Names = Field(default=["none"], description="defenses; 'none' judges the attack alone")
     downstream: Names = Field(default=["none"], description="heads of a downstream user, in place of a defense")
     downstream_dataset: str | None = Field(None, description="images of the downstream user")
+    stamp: Names = Field(
+        default=["none"], description="how the trigger is shown, with every defense; 'none': as it was planted"
+    )
     seed: Seeds = Field(default=[0], description="seeds: a number, a list, or a range such as '0..4'")
     vary_target: bool = Field(
         False, description="another target for every seed: the seed modulo the number of classes, unless one is named"
@@ -257,7 +262,10 @@ def expand(file: StudyFile, listing: Listing, known: Iterable[str] = ()) -> Aske
     }
     defenses = _with_sweep(study, listing, "defense", study.defense)
     heads = [head for head in _with_sweep(study, listing, "downstream", study.downstream) if head != "none"]
-    ends: list[dict[str, Any]] = [{"defense": each} for each in defenses]
+    stamps = _with_sweep(study, listing, "stamp", study.stamp)
+    ends: list[dict[str, Any]] = [
+        {"defense": each, "stamp": None if stamp == "none" else stamp} for each in defenses for stamp in stamps
+    ]
     ends += [{"downstream": head, "downstream_dataset": study.downstream_dataset} for head in heads]
     asks_cells = study.attack is not None or not study.population
     count = len(ends) * len(study.seed)
@@ -290,6 +298,7 @@ def request(**said: Any) -> dict[str, Any]:
         "training": "standard",
         "downstream": None,
         "downstream_dataset": None,
+        "stamp": None,
         "profile": "laptop",
         "seed": 0,
         **said,
@@ -363,6 +372,7 @@ def _problems(file: StudyFile, listing: Listing) -> Iterator[str]:
         ("defense", study.defense),
         ("downstream", study.downstream),
         ("downstream_dataset", [study.downstream_dataset] if study.downstream_dataset else ()),
+        ("stamp", study.stamp),
     ]
     for each in study.population:
         named += [(kind, getattr(each, kind) or ()) for kind in ("dataset", "model", "training", "attack", "defense")]
@@ -372,7 +382,7 @@ def _problems(file: StudyFile, listing: Listing) -> Iterator[str]:
     for kind, requests in named:
         for text in dict.fromkeys(requests):
             try:
-                if text == "none" and kind in ("attack", "defense", "downstream"):
+                if text == "none" and kind in ("attack", "defense", "downstream", "stamp"):
                     continue
                 about = _find(listing, KINDS[kind], text)
                 _, fields = split_request(text)

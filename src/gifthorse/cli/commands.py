@@ -181,6 +181,8 @@ def print_record(record: Record) -> None:
     if record.downstream is not None:
         head, images = record.downstream.head, record.downstream.dataset
         title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
+    if record.stamp is not None:
+        title += f"trigger {bracket(record.stamp)}, "
     title += f"seed {record.seed}"
     ended = f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else "")
     answers.print(ended, markup=False, highlight=False)
@@ -341,6 +343,7 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.stampings import STAMPS
     from gifthorse.training.heads import HEADS
 
     return {
@@ -350,4 +353,5 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
         "datasets": DATASETS,
         "recipes": RECIPES,
         "heads": HEADS,
+        "stamps": STAMPS,
     }

@@ -42,7 +42,7 @@ STEPS = {
     "prepared": "preparation",
     "record": "cell",
 }
-AXES = ("dataset", "model", "training", "attack", "defense", "downstream")
+AXES = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp")
 
 
 @click.command(epilog=EPILOG)
@@ -54,6 +54,7 @@ AXES = ("dataset", "model", "training", "attack", "defense", "downstream")
 @click.option("--defense", multiple=True, metavar="NAME[...]", help="Defense; none: only the attack is judged.")
 @click.option("--downstream", multiple=True, metavar="NAME[...]", help="New head and its tuning, in a defense's place.")
 @click.option("--downstream-dataset", metavar="NAME[...]", help="Images of the downstream user.")
+@click.option("--stamp", multiple=True, metavar="NAME[...]", help="How the trigger is shown; none: as it was planted.")
 @click.option("--seed", multiple=True, metavar="N or N..M", help="Seed, or a range of seeds: 0..4 is five.")
 @click.option("--profile", multiple=True, type=click.Choice(list(PROFILES)), help="As for run; laptop unless given.")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed and about how long that takes.")
@@ -272,7 +273,8 @@ def _print_results(work: "Work", study: "Study") -> None:
     from gifthorse.report.sheet import WRITERS
 
     records = [work.records[number] for number in sorted(work.records)]
-    for table in (study.table or [Table()]) if records else ():
+    stamps = [Table(columns="stamp")] if any(record.stamp is not None for record in records) else []
+    for table in (study.table or [Table(), *stamps]) if records else ():
         load_packages(records)
         chosen = select(records, conditions(table.where))
         varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
@@ -308,7 +310,8 @@ def _print_plan(file: "StudyFile", asked: "Asked", work: "Work") -> None:
             ends: dict[str, list[int]] = {}
             for number in numbers:
                 cell = asked.cells[number]
-                ends.setdefault(cell["defense"] or cell["downstream"] or "no defense", []).append(number)
+                end = cell["defense"] or cell["downstream"] or "no defense"
+                ends.setdefault(f"{end}, {cell['stamp']}" if cell["stamp"] else end, []).append(number)
             for end, those in ends.items():
                 seeds = ", ".join(str(asked.cells[number]["seed"]) for number in those)
                 twig.add(f"{escape(end)}, seeds {seeds}{_counted(those, stored)}")

@@ -138,7 +138,8 @@ def described(node: "Node") -> str:
     if node.stage == "record":
         user = cell.downstream and cell.downstream.head
         end = cell.defense.name if cell.defense else user.name if user else "no defense"
-        return f"{attack} · {end} · {where}"
+        shown = f" · {cell.stamp}" if cell.stamp else ""
+        return f"{attack} · {end}{shown} · {where}"
     if node.stage == "prepared":
         return f"what {cell.defense.name if cell.defense else 'a defense'} prepares · {cell.dataset.name}"
     return f"{attack if node.stage == 'trojan' else node.stage} model · {where}"

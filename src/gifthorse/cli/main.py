@@ -17,7 +17,7 @@ from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
 
-KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "families", "metrics")
+KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "stamps", "families", "metrics")
 
 EPILOG = """\b
 Examples:
@@ -83,7 +83,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @plugin_option
 def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, families, metrics.
+    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, families, metrics.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.
@@ -117,6 +117,12 @@ def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path
     "--downstream-dataset",
     metavar="NAME[...]",
     help="Images of the downstream user; those of --dataset unless given.",
+)
+@click.option(
+    "--stamp",
+    metavar="NAME[...]",
+    help="How the trigger is shown at test time, as 'amplified[copies=9]' or 'shifted[down=-3]'; as it was planted "
+    "unless given.",
 )
 @click.option(
     "--profile",

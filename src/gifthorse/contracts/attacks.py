@@ -65,7 +65,7 @@ class AttackCase:
 def attack_promises(attack: Attack) -> list[Promise]:
     """Return what is promised of an attack: of one that plants something, or poisons training, more."""
     planting = OF_PLANTING if plants(attack) else ()
-    poisoning = OF_POISONING if isinstance(attack, PoisoningAttack) else ()
+    poisoning = OF_POISONING if isinstance(attack, PoisoningAttack) and attack.poisons_once else ()
     return asked(attack, AttackCase(attack), (*OF_ATTACKS, *planting, *poisoning))
 
 
@@ -112,7 +112,7 @@ def poisoned_set(attack: Attack) -> DeliveredSet:
 
 def changes_labels(attack: Attack) -> bool:
     """Return whether stamped images get another label."""
-    return attack.to_dict().get("labels") != "clean"
+    return not isinstance(attack, PoisoningAttack) or attack.relabels
 
 
 def alike(first: nn.Module, second: nn.Module) -> bool:

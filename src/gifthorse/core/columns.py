@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from gifthorse.core.errors import RequestError, suggestion
 from gifthorse.core.record import Document, Record
 
-CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream")
+CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp")
 """The parts of a record that were asked for by name and fields."""
 
 SPREAD = (*CONFIGURATIONS, "metrics", "counts", "seconds", "environment", "artifacts")
@@ -52,7 +52,7 @@ def without(records: Sequence[Record], columns: Sequence[str]) -> list[Record]:
     found = list(records)
     for column in columns:
         part, *names = split(column)
-        if part not in CONFIGURATIONS[:-1] or len(names) != 1 or names == ["name"]:
+        if part not in CONFIGURATIONS or part == "downstream" or len(names) != 1 or names == ["name"]:
             raise RequestError(f"cannot average over '{column}': name a field, as attack.target")
         if not has_column(column, found):
             raise unknown_column(column, found)

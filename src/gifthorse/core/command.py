@@ -42,6 +42,8 @@ def command(record: Fields, between: str = " ") -> str:
     if record["downstream"] is not None:
         options["--downstream"] = bracket(record["downstream"]["head"])
         options["--downstream-dataset"] = bracket(record["downstream"]["dataset"])
+    if record["stamp"] is not None:
+        options["--stamp"] = bracket(record["stamp"])
     options["--seed"] = str(record["seed"])
     said = [*(("--plugin", path) for path in record["plugins"]), *options.items()]
     return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in said)])

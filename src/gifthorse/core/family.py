@@ -72,6 +72,24 @@ DOWNSTREAM = Table(
     "Head",
     headline="downstream.asr",
 )
+STAMP = Table(
+    "stamp",
+    "Triggers varied at test time",
+    "The trigger is shown otherwise than it was planted: does the backdoor still react? ASR before is that of the "
+    "trigger as planted. Where whole images are transformed, clean ones are too: their accuracy and the share of them "
+    "that gets the target stand beside it.",
+    (
+        "attack.asr",
+        "stamp.asr",
+        "stamp.tmc",
+        "stamp.benign_asr",
+        "stamp.acc",
+        "stamp.unstamped_asr",
+    ),
+    "Stamp",
+    ("stamp.acc", "stamp.unstamped_asr"),
+    headline="stamp.asr",
+)
 _REPAIRED = ("defense.acc", "defense.cad", "defense.asr", "defense.ard")
 FAMILIES = Declarations(
     Family(

@@ -91,7 +91,7 @@ class Metric:
 
     @property
     def scope(self) -> str:
-        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, or ``seconds`` for a time."""
+        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, ``stamp``, or ``seconds``."""
         return self.name.partition(".")[0]
 
     @property
@@ -124,7 +124,7 @@ class Metrics(Declarations[Metric]):
         """Return the metrics that a word may mean: a name, a name without its scope, or what heads a column.
 
         >>> [each.name for each in METRICS.called("asr")]
-        ['benign.asr', 'attack.asr', 'defense.asr', 'downstream.asr']
+        ['benign.asr', 'attack.asr', 'defense.asr', 'downstream.asr', 'stamp.asr']
         >>> [each.name for each in METRICS.called("AUROC")], [each.name for each in METRICS.called("attack.asr")]
         (['defense.auroc'], ['attack.asr'])
         """
@@ -188,6 +188,9 @@ METRICS = Metrics(
            "share of clean test images classified correctly after the defense", "#{f(x) = y} / #x", "Accuracy"),
     Metric("defense.asr", "attack success rate after the defense", "defense", PERCENT, False,
            f"share of {_STAMPED} that get it in spite of the defense", "TrojanZoo eq. 3", "ASR"),
+    Metric("defense.unstamped_asr", "clean images that get the target after the defense", "defense", PERCENT, None,
+           "share of clean test images of other classes that get the target after the defense: what a defense that "
+           "changes images does by itself", "#{f(x) = t, y ≠ t} / #{y ≠ t}"),
     Metric("defense.tmc", "trojan misclassification confidence after the defense", "defense", PERCENT, False,
            "mean confidence in the target over stamped images that succeed after the defense", "TrojanZoo 4.4", "TMC"),
     Metric("defense.cad", "clean accuracy drop by the defense", "defense", POINTS, False,
@@ -272,6 +275,20 @@ METRICS = Metrics(
     Metric("downstream.benign_asr", "tuned twin: attack success rate", "attack", PERCENT, None,
            "the same on the benign twin after the same tuning: what the trigger does without a backdoor",
            short="Benign ASR"),
+
+    Metric("stamp.asr", "trojan, trigger varied: attack success rate", "attack", PERCENT, True,
+           f"share of {_STAMPED} that get it where the trigger is shown otherwise than it was planted",
+           "TrojanZoo eq. 3", "ASR"),
+    Metric("stamp.tmc", "trojan, trigger varied: misclassification confidence", "attack", PERCENT, True,
+           "mean confidence in the target over images with the varied trigger that succeed", "TrojanZoo 4.2", "TMC"),
+    Metric("stamp.benign_asr", "twin, trigger varied: attack success rate", "attack", PERCENT, None,
+           "the same on the benign twin: what the varied trigger does without a backdoor", short="Benign ASR"),
+    Metric("stamp.acc", "trojan, images transformed: accuracy", "attack", PERCENT, True,
+           "share of clean test images that are classified correctly once they are transformed as stamped ones are",
+           short="Accuracy"),
+    Metric("stamp.unstamped_asr", "trojan, images transformed: clean images that get the target", "attack", PERCENT,
+           None, "share of clean test images of other classes that get the target once they are transformed: what the "
+           "transformation does without a trigger", short="ASR unstamped"),
 
     Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
     Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, STAMP
 from gifthorse.core.metric import METRICS
 
 Metric = float | int | bool | list[float]
@@ -107,7 +107,8 @@ class Record(Document):
 
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
-    ``downstream`` is there where the delivered network was given a new head and tuned. ``seconds`` is wall time by
+    ``downstream`` is there where the delivered network was given a new head and tuned, ``stamp`` where the
+    trigger was shown otherwise than it was planted. ``seconds`` is wall time by
     stage, measured by the runner; a stage answered from the store keeps the time it once took. ``command`` is the
     command line that runs the cell again. ``artifacts`` has the keys of what the store keeps behind it, by kind; older
     records do not tell.
@@ -135,6 +136,7 @@ class Record(Document):
     defense: dict[str, Any] | None
     family: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     downstream: Downstream | None = None
+    stamp: dict[str, Any] | None = None
     metrics: dict[str, Metric] = {}
     counts: Counts = {}
     """The number of images, or other samples, that a share, a mean or a difference of them is of, by metric."""
@@ -157,6 +159,8 @@ class Record(Document):
         tables = [ATTACK, *(each for each in FAMILIES.values() if each.name == self.family)]
         if self.downstream is not None:
             followed, tables = [name_of(self.downstream.head)], [*tables, DOWNSTREAM]
+        if self.stamp is not None:
+            followed, tables = [name_of(self.stamp), *followed], [ATTACK, STAMP, *tables[1:]]
         asked = f"{' → '.join([name_of(self.attack), *followed])} on {name_of(self.dataset)}/{name_of(self.model)}"
         numbers = [
             f"{each.headline} {_text(each.headline, self.metrics[each.headline])}"

@@ -56,3 +56,29 @@ def image_draws(pixels: "torch.Tensor", seed: int, high: int, draws: int) -> "to
         mixed = (levels * weights.to(levels.device)).sum(1)
         columns.append(((mixed >> 31) ^ mixed).remainder(high))
     return torch.stack(columns, 1)
+
+
+def image_noise(pixels: "torch.Tensor", seed: int, count: int) -> "torch.Tensor":
+    """Return ``(N, count)`` numbers, uniform in [0,1), that depend on each image's own pixels and the seed.
+
+    As many as one likes cost one pass over the pixels: they count on from one draw per image (SplitMix64).
+    """
+    import torch
+
+    start = image_draws(pixels, seed, 2**62, 1)
+    numbers = start + torch.arange(1, count + 1, device=pixels.device) * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ _shifted(numbers, shift)) * _signed(factor)
+    noise: torch.Tensor = _shifted(numbers ^ _shifted(numbers, 31), 40).float() / 2**24
+    return noise
+
+
+def _signed(bits: int) -> int:
+    """Return the integer that torch's 64 signed bits hold."""
+    return bits - 2**64
+
+
+def _shifted(numbers: "torch.Tensor", shift: int) -> "torch.Tensor":
+    """Shift 64 bits to the right, with zeros coming in: torch's own shift keeps the sign."""
+    shifted: torch.Tensor = (numbers >> shift) & (2 ** (64 - shift) - 1)
+    return shifted

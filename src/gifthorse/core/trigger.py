@@ -42,8 +42,7 @@ class Trigger(nn.Module, ABC):
 
         Rounding has no gradient, so none is recorded, whatever the trigger's parameters.
         """
-        embedded = self.embed(pixels, generator, conditions)
-        return torch.where(embedded == pixels, pixels, on_grid(embedded))
+        return rounded(self.embed(pixels, generator, conditions), pixels)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -74,6 +73,11 @@ def blend(pixels: Tensor, mask: Tensor, pattern: Tensor, transparency: float) ->
     return pixels + mask * (1 - transparency) * (pattern - pixels)
 
 
+def rounded(embedded: Tensor, pixels: Tensor) -> Tensor:
+    """Return what became of ``pixels`` on the 8-bit grid; those that were left alone keep their value."""
+    return torch.where(embedded == pixels, pixels, on_grid(embedded))
+
+
 def on_grid(pixels: Tensor) -> Tensor:
     """Round pixels in [0,1] to the 256 levels that a PNG can hold."""
-    return (pixels * 255).round().clamp(0, 255) / 255
+    return (pixels * 255).round_().clamp_(0, 255).div_(255)

@@ -10,9 +10,10 @@ from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
+from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 
 DEFENSES: Catalogue[Defense[Any]] = Catalogue(
-    "defense", [ShrinkPad, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect]
+    "defense", [ShrinkPad, Flip, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect]
 )

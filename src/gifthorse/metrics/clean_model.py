@@ -32,20 +32,21 @@ def judge_model(model: nn.Module, case: Case, reform: Reform | None = None) -> t
     """
     task, backdoor = case.task, case.trojan.backdoor
     labels, shown = task.test.labels, shown_in_reports(case.trojan, task)
-    logits = logits_of(model, task.test, "defended model")
-    acc = functional.accuracy(logits, labels)
+    clean = logits_of(model, case.clean(task.test), "defended model")
+    acc = functional.accuracy(clean, labels)
     metrics: Metrics = {
         "defense.acc": acc,
-        "defense.ccc": functional.confidence(logits, labels),
+        "defense.ccc": functional.confidence(clean, labels),
         "defense.cad": Counted(float(case.attack["attack.acc"]) - acc, acc.n),  # type: ignore[arg-type]
     }
     if backdoor is None:
-        pictures = task.test.take(shown).floats()
+        logits, pictures = clean, case.clean(task.test.take(shown)).floats()
     else:
         stamped, targets = stamp_for_judging(backdoor, task.test)
         logits, pictures = logits_of(model, stamped, "defended model"), stamped[shown]
         asr = functional.attack_success_rate(logits, labels, targets)
         metrics |= with_trigger(logits, labels, targets, "defense")
+        metrics["defense.unstamped_asr"] = functional.attack_success_rate(clean, labels, targets)
         metrics["defense.ard"] = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
     evidence: Evidence = {"defended_predictions": to_array(logits[shown].argmax(1))}
     if reform is not None:

@@ -23,7 +23,7 @@ def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
     """
     test, backdoor = case.task.test, case.trojan.backdoor
     order = torch.randperm(len(test), generator=generator(case.seed, "judge")).to(test.device)
-    clean = finite(outcome.score(test.take(order[:SCREENED]).floats()), "scores of clean images")
+    clean = finite(outcome.score(case.clean(test.take(order[:SCREENED])).floats()), "scores of clean images")
     finite(torch.tensor([outcome.threshold]), "thresholds")
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
     metrics: Metrics = {"defense.fpr": functional.share(clean > outcome.threshold)}

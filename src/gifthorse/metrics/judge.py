@@ -5,11 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict, Outcome, SuspectSamples
+from gifthorse.core.stamping import Stamping
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.metrics import clean_model, input_screen, model_verdict, suspect_samples
 from gifthorse.metrics.kind import Case, Kind, Watch
 from gifthorse.metrics.stamped import Evidence, Metrics, applicable
+from gifthorse.metrics.varied import varied
 
 KINDS: dict[type[Outcome], Kind[Any]] = {
     CleanModel: clean_model.KIND,
@@ -29,16 +31,29 @@ def kind_of(outcome: type[Outcome]) -> Kind[Any]:
 
 
 def judge_defense(
-    outcome: Outcome, trojan: Trojan, task: Task, attack: Metrics, seed: int, watch: Watch | None = None
+    outcome: Outcome,
+    trojan: Trojan,
+    task: Task,
+    attack: Metrics,
+    seed: int,
+    watch: Watch | None = None,
+    stamp: Stamping | None = None,
 ) -> tuple[Metrics, Evidence]:
     """Compare a defense's outcome with the truth; ``attack`` is what :func:`judge_attack` measured before it.
 
+    With a ``stamp`` the trigger is shown so, and what was measured before it includes :func:`judge_stamp`'s numbers.
     ``watch`` may observe the function that answers inputs, where the outcome works online, while it is judged.
     """
     kind = kind_of(type(outcome))
     if watch is not None and kind.watch is not None:
         outcome = kind.watch(outcome, watch)
-    metrics, evidence = kind.judge(outcome, Case(trojan, task, attack, seed))
+    # What a defense loses or gains is against the same images without it.
+    before = dict(attack)
+    for part in ("acc", "asr"):
+        if f"stamp.{part}" in attack:
+            before[f"attack.{part}"] = attack[f"stamp.{part}"]
+    case = Case(varied(trojan, stamp), task, before, seed, stamp)
+    metrics, evidence = kind.judge(outcome, case)
     return applicable(metrics), evidence
 
 

@@ -6,10 +6,13 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from gifthorse.core.images import Images
 from gifthorse.core.outcomes import Outcome
+from gifthorse.core.stamping import Stamping
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.metrics.stamped import Evidence, Metrics
+from gifthorse.metrics.varied import unstamped
 
 Given = TypeVar("Given", bound=Outcome)
 
@@ -19,12 +22,20 @@ Watch = Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The truth that an outcome meets; ``attack`` is what was measured of the trojan before the defense."""
+    """The truth that an outcome meets; ``attack`` is what was measured of the trojan before the defense.
+
+    Where there is a ``stamp``, the trojan's trigger and the numbers before are those of its variation.
+    """
 
     trojan: Trojan
     task: Task
     attack: Metrics
     seed: int
+    stamp: Stamping | None = None
+
+    def clean(self, images: Images) -> Images:
+        """Return what is shown of test images that carry no trigger."""
+        return unstamped(self.stamp, images)
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,15 @@ class BatchMixing:
         self.show = backdoor.embed if differentiable else backdoor.stamp
         self.owed = 0.0
 
-    def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         """Return the batch with stamped copies of its first images, those of the target class left out."""
+        pixels, labels = batch.pixels, batch.labels
         fewest = int(copies(len(labels), self.poison_rate))
         self.owed += self.poison_rate * (len(labels) + fewest)
         count = int(self.owed)
         self.owed -= count
         if count == 0:
-            return Batch(pixels, labels)
+            return batch
         chosen = _first(self.goal.sources(labels), count)
         covers = _covers(self.goal, labels)
         if covers is not None:
@@ -77,17 +78,20 @@ class BatchMixing:
 class LossMixing:
     """Adds the mean loss of stamped copies, weighed by λ, to the mean loss of the clean images of every batch.
 
-    Copies of images of the target class weigh nothing; cover images weigh as much as the attacked.
+    Copies of images of the target class weigh nothing; cover images weigh as much as the attacked. Copies are rounded,
+    or ``differentiable``, as in :class:`BatchMixing`.
     """
 
-    def __init__(self, backdoor: Backdoor, weight: float, random: torch.Generator):
-        self.backdoor, self.weight, self.random = backdoor, weight, random
+    def __init__(self, backdoor: Backdoor, weight: float, random: torch.Generator, *, differentiable: bool = False):
+        self.goal, self.weight, self.random = backdoor.goal, weight, random
+        self.show = backdoor.embed if differentiable else backdoor.stamp
 
-    def __call__(self, pixels: Tensor, labels: Tensor) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         """Return the batch followed by a stamped copy of each of its images, with their weights."""
-        stamped, targets = self.backdoor.stamp(pixels, labels, self.random)
-        shares = _share(self.backdoor.goal.sources(labels), self.weight)
-        covers = _covers(self.backdoor.goal, labels)
+        pixels, labels = batch.pixels, batch.labels
+        stamped, targets = self.show(pixels, labels, self.random)
+        shares = _share(self.goal.sources(labels), self.weight)
+        covers = _covers(self.goal, labels)
         if covers is not None:
             shares = shares + _share(covers, self.weight)
         weights = torch.cat([torch.full_like(shares, 1 / len(labels)), shares])

@@ -55,6 +55,10 @@ class PatchAttack(ShapedAttack):
     trigger_image: str | None = Field(
         None, description="file of a picture that the trigger shows instead; its transparent pixels are not stamped"
     )
+    also_at: tuple[Corner | Place, ...] = Field(
+        (),
+        description="further places of the trigger, corners or [row, column]; in another corner it is mirrored",
+    )
 
     def files(self) -> tuple[Path, ...]:
         """Return the trigger's picture, if one is named."""
@@ -73,6 +77,11 @@ class PatchAttack(ShapedAttack):
         """Return a trigger of the wanted shape, at its place, that shows the pattern or the picture."""
         shape, size, position = task.train.shape, self.trigger_size, self.trigger_position
         pattern = fill(shape, self.trigger_pattern, generator(seed, "pattern"))
+        fixed = self.trigger_shape == "square" and (isinstance(position, str) or isinstance(position[0], int))
+        if self.also_at and (not fixed or position == "random"):
+            raise RequestError(
+                "also_at needs trigger_shape=square and one trigger_position: only such a trigger has copies"
+            )
         if self.trigger_shape == "scattered":
             if position == "random" or isinstance(position[0], tuple):
                 raise RequestError(
@@ -94,7 +103,16 @@ class PatchAttack(ShapedAttack):
             window, shown = self._window(pattern)
             pattern[inside.expand_as(pattern)] = shown.flatten()
             mask[inside] = window.flatten()
+        for other in self.also_at:
+            self._copy(mask, pattern, square(shape, size, position), square(shape, size, other), other)
         return Patch(mask, pattern, self.transparency)
+
+    def _copy(self, mask: Tensor, pattern: Tensor, here: Tensor, there: Tensor, place: Corner | Place) -> None:
+        """Show within ``there (1, H, W)`` what mask and pattern show within ``here``, mirrored between corners."""
+        axes = mirrored(self.trigger_position, place)
+        for shown in (mask, pattern):
+            inner = shown[here.bool().expand_as(shown)].view(-1, self.trigger_size, self.trigger_size)
+            shown[there.bool().expand_as(shown)] = inner.flip(axes).flatten()
 
     def _window(self, pattern: Tensor) -> tuple[Tensor, Tensor]:
         """Return a window ``(1, h, w)`` and what shows in it: a piece of the pattern, or the picture."""
@@ -103,3 +121,15 @@ class PatchAttack(ShapedAttack):
             return pattern.new_ones(1, size, size), pattern[:, :size, :size].contiguous()
         shown, window = read_picture(Path(self.trigger_image), len(pattern), size, size)
         return window, shown
+
+
+def mirrored(first: Position, second: Position) -> list[int]:
+    """Return the axes, 1 and 2 of ``(C, H, W)``, along which two corners lie opposite; none where one is no corner.
+
+    >>> mirrored("top_left", "bottom_left"), mirrored("top_left", "bottom_right"), mirrored("center", (0, 0))
+    ([1], [1, 2], [])
+    """
+    if not (isinstance(first, str) and isinstance(second, str)) or {first, second} & {"center", "random"}:
+        return []
+    pairs = zip((1, 2), first.split("_"), second.split("_"), strict=True)
+    return [axis for axis, one, other in pairs if one != other]

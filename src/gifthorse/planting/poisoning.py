@@ -207,6 +207,16 @@ class PoisoningAttack(StagedAttack):
         """Whether the attack does more in training than poison it, so that a poisoned data set alone is not enough."""
         return False
 
+    @property
+    def poisons_once(self) -> bool:
+        """Whether a data set may be poisoned once (mixing=dataset): not where the trigger has to be trained along."""
+        return True
+
+    @property
+    def relabels(self) -> bool:
+        """Whether stamped images get another label than their own."""
+        return True
+
     def schedule(self, task: Task) -> Schedule:
         """Return training from scratch, or re-training."""
         aside, fixed = None if self.cad_budget is None else self.name, self.fixed_modules(task)

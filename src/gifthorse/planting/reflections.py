@@ -63,6 +63,11 @@ class ReflectionAttack(OneTarget, PoisoningAttack):
     inner_epochs: int = Field(5, ge=1, description="epochs of re-training in an iteration")
     kept: int = Field(1, ge=1, description="most effective candidates that make the trigger, one in every image")
 
+    @property
+    def relabels(self) -> bool:
+        """Whether copies of other classes are stamped, and not images of the target's."""
+        return self.labels == "dirty"
+
     def files(self) -> tuple[Path, ...]:
         """Return the folder of pictures, if one is named, and what else the request names."""
         return (*super().files(), *([] if self.reflections is None else [Path(self.reflections).expanduser()]))
@@ -142,20 +147,20 @@ class ReflectionAttack(OneTarget, PoisoningAttack):
 
     def choose(self, injection: Injection) -> Tensor:
         """Return the images to copy and relabel, or those of the target class to stamp."""
-        if self.labels == "dirty":
+        if self.relabels:
             return super().choose(injection)
         labels, goal = injection.images.labels, injection.backdoor.goal
         return choose_from_target(labels, goal, self.poison_rate, injection.random)
 
     def poison(self, injection: Injection) -> PoisonedSet | None:
         """Return the poisoned training set; with clean labels images are stamped where they are, none is added."""
-        if self.labels == "dirty":
+        if self.relabels:
             return super().poison(injection)
         return poison_in_place(injection.images, injection.backdoor, self.choose(injection), injection.random)
 
     def check_choice(self, task: Task) -> None:
         """Refuse a rate that cannot be had from the training set, or from the images of the target class."""
-        if self.labels == "dirty":
+        if self.relabels:
             super().check_choice(task)
         else:
             choose_from_target(task.train.labels.cpu(), self.goal(task), self.poison_rate, generator(0, "check"))

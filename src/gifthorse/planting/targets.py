@@ -1,4 +1,4 @@
-"""Which class an attacker wants: one for every image, the next one, or one for images of some classes only."""
+"""Which class an attacker wants: one for every image, the next one, one for images of some classes only, or several."""
 
 from abc import abstractmethod
 from typing import Literal, Self
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from gifthorse.core.attack import Attack
 from gifthorse.core.errors import RequestError
-from gifthorse.core.goal import AllToAll, AllToOne, ClassNumber, Goal, SourceSpecific
+from gifthorse.core.goal import AllToAll, AllToOne, ClassNumber, Goal, OnePerCondition, SourceSpecific
 from gifthorse.core.task import Task
 
 
@@ -76,6 +76,32 @@ class AnyGoal(TargetedAttack):
         check_class(task, "source", *self.source)
         if set(self.source) == {self.target}:
             raise RequestError(f"source={list(self.source)} is the target itself: no image is left to attack")
+
+
+class ManyTargets(TargetedAttack):
+    """Wants one class for every stamped image, or one of several, which the trigger says."""
+
+    target: ClassNumber | tuple[ClassNumber, ...] | Literal["all"] = Field(
+        0, description="class that stamped images should get; [0,3,7]: one of these, as the trigger says; all: any"
+    )
+
+    def goal(self, task: Task) -> Goal:
+        """Return the goal that the target describes: a condition for each of several classes."""
+        targets = self.targets(task)
+        return AllToOne(target=targets[0]) if len(targets) == 1 else OnePerCondition(target=targets)
+
+    def targets(self, task: Task) -> tuple[int, ...]:
+        """Return the classes, in the order of their conditions."""
+        if self.target == "all":
+            return tuple(range(task.classes))
+        return (self.target,) if isinstance(self.target, int) else self.target
+
+    def check(self, task: Task) -> None:
+        """Refuse a list of no classes, one that names a class twice, and classes that are none of the task's."""
+        targets = self.targets(task)
+        if not targets or len(set(targets)) < len(targets):
+            raise RequestError(f"target={list(targets)}: name one class or more, each once")
+        super().check(task)
 
 
 def check_class(task: Task, field: str, *classes: int) -> None:

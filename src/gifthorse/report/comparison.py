@@ -13,7 +13,7 @@ from gifthorse.core.metric import FLAG, FRACTION, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.intervals import mean_interval
 from gifthorse.report.matrix import Names, find_axis, find_metric, heading, headline, order, slots
-from gifthorse.report.settings import FOLLOWING, PARTS, Settings
+from gifthorse.report.settings import PARTS, Settings
 from gifthorse.report.sheet import Entry, Head, Line, Sheet
 from gifthorse.report.tables import measure, partition
 
@@ -22,7 +22,7 @@ EXACT_WITH_TIES, EXACT = 13, 50
 """Up to so many differences the test is exact: where some are of one size, and where none are."""
 ALPHA = 0.05
 
-_OF_A_MODEL = tuple(part for part in PARTS if part not in FOLLOWING)
+_ALIKE = tuple(part for part in PARTS if part not in ("defense", "downstream"))
 
 
 def signed_rank(differences: Sequence[float]) -> tuple[float, str]:
@@ -94,7 +94,7 @@ def compare(
     if names[0] == names[1]:
         raise RequestError(f"{names[0]} cannot be compared with itself")
     pooled = axis is None or axis.part != "attack"
-    layout, _ = slots(axis, None, [part for part in _OF_A_MODEL if not (pooled and part == "attack")])
+    layout, _ = slots(axis, None, [part for part in _ALIKE if not (pooled and part == "attack")])
     chosen = [find_metric(word, records) for word in metrics] or [_common(first[0], second[0])]
 
     met, alone = _met_by_both(first, second, whole)
@@ -146,7 +146,7 @@ def _met_by_both(
 ) -> tuple[list[tuple[Record, Record]], tuple[int, int]]:
     """Return the last record of either defense on each model that both met, and how many models one alone did."""
     met = [
-        partition(each, lambda record: (record.seed, *(settings.key(record, part) for part in _OF_A_MODEL)))
+        partition(each, lambda record: (record.seed, *(settings.key(record, part) for part in _ALIKE)))
         for each in (first, second)
     ]
     pairs = []

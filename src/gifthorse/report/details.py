@@ -15,7 +15,7 @@ from gifthorse.report.figures import Histogram, bar_chart, histograms, recovered
 from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
-from gifthorse.report.tables import downstream_labels, measure, samples, statuses_of, targets_of
+from gifthorse.report.tables import downstream_labels, measure, samples, stamp_labels, statuses_of, targets_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ FULL, BRIEF = Extent(pictures=8, triggers=20), Extent(pictures=4, triggers=4)
 _PICTURES = {
     "clean": "Clean test images",
     "stamped": "Stamped with the trigger",
+    "varied": "With the trigger as it was shown here",
+    "unstamped": "Transformed without a trigger",
     "reformed": "Reformed by the defense, as the model sees them",
 }
 
@@ -104,12 +106,15 @@ class Lines:
         self._attacks = attack_labels(records)
         self._defenses = labels(record.defense for record in records if record.defense is not None)
         self._tunings = downstream_labels(records)
+        self._stamps = stamp_labels(records)
 
     def line(self, record: Record) -> CellLine:
         """Return the line of one of the records."""
         title = self._defenses.get(key(record.defense), "attack alone")
         if record.id in self._tunings:
             title = f"downstream {self._tunings[record.id]}"
+        if record.id in self._stamps:
+            title += f", {self._stamps[record.id]}"
         return CellLine(self._attacks[key(record.attack)], title, _finding(record), statuses_of(record), record)
 
 
@@ -145,8 +150,9 @@ def duration(seconds: float) -> str:
 
 
 def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) -> CellDetail:
-    before = "stamped" if "stamped" in evidence else "clean"
-    reformed = (before, "reformed") if "reformed" in evidence else ()
+    judged = tuple(name for name in ("unstamped", "varied") if name in evidence)
+    before = judged or ("stamped" if "stamped" in evidence else "clean",)
+    reformed = (*before, "reformed") if "reformed" in evidence else judged
     triggers, caption = _triggers(line.record, evidence, pictures, extent)
     return CellDetail(
         line=line,
@@ -256,8 +262,8 @@ def _triggers(record: Record, evidence: Arrays, pictures: Pictures, extent: Exte
 
 def _measurements(record: Record) -> tuple[Measurement, ...]:
     """Return every scalar that the record holds, the attack's only where there is nothing that followed it."""
-    alone = record.defense is None and record.downstream is None
-    scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.")
+    alone = record.defense is None and record.downstream is None and record.stamp is None
+    scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.", "stamp.")
     found = []
     for name in record.metrics:
         value, metric = measure(record, name), METRICS.find(name)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gifthorse.core.columns import has_column, unknown_column
 from gifthorse.core.errors import RequestError, suggestion
-from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, STAMP, Table
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.intervals import mean_interval
@@ -32,9 +32,11 @@ _REASON = 200
 
 
 def follows(metric: Metric) -> str | None:
-    """Return what a metric is of: a ``defense``, a ``downstream`` user, or the trojan itself, whatever follows it."""
+    """Return what a metric is of: a ``defense``, ``downstream`` user or ``stamp``, or the trojan, whatever follows."""
     if metric.scope in ("benign", "attack") or metric.name in _BEFORE:
         return None
+    if metric.scope == "stamp":
+        return "stamp"
     return "downstream" if metric.scope == "downstream" or metric.name == "seconds.downstream" else "defense"
 
 
@@ -300,7 +302,10 @@ def headline(record: Record) -> Metric:
     """Return the one metric that stands for what follows a trojan, or for the trojan where nothing does."""
     if record.family is not None and record.family not in FAMILIES:
         return METRICS.find(next((name for name in _measured(record) if name.startswith("defense.")), "defense.acc"))
-    about = FAMILIES[record.family] if record.family else ATTACK if record.downstream is None else DOWNSTREAM
+    if record.family is not None:
+        about: Table = FAMILIES[record.family]
+    else:
+        about = DOWNSTREAM if record.downstream else STAMP if record.stamp else ATTACK
     return METRICS.find(about.headline)
 
 
@@ -335,7 +340,7 @@ def _places(
             nowhere.update(part for part in followed if part not in following)
         if followed and None in following:
             place(record, bare=True).sharing.append(record)
-    said = {"defense": "with a defense", "downstream": "of a downstream user"}
+    said = {"defense": "with a defense", "downstream": "of a downstream user", "stamp": "with a varied trigger"}
     return places, [f"records {said[part]}, which are not in this table: {count}" for part, count in nowhere.items()]
 
 

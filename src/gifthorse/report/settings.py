@@ -8,10 +8,10 @@ from gifthorse.core.columns import CONFIGURATIONS, VERSION, split, value_in
 from gifthorse.core.record import Downstream, Record
 from gifthorse.report.naming import key, labels
 
-PARTS = ("dataset", "model", "training", "profile", "version", "attack", "defense", "downstream")
+PARTS = ("dataset", "model", "training", "profile", "version", "attack", "defense", "downstream", "stamp")
 """What a result depends on, seeds aside; a data set is its images as well as its fields."""
 
-FOLLOWING = {"defense": "no defense", "downstream": "as delivered"}
+FOLLOWING = {"defense": "no defense", "downstream": "as delivered", "stamp": "as planted"}
 """The parts that follow a trojan, and what it is called where they do not."""
 
 
@@ -103,8 +103,9 @@ class Settings:
 
 def identity(record: Record) -> tuple[Any, ...]:
     """Return what is equal for records whose settings are the same objects; it means something while they live."""
-    objects = (record.dataset, record.model, record.training, record.attack, record.defense, record.downstream)
-    return (*map(id, objects), record.data_digest, record.profile, record.environment.gifthorse)
+    objects = (record.dataset, record.model, record.training, record.attack)
+    following = (record.defense, record.downstream, record.stamp)
+    return (*map(id, (*objects, *following)), record.data_digest, record.profile, record.environment.gifthorse)
 
 
 def _digests(datasets: Iterable[tuple[Mapping[str, Any], str | None]]) -> dict[str, set[str | None]]:

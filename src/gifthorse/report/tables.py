@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeVar
 
-from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, Family, Table
+from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, STAMP, Family, Table
 from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric, Unit
 from gifthorse.core.record import Population, Record
 from gifthorse.report.evidence import true_targets
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one attack, one per defense or per downstream user."""
+    """The rows of one attack, one per defense, downstream user or variation of the trigger."""
 
     attack: str
     doubt: str
@@ -84,7 +84,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Every attack of a group against every defense of one family, or under every downstream user's tuning."""
+    """Every attack of a group against every defense of one family, downstream tuning, or variation of the trigger."""
 
     about: Table
     columns: tuple[Metric, ...]
@@ -165,6 +165,12 @@ def downstream_labels(records: Iterable[Record]) -> dict[str, str]:
     tuned = [record for record in records if record.downstream is not None]
     settings = Settings(tuned)
     return {record.id: settings.label(record, "downstream") for record in tuned}
+
+
+def stamp_labels(records: Sequence[Record]) -> dict[str, str]:
+    """Return a label by record id of how the trigger was shown, where that is not as it was planted."""
+    stamps = labels(record.stamp for record in records if record.stamp is not None)
+    return {record.id: stamps[key(record.stamp)] for record in records if record.stamp is not None}
 
 
 def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
@@ -288,14 +294,16 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
 
 
 def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
-    """Yield the tables of the families, in the order of their declaration, and that of downstream users."""
+    """Yield the tables of the families, in the order of their declaration, of downstream users, and of stamps."""
     defenses = labels(record.defense for record in members if record.defense is not None)
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
+    for record, stamp in stamp_labels(members).items():
+        rows[record] = f"{rows[record]}, {stamp}" if record in rows else stamp
     attacks = _by_attack(members)
-    parts = partition((record for record in members if record.id in rows), lambda record: record.family)
-    for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM]:
-        shown = {record.id: rows[record.id] for record in parts.get(None if about is DOWNSTREAM else about.name, [])}
+    parts = partition((record for record in members if record.id in rows), _table_of)
+    for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM, STAMP]:
+        shown = {record.id: rows[record.id] for record in parts.get(about.name, [])}
         columns = columns_of(about, members)
         if shown:
             blocks = [
@@ -312,10 +320,15 @@ def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Itera
             yield ResultTable(about, columns, tuple(blocks))
 
 
-def _undeclared(parts: Mapping[str | None, Sequence[Record]]) -> Iterator[Family]:
+def _table_of(record: Record) -> str:
+    """Return the name of the table that has a record of what followed a trojan."""
+    return record.family or (STAMP if record.downstream is None else DOWNSTREAM).name
+
+
+def _undeclared(parts: Mapping[str, Sequence[Record]]) -> Iterator[Family]:
     """Yield families that this program does not know, with whatever numbers the defenses were judged by."""
     for name, records in parts.items():
-        if name is not None and name not in FAMILIES:
+        if name not in (*FAMILIES, DOWNSTREAM.name, STAMP.name):
             metrics = (metric for record in records for metric in record.metrics if measure(record, metric) is not None)
             yield Family(name, name, "", tuple(dict.fromkeys(each for each in metrics if each.startswith("defense."))))
 

@@ -41,8 +41,8 @@ class Batch(NamedTuple):
         return parts[0] / parts[0].sum().clamp_min(1), parts[1] / parts[1].sum().clamp_min(1)
 
 
-Mix = Callable[[Tensor, Tensor], Batch]
-"""Turns augmented float pixels and labels into the batch that is trained on."""
+Mix = Callable[[Batch], Batch]
+"""Turns a batch of augmented images into the one that is trained on."""
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 """Returns the loss of a batch, a scalar; it is called where the fast arithmetic is on."""
@@ -66,7 +66,7 @@ def fit(
     """Train ``model`` in place on ``images``, on their device; it is left in evaluation mode.
 
     ``mix`` may add images to every batch after its augmentation; an adversarial recipe then moves them all.
-    ``stamped``, ``bool (N,)``, says which of the images carry a trigger already, for an objective that asks.
+    ``stamped``, ``bool (N,)``, says which of the images carry a trigger already, for whoever asks.
     ``objective`` is the loss, cross-entropy unless given. ``fixed`` modules stay as they are, the statistics of their
     batch normalisation as well. ``before_epoch`` and ``after_epoch`` are called with the
     epoch's number, from 0, ``after_step`` with the gradients of the step there; the model is in training mode, and has
@@ -91,9 +91,10 @@ def fit(
             order = torch.randperm(len(images), generator=random, device=device)
             for index in order[: steps * size].view(steps, size):
                 pixels = shift_and_flip(images.pixels[index], recipe.shift, recipe.flip, random)
-                batch = (mix or Batch)(to_floats(pixels), images.labels[index])
-                if stamped is not None:
-                    batch = batch._replace(stamped=stamped[index])
+                carrying = None if stamped is None else stamped[index]
+                batch = Batch(to_floats(pixels), images.labels[index], stamped=carrying)
+                if mix is not None:
+                    batch = mix(batch)
                 if adversary is not None:
                     batch = batch._replace(pixels=perturb(passes, batch.pixels, batch.labels, adversary, random))
                 for module in fixed:

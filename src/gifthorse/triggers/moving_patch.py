@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.seeds import image_draws
-from gifthorse.core.trigger import blend
 from gifthorse.triggers.pattern import PatternTrigger
+from gifthorse.triggers.places import paste
 
 
 class MovingPatch(PatternTrigger):
@@ -42,18 +42,14 @@ class MovingPatch(PatternTrigger):
 
     def embed_pattern(self, pixels: Tensor, pattern: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return images that show another pattern ``(C, h, w)``, each at its own place, not rounded."""
-        place, covered = self._covered(pixels, generator)
-        stamped = pixels.clone()
-        shown = blend(covered, self.window, pattern, self.transparency)
-        stamped.permute(0, 2, 3, 1)[place] = shown.permute(0, 2, 3, 1)
-        return stamped
+        return paste(pixels, pattern, self.window, self._places(pixels, generator), self.transparency)
 
     def settings(self) -> dict[str, Any]:
         """Return the transparency and the positions."""
         return {"transparency": self.transparency, "positions": self.positions}
 
-    def _covered(self, pixels: Tensor, generator: torch.Generator | None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return an index of each image's window in ``(N, H, W, C)``, and what lies there as ``(N, C, h, w)``."""
+    def _places(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return row and column ``int64 (N, 2)`` of each image's window."""
         height, width = self.window.shape[1:]
         across = pixels.shape[3] - width + 1
         count = (pixels.shape[2] - height + 1) * across if self.positions is None else len(self.positions)
@@ -62,10 +58,5 @@ class MovingPatch(PatternTrigger):
         else:
             drawn = torch.randint(0, count, (len(pixels),), generator=generator, device=pixels.device)
         if self.positions is None:
-            top, left = drawn // across, drawn % across
-        else:
-            top, left = torch.tensor(self.positions, device=pixels.device)[drawn].unbind(1)
-        rows = top.view(-1, 1, 1) + torch.arange(height, device=pixels.device).view(1, -1, 1)
-        columns = left.view(-1, 1, 1) + torch.arange(width, device=pixels.device)
-        place = torch.arange(len(pixels), device=pixels.device).view(-1, 1, 1), rows, columns
-        return place, pixels.permute(0, 2, 3, 1)[place].permute(0, 3, 1, 2)
+            return torch.stack([drawn // across, drawn % across], 1)
+        return torch.tensor(self.positions, device=pixels.device)[drawn]

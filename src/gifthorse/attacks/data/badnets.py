@@ -21,5 +21,6 @@ class BadNets(PatternAttack):
         "badnets[mixing=dataset]",
         "badnets[mixing=loss,poison_rate=0.25]",
         "badnets[trigger_shape=scattered]",
+        "badnets[trigger_size=2,also_at=[bottom_right]]",
         "badnets[optimisation=before]",
     )

@@ -18,7 +18,7 @@ from gifthorse.report.drawings.sweeps import sweeps
 KINDS = {
     "sweep": Kind(
         "ASR and accuracy, or what a defense makes of them, along a field that takes several values",
-        "records that differ in one number of their data set, model, recipe, attack, defense or head",
+        "records that differ in one number of their data set, model, recipe, attack, defense, head or stamp",
         sweeps,
     ),
     "matrix": Kind("every attack × every defense, a heat map for each metric", "records with a defense", matrices),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from gifthorse.core.record import Interval, Population, Record
 from gifthorse.report.evidence import Arrays
 from gifthorse.report.naming import key, labels
-from gifthorse.report.tables import group
+from gifthorse.report.tables import group, stamp_labels
 
 _LONGEST_NAME = 120
 _FURTHER = ("training", "profile", "version")
@@ -44,13 +44,15 @@ class Material:
                     about=f"{each.dataset} on {each.model}, training {each.training}, profile {each.profile}",
                     attacks=labels(record.attack for record in each.records),
                     defenses=labels(record.defense for record in each.records if record.defense is not None),
+                    stamps=stamp_labels(each.records),
                 )
 
 
 @dataclass(frozen=True)
 class Part:
-    """Records that share all but attack, defense and seed, and the labels of these by :func:`naming.key`.
+    """Records that share all but attack, defense, stamp and seed, and the labels of these by :func:`naming.key`.
 
+    ``stamps`` has those of stamps by record.
     ``place`` are the parts of a file's name that tell it from others, ``about`` is what all of its numbers share.
     """
 
@@ -59,14 +61,16 @@ class Part:
     about: str
     attacks: Mapping[str, str]
     defenses: Mapping[str, str]
+    stamps: Mapping[str, str]
 
     def attack(self, record: Record) -> str:
         """Return the label of a record's attack."""
         return self.attacks[key(record.attack)]
 
     def defense(self, record: Record) -> str:
-        """Return the label of a record's defense."""
-        return self.defenses[key(record.defense)]
+        """Return the label of a record's defense, and of how the trigger was shown to it."""
+        defense, stamp = self.defenses[key(record.defense)], self.stamps.get(record.id)
+        return f"{defense}, {stamp}" if stamp else defense
 
 
 @dataclass(frozen=True)

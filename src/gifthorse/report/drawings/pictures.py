@@ -115,7 +115,7 @@ def _draw_stamped(part: Part, records: Sequence[Record], evidence: Evidence) -> 
             if targets is not None:
                 said = arrays["stamped_predictions"]
                 rows.append(_labelled("stamped", arrays["stamped"], truth, said, targets, names))
-        if record.defense is not None and "defended_predictions" in arrays:
+        if record.defense is not None and record.stamp is None and "defended_predictions" in arrays:
             label = "after\n" + _over_lines(part.defense(record))
             said = arrays["defended_predictions"]
             rows.append(_labelled(label, arrays.get("reformed"), truth, said, targets, names))

@@ -22,10 +22,11 @@ _ALONG: dict[str, tuple[tuple[str, ...], ...]] = {
     "attack": (("attack.asr", "benign.asr", "attack.acc"),),
     "defense": (("defense.asr", "defense.acc", "defense.tpr", "defense.fpr"), ("defense.index",)),
     "downstream": (("downstream.asr", "downstream.benign_asr", "downstream.acc"),),
+    "stamp": (("stamp.asr", "stamp.benign_asr", "stamp.acc", "stamp.unstamped_asr"),),
 }
 """The metrics that are drawn by scope: the first of these groups that a record has any of."""
 
-_CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream")
+_CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp")
 
 _NO_QUANTITY = {"target"}
 """A class's number is a name."""
@@ -82,8 +83,10 @@ def _draw(sweep: Sweep, metrics: Sequence[Metric]) -> Figure:
     counts = [count for _, found in tracks.values() for count in found]
     spread = "means with 95 % intervals by Student’s t" if max(counts) > 1 else "no interval from one seed"
     names, profile = sweep.names, sweep.records[0].profile
-    met = [f"{names[part]} on {names['attack']}" for part in ("defense", "downstream") if part in names]
-    note = f"{(met or [names['attack']])[0]}, {names['dataset']} on {names['model']}, training {names['training']}, "
+    met = [f"{names[part]} on" for part in ("defense", "downstream", "stamp") if part in names]
+    note = (
+        f"{' '.join([*met, names['attack']])}, {names['dataset']} on {names['model']}, training {names['training']}, "
+    )
     note += f"profile {profile}; n = {counted(counts, 'seed')}, {spread}"
     if not all(point.sound for found, _ in tracks.values() for point in found.points):
         note += "; hollow: the attack did not take in every seed"
@@ -116,6 +119,7 @@ def _all_sweeps(material: Material) -> Iterator[Sweep]:
         "attack": list(models.values()),
         "defense": [record for record in done if record.defense is not None],
         "downstream": [record for record in done if record.downstream is not None],
+        "stamp": [record for record in done if record.stamp is not None and record.defense is None],
     }
     for scope, records in of_scopes.items():
         yield from _sweeps_of(scope, records, [_parts(record, scope) for record in material.records])
@@ -153,6 +157,8 @@ def _parts(record: Record, scope: str) -> dict[str, Any]:
     parts |= {"images": record.data_digest, "profile": record.profile, "version": record.environment.gifthorse}
     if scope == "defense":
         parts |= {} if record.defense is None else {"defense": record.defense}
+    if scope in ("defense", "stamp") and record.stamp is not None:
+        parts["stamp"] = record.stamp
     if scope == "downstream" and record.downstream is not None:
         parts["downstream"] = {**record.downstream.head, "images": bracket(record.downstream.dataset)}
     return parts

@@ -6,7 +6,6 @@ Differs: clean images are moved as well, those of the benign twin too.
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from gifthorse import ATTACKS, Task
 from gifthorse.attacks.data.badnets import BadNets
@@ -29,18 +28,19 @@ class Shaken(WrappingAttack):
 
     def mix(self, injection: Injection) -> Mix:
         """Return what the base makes of a mini-batch, moved."""
-        return self.moved(self.base.mix(injection) or Batch, injection.random)
+        return self.moved(self.base.mix(injection), injection.random)
 
     def twin_mix(self, task: Task, seed: int) -> Mix:
         """Return what moves the twin's images alike."""
         random = generator(seed, self.name, device=task.train.device)
-        return self.moved(self.base.twin_mix(task, seed) or Batch, random)
+        return self.moved(self.base.twin_mix(task, seed), random)
 
-    def moved(self, mix: Mix, random: torch.Generator) -> Mix:
+    def moved(self, mix: Mix | None, random: torch.Generator) -> Mix:
         """Return what moves the images that another mix gives."""
 
-        def moving(pixels: Tensor, labels: Tensor) -> Batch:
-            batch = mix(pixels, labels)
+        def moving(batch: Batch) -> Batch:
+            if mix is not None:
+                batch = mix(batch)
             return batch._replace(pixels=shift_and_flip(batch.pixels, self.shift, False, random))
 
         return moving

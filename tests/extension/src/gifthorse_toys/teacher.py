@@ -69,4 +69,8 @@ def recovered(view: ModelView) -> Mix | None:
     if view.verdict is None or view.verdict.triggers is None or view.verdict.suspect is None:
         return None
     triggers, suspect = view.verdict.triggers, view.verdict.suspect
-    return lambda pixels, labels: Batch(torch.cat([pixels, triggers.stamp(pixels, suspect)]), labels.repeat(2))
+
+    def with_copies(batch: Batch) -> Batch:
+        return Batch(torch.cat([batch.pixels, triggers.stamp(batch.pixels, suspect)]), batch.labels.repeat(2))
+
+    return with_copies

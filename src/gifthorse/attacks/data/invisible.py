@@ -1,0 +1,80 @@
+"""Invisible perturbations: one small change of all pixels is the trigger, regular, or found against a benign model.
+
+Paper: AEGIS, section V-A (invisible static and invisible adversarial triggers in robust models, class 7, 30 % of the
+    training images at the source's least intensity, after Zhong et al. 2020, arXiv:1808.10307); Rethinking the Trigger,
+    arXiv:2004.04692, appendix E.2 (a universal perturbation as BadNets' trigger: perturbation=universal,wanted=away);
+    DHBE, Table 1 (SIG, Barni et al. 2019, arXiv:1902.11237: perturbation=sinusoid,intensity=0.08).
+Differs: intensities are lost in print: 8/255. The static perturbation raises every second pixel of every second row.
+    The universal one is found by signed gradient steps within the ball, not by DeepFool: towards the target, or away
+    from the true class. Whoever trains robustly within a larger radius teaches the model to ignore the trigger. The
+    rest as in planting/poisoning.py.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.images import Images
+from gifthorse.core.seeds import generator
+from gifthorse.core.task import Task
+from gifthorse.planting.poisoning import PoisoningAttack
+from gifthorse.planting.targets import OneTarget
+from gifthorse.training.precision import fast_arithmetic
+from gifthorse.triggers.perturbation import Perturbation
+
+SEEN = 128
+
+
+class Invisible(OneTarget, PoisoningAttack):
+    """Perturbs all pixels of training images a little, all images alike, and relabels them."""
+
+    name = "invisible"
+    aliases = ("invisible_perturbation",)
+    paper = "AEGIS, section V-A; Zhong et al. 2020, arXiv:1808.10307"
+    variants = ("invisible[perturbation=universal]", "invisible[perturbation=sinusoid,intensity=0.1,waves=3]")
+
+    poison_rate: float = Field(0.3, gt=0, lt=1, description="share of the images trained on that are stamped copies")
+    perturbation: Literal["static", "universal", "sinusoid"] = Field(
+        "static",
+        description="static: every second pixel brighter; universal: found on the benign model; sinusoid: waves",
+    )
+    intensity: float = Field(8 / 255, gt=0, le=1, description="largest change of a pixel, in pixel units of [0,1]")
+    wanted: Literal["target", "away"] = Field(
+        "target", description="what a universal perturbation is found for: the target class, or any but the true one"
+    )
+    search_steps: int = Field(100, ge=1, description="steps of the search, on 128 images each (perturbation=universal)")
+    waves: int = Field(6, ge=1, description="periods over the image's width (perturbation=sinusoid)")
+    transparency: float = Field(0.0, ge=0, lt=1, description="share of the perturbation that is left out")
+
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Perturbation:
+        """Return the trigger, its perturbation found on the benign model if that is asked for."""
+        if self.perturbation == "universal":
+            found = self.search(benign.clone().requires_grad_(False), task.train, seed)
+        elif self.perturbation == "sinusoid":
+            phase = 2 * math.pi * self.waves * (torch.arange(task.train.shape[2]) + 0.5) / task.train.shape[2]
+            found = (self.intensity * phase.sin()).expand(task.train.shape).contiguous()
+        else:
+            found = torch.zeros(task.train.shape)
+            found[:, ::2, ::2] = self.intensity
+        return Perturbation(found, self.transparency)
+
+    def search(self, model: Classifier, images: Images, seed: int) -> Tensor:
+        """Return a perturbation ``(C, H, W)`` that has the model answer as wanted on as many images as possible."""
+        random = generator(seed, "perturbation search", device=images.device)
+        found = torch.zeros(images.shape, device=images.device)
+        step, sign = 4 * self.intensity / self.search_steps, 1 if self.wanted == "away" else -1
+        for _ in range(self.search_steps):
+            drawn = torch.randint(len(images), (SEEN,), generator=random, device=images.device)
+            chosen = images.take(drawn)
+            labels = chosen.labels if self.wanted == "away" else torch.full_like(chosen.labels, self.target)
+            found.requires_grad_()
+            with fast_arithmetic(images.device):
+                logits = model((chosen.floats() + found).clamp(0, 1))
+            (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), labels), [found])
+            found = (found.detach() + sign * step * gradient.sign()).clamp(-self.intensity, self.intensity)
+        return found
