@@ -13,10 +13,15 @@ from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.task import Splits, Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.models.resnet import ResNet18
+from gifthorse.planting.generated import GeneratedAttack
 from gifthorse.planting.mixing import BatchMixing, copies
 from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.training.loop import Batch, Mix, fit
+from gifthorse.training.optimisers import adam
 from gifthorse.training.scratch import train
+from gifthorse.triggers.generated_patch import GeneratedPatch
+from gifthorse.triggers.noise_patch import NoisePatch
+from gifthorse.triggers.places import grid
 
 EPOCHS = 3
 
@@ -36,8 +41,9 @@ def measure() -> list[Row]:
     for label, task in (("digits, small_cnn", digits), ("32×32 colour, resnet18[width=16]", photographs)):
         quick = Task(**{**vars(task), "recipe": task.recipe.model_copy(update={"epochs": EPOCHS})})
         rows += _epoch(label, quick)
+        rows += [_joint(name, label, quick) for name in ("ban", "cban")]
         rows += [_attack(name, label, quick) for name in ATTACKS if name != "none"]
-    return rows
+    return [*rows, _stamping()]
 
 
 def _epoch(label: str, task: Task) -> list[Row]:
@@ -72,6 +78,48 @@ def _longer(poison_rate: float) -> Mix:
         return Batch(torch.cat([pixels, pixels[:more]]), torch.cat([labels, labels[:more]]))
 
     return mix
+
+
+def _joint(name: str, label: str, task: Task) -> Row:
+    """A network that is trained along, against the passes of host and network alone: nothing is drawn or pasted."""
+    attack = resolve(dataset="digits", attack=name).attack
+    assert isinstance(attack, GeneratedAttack)
+    benign = train(task, 0)
+
+    def floor() -> None:
+        trigger = attack.make_trigger(task, benign, 0)
+        assert isinstance(trigger, GeneratedPatch)
+        network, optimizer = trigger.network, adam(trigger.network.parameters(), lr=attack.generator_lr)
+        longer = _longer(attack.poison_rate)
+
+        def mix(batch: Batch) -> Batch:
+            mixed = longer(batch)
+            count = len(mixed.labels) - len(batch.labels)
+            optimizer.zero_grad()
+            network(torch.zeros(count, attack.noise), torch.zeros(count, dtype=torch.long)).sum().backward()
+            optimizer.step()
+            return mixed
+
+        fit(task.build(0), task.train, task.recipe, 0, mix=mix)
+
+    pairs = paired(lambda: attack.run(task, benign, 0, benign), floor, rounds=3)
+    return f"{name}, network and model, {label}", f"{pairs.slower()}× its floor", "≤ 1.3", f"{pairs.ours:.1f} s"
+
+
+def _stamping() -> Row:
+    """Fresh noise at one of four places of grey images, on one core."""
+    shape, count = (1, 28, 28), 128
+    trigger = NoisePatch(grid(shape, (5, 5), 4)[None], (1, 5, 5))
+    pixels, random = torch.rand(count, *shape), torch.Generator().manual_seed(0)
+    repeats = 500
+
+    def stamp() -> None:
+        for _ in range(repeats):
+            trigger.stamp(pixels, random)
+
+    pairs = paired(stamp, lambda: [pixels.clone() for _ in range(repeats)], rounds=3)
+    rate = count * repeats / pairs.ours
+    return "random patches, 28×28 grey", f"{rate:,.0f} images/s", "≥ 60,000", f"{pairs.slower()}× a copy of the images"
 
 
 def _attack(name: str, label: str, task: Task) -> Row:

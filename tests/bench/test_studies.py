@@ -1,18 +1,57 @@
 """The grid files that come with gifthorse: each asks for what can be carried out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.study import StudyFile, expand
 from gifthorse.cli.commands import listing
+from gifthorse.core.seeds import derive
+from gifthorse.planting.patches import PatchAttack
+from gifthorse.triggers.patch import Patch
+from worlds import noise_task
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
 
 def test_there_are_studies() -> None:
     assert len(STUDIES) > 10
+
+
+def requests(name: str) -> list[dict[str, Any]]:
+    """What the study of that name asks for."""
+    path = next(each for each in STUDIES if each.stem == name)
+    return [dict(each) for each in expand(StudyFile.read(path.read_text(), path.name), listing()).cells]
+
+
+def test_every_seed_of_random_squares_has_a_square_of_its_own() -> None:
+    cells = [each for each in requests("random_squares") if each["defense"] in (None, "none")]
+    task = noise_task((1, 16, 16))
+    patterns = set()
+    for each in cells:
+        attack = resolve(dataset="digits", attack=each["attack"]).attack
+        assert isinstance(attack, PatchAttack)
+        trigger = attack.initial_trigger(task, derive(each["seed"], attack.name, "trigger"))
+        assert isinstance(trigger, Patch)
+        assert trigger.mask[0, -3:, -3:].sum() == trigger.mask.sum() == 9
+        patterns.add(tuple(trigger.pattern[trigger.mask.bool()].tolist()))
+    assert len(patterns) == len(cells) == 10
+
+
+def test_every_class_is_the_target_once() -> None:
+    targets = [resolve(dataset="digits", attack=each["attack"]).attack for each in requests("target_classes")]
+    assert sorted(attack.to_dict()["target"] for attack in targets) == list(range(10))
+
+
+def test_poison_rates_go_from_half_a_percent_to_a_fifth_for_each_attack() -> None:
+    rates: dict[str, set[float]] = {}
+    for each in requests("poison_rates"):
+        attack = resolve(dataset="digits", attack=each["attack"]).attack.to_dict()
+        rates.setdefault(attack["name"], set()).add(attack["poison_rate"])
+    assert len(rates) == 4
+    assert all(found == {0.005, 0.01, 0.02, 0.05, 0.1, 0.2} for found in rates.values())
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
