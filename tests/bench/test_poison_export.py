@@ -60,7 +60,8 @@ def test_the_exported_set_is_the_one_the_attack_trains_on(
     original = task.train.pixels[first["source"]][None]
     changed = torch.tensor(np.asarray(Image.open(tmp_path / "out" / first["file"]))) != original[0, 0]
     assert changed.sum() > 0
-    if backdoor.trigger.mask is not None:
+    moves_images = name == "label_consistent"
+    if backdoor.trigger.mask is not None and not moves_images:
         assert not changed[~backdoor.trigger.mask[0].bool()].any()
 
 

@@ -56,7 +56,7 @@ class DynamicAttack(ManyTargets, PoisoningAttack):
     def check(self, task: Task) -> None:
         """Refuse triggers and locations that do not fit, and fewer locations than targets."""
         super().check(task)
-        self.make_trigger(task, task.build(0), 0)
+        self.placed_trigger(task, self.places(task), self.window(task), 0)
 
     def window(self, task: Task) -> tuple[int, int, int]:
         """Return the size of the trigger, ``(C, h, w)``."""

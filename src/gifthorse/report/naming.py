@@ -47,7 +47,7 @@ def _shortest(configurations: Iterable[Fields], always: Collection[str] = ()) ->
     for identity, configuration in distinct.items():
         name = name_of(configuration)
         found[identity] = {"name": name} | {
-            field: inner.get((name, field), {}).get(key(value), value)
+            field: value if field in always else inner.get((name, field), {}).get(key(value), value)
             for field, value in configuration.items()
             if (field in always and value is not None) or sharing[name, field, key(value)] < namesakes[name]
         }

@@ -45,8 +45,8 @@ class Note:
 
     @property
     def text(self) -> str:
-        """Return the seed and the reason."""
-        return "" if self.seed is None else f"seed {self.seed}: {self.reason}"
+        """Return the reason, and the seed where it is about one."""
+        return self.reason if self.seed is None else f"seed {self.seed}: {self.reason}"
 
 
 @dataclass(frozen=True)
