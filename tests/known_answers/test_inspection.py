@@ -168,7 +168,7 @@ def watched(layer: nn.Module) -> nn.Module:
     return layer
 
 
-@pytest.mark.parametrize("architecture", [SmallCnn(width=4), ResNet18(width=4, blocks=(1, 1, 1, 1))])
+@pytest.mark.parametrize("architecture", [SmallCnn(width=4), ResNet18(width=8, blocks=(1, 1, 1, 1))])
 def test_freezing_changes_no_answer(architecture: SmallCnn | ResNet18) -> None:
     model = architecture.build((3, 16, 16), 5, 0)
     with torch.no_grad():

@@ -137,7 +137,7 @@ def test_a_filter_of_a_training_set_is_judged_on_the_samples_and_on_what_it_trai
     assert (metrics["defense.acc"], metrics["defense.asr"], metrics["defense.ard"]) == (1, 1, 0)
     counts = counts_of(metrics)
     of_training = {"removed": 8, "tpr": 2, "recall": 2, "fpr": 6, "precision": 3, "f1": 8, "auroc": 8}
-    of_test = {"acc": 40, "ccc": 40, "cad": 40, "asr": 30, "tmc": 30, "ard": 30}
+    of_test = {"acc": 40, "ccc": 40, "cad": 40, "asr": 30, "tmc": 30, "ard": 30, "unstamped_asr": 30}
     assert counts == {f"defense.{name}": count for name, count in {**of_training, **of_test}.items()}
     assert evidence["stamped_scores"].tolist() == [9, 4]
     assert sorted(evidence["clean_scores"]) == [0, 1, 2, 3, 5, 6]

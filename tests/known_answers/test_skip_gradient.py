@@ -16,7 +16,7 @@ from gifthorse.planting.skip_gradient import residual_branches, skip_gradient_de
 from worlds import noise_images
 
 RESIDUAL = [
-    "resnet18[width=4,blocks=[1,1,1,1]]",
+    "resnet18[width=8,blocks=[1,1,1,1]]",
     "resnet34[width=4,blocks=[1,2,1,1]]",
     "resnet50[width=2,blocks=[1,1,1,1]]",
     "wrn_16_1[width=4]",

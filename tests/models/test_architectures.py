@@ -16,18 +16,19 @@ from gifthorse.inversion.frozen import freeze
 from gifthorse.models import ARCHITECTURES
 from worlds import noise_images, requests
 
+# Residual blocks of fewer than eight channels write past their memory in torch 2.14 (oneDNN, AVX2 without AVX-512).
 NARROW: dict[str, dict[str, object]] = {
     "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "resnet34": {"width": 4, "blocks": [1, 2, 1, 1]},
+    "resnet18": {"width": 8},
+    "resnet34": {"width": 8, "blocks": [1, 2, 1, 1]},
     "resnet50": {"width": 2, "blocks": [1, 2, 1, 1]},
     "vgg13": {"width": 4},
     "vgg16": {"width": 2},
     "vgg19": {"width": 4},
     "densenet121": {"width": 8, "growth_rate": 4, "blocks": [1, 2, 2, 1]},
-    "wrn_16_1": {"width": 4},
-    "wrn_40_1": {"width": 2},
-    "wrn_40_2": {"width": 2},
+    "wrn_16_1": {"width": 8},
+    "wrn_40_1": {"width": 8},
+    "wrn_40_2": {"width": 8},
     "cnn_mnist": {"width": 4},
     "cnn_celeba": {"width": 4},
     "torchvision": {"arch": "mobilenet_v3_small"},

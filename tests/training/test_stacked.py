@@ -53,8 +53,8 @@ def test_each_model_learns_what_it_would_learn_alone(schedule: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18[width=4,blocks=[1,1,1,1]]",
-        "wrn_16_1[width=4,blocks=1]",
+        "resnet18[width=8,blocks=[1,1,1,1]]",
+        "wrn_16_1[width=8,blocks=1]",
         "vgg13[width=4]",
         "densenet121[width=8,growth_rate=4,blocks=[1,1,1,1]]",
     ],
