@@ -118,6 +118,25 @@ FAMILIES = Declarations(
         judged="It is judged as reformation is.",
     ),
     Family(
+        "training_set_filtering",
+        "Training set filtering",
+        "Removes suspicious images from the training set as delivered, and trains anew on the rest.",
+        (
+            "defense.tpr",
+            "defense.precision",
+            "defense.fpr",
+            "defense.removed",
+            "defense.auroc",
+            "defense.acc",
+            "defense.cad",
+            "defense.asr",
+            "seconds.defense",
+        ),
+        headline="defense.asr",
+        judged="TPR (recall) is the share of poisoned images that it removed, precision that of poisoned among the "
+        "removed, FPR that of clean images lost; accuracy and ASR are those of the model trained on the rest.",
+    ),
+    Family(
         "inspection",
         "Model inspection",
         "Examines the model and says whether it has a backdoor, and for which class.",

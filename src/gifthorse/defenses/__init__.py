@@ -13,7 +13,22 @@ from gifthorse.defenses.inspection.tabor import Tabor
 from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
+from gifthorse.defenses.training_set_filtering.activation_clustering import ActivationClustering
+from gifthorse.defenses.training_set_filtering.spectral_signatures import SpectralSignatures
 
 DEFENSES: Catalogue[Defense[Any]] = Catalogue(
-    "defense", [ShrinkPad, Flip, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect]
+    "defense",
+    [
+        ShrinkPad,
+        Flip,
+        Strip,
+        FinePruning,
+        ActivationClustering,
+        SpectralSignatures,
+        NeuralCleanse,
+        Tabor,
+        Abs,
+        DeepInspect,
+        NeuronInspect,
+    ],
 )
