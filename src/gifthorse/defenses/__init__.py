@@ -4,6 +4,8 @@ from typing import Any
 
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.defense import Defense
+from gifthorse.defenses.combination.ensemble import Ensemble
+from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
@@ -15,5 +17,6 @@ from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 
 DEFENSES: Catalogue[Defense[Any]] = Catalogue(
-    "defense", [ShrinkPad, Flip, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect]
+    "defense",
+    [ShrinkPad, Flip, Strip, FinePruning, NeuralCleanse, Tabor, Abs, DeepInspect, NeuronInspect, Pipeline, Ensemble],
 )
