@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.views import VIEWS, builder_of, materials_for
-from gifthorse.contracts.defenses import SOUND, defense_promises, hooks_of, images_in, outcome_of
+from gifthorse.bench.views import VIEWS, builder_of, materials_for, materials_of, view_of
+from gifthorse.contracts.defenses import SOUND, defense_promises, hooks_of, images_in
 from gifthorse.contracts.promise import Promise
 from gifthorse.contracts.truth import leaks
 from gifthorse.contracts.worlds import World, noise_world
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import Defense, outcome_of
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
+from gifthorse.core.outcomes import Outcome
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import DeliveredSet, Trojan
-from gifthorse.core.views import DataFreeView, ModelView, SuspectDataView
+from gifthorse.core.views import DataFreeView, KnownClassView, ModelView, SuspectDataView
 from gifthorse.defenses import DEFENSES
 from gifthorse.inversion import reference
 from gifthorse.metrics.judge import answers
@@ -39,10 +40,6 @@ def over(names: list[str]) -> pytest.MarkDecorator:
 
 
 every_defense = over(LISTED)
-
-
-def class_of(request: str) -> type[Defense[Any]]:
-    return DEFENSES.find(request.split("[")[0])
 
 
 def at_smoke_scale(name: str) -> Defense[Any]:
@@ -69,7 +66,7 @@ every_promise = pytest.mark.parametrize(
         for promise in defense_promises(at_smoke_scale(name), with_training_set)
     ],
 )
-data_free = [name for name in LISTED if class_of(name).view is DataFreeView]
+data_free = [name for name in LISTED if DEFENSES.build(name).sees() is DataFreeView]
 preparing = [name for name in LISTED if DEFENSES.build(name).preparation() is not None]
 
 
@@ -93,23 +90,24 @@ def test_keeps_its_promises(promise: Promise) -> None:
     promise()
 
 
-def view_of(defense: Defense[Any] | type[Defense[Any]], trojan: Trojan, task: Task) -> DataFreeView:
-    view = builder_of(defense.view)(trojan, task)
+def seen_by(defense: Defense[Any], trojan: Trojan, task: Task) -> DataFreeView:
+    view = view_of(defense, trojan, task)
     assert isinstance(view, DataFreeView), view
-    if isinstance(defense, Defense) and defense.preparation() is not None:
+    if defense.preparation() is not None:
         return replace(view, prepared=prepared_by(defense, task))
     return view
 
 
 @cache
 def prepared_by(defense: Defense[Any], task: Task) -> dict[str, Tensor]:
-    return defense.prepare(materials_for(defense.view, task), 0)
+    return defense.prepare(materials_of(defense, task), 0)
 
 
 def test_every_kind_of_outcome_and_every_view_that_a_defense_has_is_asked_about() -> None:
     """A defense must not escape its promises by handing back, or seeing, something that no promise is about."""
     own = [cls for cls in DEFENSES.values() if cls.__module__.startswith("gifthorse.")]
-    outcomes = {outcome for cls in own if (outcome := outcome_of(cls)) is not None}
+    # What is made of several defenses answers as these do.
+    outcomes = {outcome for cls in own if (outcome := outcome_of(cls)) not in (None, Outcome)}
     unasked = {outcome.__name__ for outcome in outcomes if not issubclass(outcome, tuple(SOUND))}
     assert unasked == set(), "ask something of it in gifthorse.contracts.defenses.SOUND"
     assert {cls.view for cls in DEFENSES.values()} <= set(VIEWS)
@@ -128,7 +126,7 @@ def test_removes_its_hooks_after_an_error(
     name: str, task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defense = defense_at_smoke_scale(name)
-    view = view_of(defense, trojan, task)
+    view = seen_by(defense, trojan, task)
     calls = iter(range(1000))
 
     def forward(self: nn.Module, maps: Tensor) -> Tensor:
@@ -195,6 +193,35 @@ def test_without_a_training_set_there_is_a_reason_and_no_view(task: Task, trojan
     assert "no training set" in str(builder_of(SuspectDataView)(replace(trojan, delivered=None), task))
 
 
+def test_who_knows_the_attacked_class_knows_nothing_else(task: Task, trojan: Trojan) -> None:
+    view = builder_of(KnownClassView)(trojan, task)
+    assert isinstance(view, KnownClassView)
+    assert trojan.backdoor is not None
+    assert view.known_classes == tuple(trojan.backdoor.goal.classes())
+    assert "no class is attacked" in str(builder_of(KnownClassView)(replace(trojan, backdoor=None), task))
+
+
+@pytest.mark.parametrize(("share", "count"), [(None, 200), (0.04, 48), (0.01, 12), (0.0001, 1), (30, 30)])
+def test_a_defender_has_as_many_clean_images_as_its_threat_model_says(
+    share: float | None, count: int, task: Task, trojan: Trojan
+) -> None:
+    """A share is of the training images; whoever has fewer has some of the same."""
+    assert len(task.train) == 1197
+    defense = at_smoke_scale("strip").changed(clean_share=share)
+    view, materials = view_of(defense, trojan, task), materials_of(defense, task)
+    assert isinstance(view, ModelView)
+    assert torch.equal(view.clean.pixels, task.holdout.pixels[:count])
+    assert torch.equal(materials.clean.pixels, task.holdout.pixels[:count])
+
+
+def test_more_clean_images_than_there_are_is_a_wrong_request(task: Task, trojan: Trojan) -> None:
+    with pytest.raises(RequestError, match="strip is to have 201 clean images; the data set holds out 200"):
+        view_of(at_smoke_scale("strip[clean_share=201]"), trojan, task)
+    for share in ("0", "1.5", "-1", "0.0"):
+        with pytest.raises(RequestError, match="clean_share"):
+            at_smoke_scale(f"strip[clean_share={share}]")
+
+
 def test_a_view_from_elsewhere_is_one_type_and_one_line(
     task: Task, trojan: Trojan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +238,7 @@ def test_a_view_from_elsewhere_is_one_type_and_one_line(
 
 
 def test_the_walk_would_find_a_leak(task: Task, trojan: Trojan) -> None:
-    view = view_of(defense_at_smoke_scale("strip"), trojan, task)
+    view = seen_by(defense_at_smoke_scale("strip"), trojan, task)
     object.__setattr__(view, "leak", lambda: trojan)
     view.model.register_forward_hook(lambda *_: print(task.test))
     assert {Trojan, Task, DeliveredSet} <= {type(item) for item in leaks(view, trojan, task)}
@@ -245,7 +272,7 @@ def test_what_it_prepares_is_something(name: str) -> None:
 @over(list(DEFENSES))
 def test_runs_with_two_threads(name: str) -> None:
     defense, world = defense_at_smoke_scale(name), noise_world()
-    view = view_of(defense, world.trojan, world.task)
+    view = seen_by(defense, world.trojan, world.task)
     torch.set_num_threads(2)
     try:
         outcome = defense.defend(view, 0)

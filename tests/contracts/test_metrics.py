@@ -57,7 +57,7 @@ def stamped(record: Record, task: Task) -> int:
 
 
 def successful(asr: str) -> "Rule":
-    return lambda record, task: round(float(record.metrics[asr]) * stamped(record, task))  # type: ignore[arg-type]
+    return lambda record, task: round(float(record.metrics[asr]) * RULES[asr](record, task))  # type: ignore[arg-type, operator]
 
 
 def attacked(record: Record, task: Task) -> int:
@@ -90,6 +90,15 @@ def screened_stamped(record: Record, task: Task) -> int:
     return min(SCREENED, stamped(record, task))
 
 
+def of_answered_images(record: Record, task: Task) -> int:
+    """A filter that answers as well is asked about no more images than it filters."""
+    return screened_clean(record, task) if record.family == "filtering" else len(task.test)
+
+
+def of_answered_stamped(record: Record, task: Task) -> int:
+    return screened_stamped(record, task) if record.family == "filtering" else stamped(record, task)
+
+
 def screened(record: Record, task: Task) -> int:
     return screened_clean(record, task) + screened_stamped(record, task)
 
@@ -116,8 +125,9 @@ Rule = Callable[[Record, Task], int | list[int]]
 RULES: dict[str, Rule] = {
     **dict.fromkeys(["benign.acc", "benign.chance", "attack.acc", "attack.ccc"], of_test_images),
     **dict.fromkeys(["attack.twin_acc", "attack.cad", "downstream.acc", "downstream.cad", "stamp.acc"], of_test_images),
-    **dict.fromkeys(["defense.acc", "defense.ccc", "defense.cad"], of_test_images),
-    **dict.fromkeys(["attack.asr", "benign.asr", "defense.asr", "defense.ard", "defense.unstamped_asr"], stamped),
+    **dict.fromkeys(["defense.acc", "defense.ccc", "defense.cad"], of_answered_images),
+    **dict.fromkeys(["attack.asr", "benign.asr", "defense.unstamped_asr"], stamped),
+    **dict.fromkeys(["defense.asr", "defense.ard"], of_answered_stamped),
     **dict.fromkeys(["downstream.asr", "downstream.benign_asr", "defense.recovered_asr"], stamped),
     **dict.fromkeys(["stamp.asr", "stamp.benign_asr", "stamp.unstamped_asr"], stamped),
     **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream", "stamp")},
@@ -125,8 +135,8 @@ RULES: dict[str, Rule] = {
     "attack.asr_by_target": of_each_target,
     "attack.asr_min": of_the_weakest_target,
     "attack.leakage": of_other_sources,
-    "defense.fpr": screened_clean,
-    **dict.fromkeys(["defense.tpr", "defense.recall"], screened_stamped),
+    **dict.fromkeys(["defense.fpr", "defense.passed_acc"], screened_clean),
+    **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr"], screened_stamped),
     **dict.fromkeys(["defense.f1", "defense.accuracy", "defense.auroc"], screened),
     "defense.precision": flagged,
     "defense.held_out_asr": held_out,

@@ -523,7 +523,7 @@ def test_what_cannot_be_asked_is_said_so() -> None:
 
     findings = found(Picky())
     assert findings["removes_its_hooks"] == Finding(
-        "not asked", "it skips a model of 1×12×12 images: needs 1000 images, not 64"
+        "not asked", "it skips a model of 1×12×12 images: needs 1000 images, not 96"
     )
     assert findings["runs_on_any_image_shape"].state == "broken"
     findings = found(Corner(target=9))

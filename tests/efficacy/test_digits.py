@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.views import builder_of
+from gifthorse.bench.views import view_of
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.outcomes import CleanModel, InputScreen
 from gifthorse.core.task import Task
@@ -36,7 +36,7 @@ def judged(name: str, trojan: Trojan, task: Task) -> Metrics:
     defense = resolve(dataset="digits", defense=name, profile="laptop").defense
     assert defense is not None
     attack, _ = judge_attack(trojan, task, trojan.twin)
-    outcome = defense.defend(builder_of(defense.view)(trojan, task), 0)
+    outcome = defense.defend(view_of(defense, trojan, task), 0)
     return {**attack, **judge_defense(outcome, trojan, task, attack, 0)[0]}
 
 

@@ -16,7 +16,7 @@ from gifthorse.attacks.model.esb import Esb, Overwritten, Recogniser
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.packing import pack_trojan
 from gifthorse.bench.store import Store
-from gifthorse.bench.views import builder_of
+from gifthorse.bench.views import view_of
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
@@ -176,7 +176,7 @@ def test_every_defense_runs_on_it(name: str, esb: tuple[Trojan, Backdoor], task:
     trojan, _ = esb
     defense = resolve(dataset="digits", defense=name, profile="smoke").defense
     assert defense is not None
-    view: Any = builder_of(defense.view)(trojan, task)
+    view: Any = view_of(defense, trojan, task)
     assert defense.skip(view) is None
     attack, _ = judge_attack(trojan, task, trojan.twin)
     metrics, _ = judge_defense(defense.defend(view, 0), trojan, task, attack, 0)

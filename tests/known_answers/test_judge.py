@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -241,6 +242,7 @@ def test_a_screen_is_judged_on_so_many_of_either_kind(
     metrics, _ = judge_defense(screen, trojan, task, {}, 0)
     flagged = round(50 * float(metrics["defense.fpr"]) + 50 * float(metrics["defense.tpr"]))  # type: ignore[arg-type]
     counts = {"fpr": 50, "tpr": 50, "recall": 50, "precision": flagged, "f1": 100, "accuracy": 100, "auroc": 100}
+    counts |= {"passed_acc": 50, "passed_asr": 50}
     assert 0 < flagged < 50
     assert counts_of(metrics) == {f"defense.{name}": count for name, count in counts.items()}
 
@@ -281,7 +283,22 @@ def test_a_screens_numbers_by_hand(task: Task, trojan: Trojan) -> None:
     metrics, _ = judge_defense(InputScreen(score, 0.5), trojan, task, {}, 0)
     expected = {"tpr": 1 / 3, "recall": 1 / 3, "fpr": 1 / 4, "precision": 1 / 2, "f1": 2 / 5}
     expected |= {"accuracy": (40 + 120) / 280, "auroc": 1 / 3 * 3 / 4 + (1 / 3 * 1 / 4 + 2 / 3 * 3 / 4) / 2}
+    # The model errs on class 3 alone, of which nothing passes, and obeys every stamp.
+    expected |= {"passed_acc": 3 / 4, "passed_asr": 2 / 3}
     assert metrics == {f"defense.{name}": pytest.approx(value) for name, value in expected.items()}
+
+
+def test_what_passes_a_screen_is_answered_by_its_own_model_where_it_has_one(task: Task, trojan: Trojan) -> None:
+    """It lets all pass but the clean images of class 0, and the model behind it knows class 3 and no trigger."""
+    screen = InputScreen(lambda pixels: pixels[:, 0, 0, 0] - 2 * pixels[:, 0, -1, -1], 0.5)
+    attack: dict[str, Any] = {"attack.acc": 0.75, "attack.asr": 1.0}
+    metrics, _ = judge_defense(screen, trojan, task, attack, 0)
+    assert (metrics["defense.passed_acc"], metrics["defense.passed_asr"]) == (0.5, 1)
+    assert "defense.asr" not in metrics
+    metrics, _ = judge_defense(replace(screen, model=model()), trojan, task, attack, 0)
+    assert (metrics["defense.passed_acc"], metrics["defense.passed_asr"]) == (0.75, 0)
+    assert (metrics["defense.acc"], metrics["defense.cad"]) == (1, -0.25)
+    assert (metrics["defense.asr"], metrics["defense.ard"]) == (0, 1)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])

@@ -1,7 +1,7 @@
 """One defense after another, and what an attacker may ask of one."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -12,20 +12,25 @@ from gifthorse import (
     Defense,
     Evadable,
     InputScreen,
-    Materials,
     ModelVerdict,
     ModelView,
     Outcome,
     SuspectDataView,
     SuspectSamples,
 )
-from gifthorse.bench.views import builder_of, materials_for
+from gifthorse.bench.views import builder_of, materials_of, view_of
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.core.views import DataFreeView, KnownClassView, SuspectAndCleanView, joined
 from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
+from gifthorse.defenses.reformation.flip import Flip
+from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.training.scratch import train
 from worlds import live_pixel_view, noise_images, noise_task, with_delivered_set
@@ -51,68 +56,105 @@ class Blank(Defense[ModelView]):
         return CleanModel(model)
 
 
-class Pipeline(Defense[ModelView]):
-    """Runs its parts one after another; the last one's answer is its own."""
-
-    name = "pipeline"
-    family = "sanitization"
-    view = ModelView
-    parts: ClassVar[tuple[Defense[Any], ...]] = ()
-
-    def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
-        made: dict[str, Tensor] = {}
-        for number, part in enumerate(self.parts):
-            if part.preparation() is not None:
-                made |= {f"{number}/{name}": tensor for name, tensor in part.prepare(materials, seed).items()}
-        return made
-
-    def defend(self, view: ModelView, seed: int) -> Outcome:
-        for number, part in enumerate(self.parts):
-            place = f"{number}/"
-            own = {name.removeprefix(place): made for name, made in view.prepared.items() if name.startswith(place)}
-            given = replace(view, prepared=own)
-            reason = part.skip(given)
-            if reason is not None:
-                raise ValueError(f"{part.name} {reason}")
-            outcome = part.defend(given, derive(seed, "part", number))
-            if part is self.parts[-1]:
-                return outcome
-            following = outcome.after(view)
-            if isinstance(following, str):
-                raise ValueError(following)
-            view = following
-        raise ValueError("a pipeline needs parts")
+def defend(parts: tuple[Defense[Any], ...], view: ModelView, seed: int = 0) -> Outcome:
+    return Pipeline(defenses=parts).defend(view, seed)
 
 
-def test_a_trigger_that_one_part_recovers_is_what_the_next_one_unlearns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trigger_that_one_part_recovers_is_what_the_next_one_unlearns() -> None:
     view = live_pixel_view(target=2, row=7, column=5)
     plain = NeuralCleanse(steps=60, batches=1, batch_size=32)
-    monkeypatch.setattr(Pipeline, "parts", (plain, Blank()))
     stamped = view.clean.floats()
     stamped[:, :, 7, 5] = 1
     assert (view.model(stamped).argmax(1) == 2).all()
-    outcome = Pipeline().defend(view, 0)
+    outcome = defend((plain, Blank()), view)
     assert isinstance(outcome, CleanModel)
     assert torch.equal(outcome.model(stamped).argmax(1), view.clean.labels)
     assert view.verdict is None
-    monkeypatch.setattr(Pipeline, "parts", (Strip(overlays=10), plain))
-    with pytest.raises(ValueError, match="no defense can follow an answer of the kind InputScreen"):
-        Pipeline().defend(view, 0)
+    with pytest.raises(NotApplicableError, match="blank: needs a verdict to act on"):
+        defend((Flip(), Blank()), view)
 
 
-def test_each_part_of_a_pipeline_finds_what_it_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, pipeline = noise_task((1, 12, 12)), Pipeline()
+def test_each_part_of_a_pipeline_finds_what_it_prepared() -> None:
+    task = noise_task((1, 12, 12))
     calibrated = NeuralCleanse(steps=3, batches=1, batch_size=32, reference=2)
-    monkeypatch.setattr(Pipeline, "parts", (calibrated, FinePruning(epochs=0)))
-    assert pipeline.preparation() is not None
-    prepared = pipeline.prepare(materials_for(ModelView, task), 0)
-    assert set(prepared) == {"0/reference_norms"}
+    pipeline = Pipeline(defenses=(FinePruning(epochs=0), calibrated), clean_share=40)
+    alone = calibrated.preparation()
+    assert pipeline.preparation() == {"0": None, "1": alone, "clean_share": 40}
+    assert Pipeline(defenses=(FinePruning(epochs=0), Strip())).preparation() is None
+    materials = materials_of(pipeline, task)
+    assert len(materials.clean) == 40
+    prepared = pipeline.prepare(materials, 0)
+    assert set(prepared) == {"1/reference_norms"}
+    torch.testing.assert_close(prepared["1/reference_norms"], calibrated.prepare(materials, 0)["reference_norms"])
     model = train(task, 0)
-    view = builder_of(ModelView)(Trojan(model, model, None), task)
+    view = view_of(pipeline, Trojan(model, model, None), task)
     assert isinstance(view, ModelView)
-    assert isinstance(pipeline.defend(replace(view, prepared=prepared), 0), CleanModel)
+    outcome = pipeline.defend(replace(view, prepared=prepared), 0)
+    assert isinstance(outcome, ModelVerdict)
+    with pytest.raises(KeyError, match="reference_norms"):
+        pipeline.defend(view, 0)
+
+
+def test_a_filter_behind_a_sanitizer_is_fitted_on_the_sanitized_model_and_judged_with_it(
+    task: Task, trojan: Trojan
+) -> None:
+    pruning, strip = FinePruning(epochs=0, prune_ratio=0.9, max_accuracy_drop=1.0), Strip(overlays=16)
+    view = ModelView(trojan.model, task.holdout)
+    screen = defend((pruning, strip), view)
+    assert isinstance(screen, InputScreen)
+    assert isinstance(screen.model, Classifier)
+    pruned = pruning.defend(view, derive(0, "pipeline", 0)).model
+    shown = task.test.floats()[:50]
+    assert torch.equal(predict(screen.model, shown), predict(pruned, shown))
+    alone = strip.defend(replace(view, model=screen.model), derive(0, "pipeline", 1))
+    assert torch.equal(screen.score(shown), alone.score(shown))
+    assert not torch.equal(screen.score(shown), strip.defend(view, derive(0, "pipeline", 1)).score(shown))
+    verdict_first = defend((NeuralCleanse(steps=2, batches=1), strip), view)
+    assert isinstance(verdict_first, InputScreen)
+    assert verdict_first.model is None
+
+
+def test_reformations_stand_in_front_of_each_other_and_of_what_follows(task: Task, trojan: Trojan) -> None:
+    """The later one sees the input first, and gradients reach the image."""
+    view, shown = ModelView(trojan.model, task.holdout), task.test.floats()[:20].requires_grad_()
+    outcome = defend((Flip(), ShrinkPad(shrink=2)), view)
+    assert isinstance(outcome, CleanModel)
+    assert outcome.reform is not None
+    shrunk = ShrinkPad(shrink=2).defend(view, derive(0, "pipeline", 1)).reform
+    assert shrunk is not None
+    torch.testing.assert_close(outcome.reform(shown), shrunk(shown).flip(3))
+    torch.testing.assert_close(outcome.model(shown), trojan.model(shrunk(shown).flip(3)))
+    outcome.model(shown).sum().backward()
+    assert shown.grad is not None
+    assert shown.grad.abs().sum() > 0
+    screen = defend((Flip(), Strip(overlays=16)), view)
+    assert isinstance(screen, InputScreen)
+    mirrored = Strip(overlays=16).defend(replace(view, model=trojan.model.behind(nn.Identity())), 0)
+    assert not torch.equal(screen.score(shown.detach()), mirrored.score(shown.detach()))
+
+
+def test_a_pipeline_sees_what_its_parts_need_and_stands_in_the_table_of_its_last() -> None:
+    assert Pipeline(defenses=(Flip(), ShrinkPad())).sees() is DataFreeView
+    assert Pipeline(defenses=(Flip(), Strip())).sees() is ModelView
+    assert Pipeline(defenses=(Flip(), Strip())).judged_as() == "filtering"
+    assert Pipeline(defenses=(Flip(), ShrinkPad())).judged_as() == "reformation"
+    assert joined([SuspectDataView, ModelView]) is SuspectAndCleanView
+    assert joined([SuspectDataView, KnownClassView]) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ("pipeline[defenses=[strip,flip]]", "no defense can follow strip: put it last"),
+        ("pipeline[defenses=[flip]]", "at least 2"),
+        ("pipeline[defenses=[flip,strip[clean_share=0.1]]]", "set clean_share here, not of strip"),
+        ("ensemble[defenses=[strip,tabor]]", "all filters of inputs or all detectors, not strip, tabor"),
+        ("ensemble[defenses=[flip,shrinkpad]]", "all filters of inputs or all detectors"),
+    ],
+)
+def test_what_can_never_work_is_refused_as_it_is_read(request_: str, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        DEFENSES.build(request_)
 
 
 def test_what_follows_each_outcome() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.errors import RequestError
+from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import SuspectSamples
 from gifthorse.core.recipe import StandardRecipe
@@ -169,7 +169,7 @@ def test_of_a_class_that_lies_elsewhere_with_both_clusters_one_is_left() -> None
 
 def test_a_class_that_would_be_emptied_stops_the_defense() -> None:
     view, _ = world()
-    with pytest.raises(RequestError, match="all images of class 1 would be removed from the training set"):
+    with pytest.raises(NotApplicableError, match="all images of class 1 would be removed from the training set"):
         train_without(view, torch.zeros(len(view.suspect)), view.suspect.labels == 1, 0)
     assert trained_on(view) == []
 

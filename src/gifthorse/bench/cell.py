@@ -94,7 +94,7 @@ class Cell:
         return fingerprint(
             {
                 "materials": replace(self, seed=DEFENDER).benign_key(),
-                "view": self.defense.view.__name__,
+                "view": self.defense.sees().__name__,
                 "defense": [self.defense.name, *sources_of(*self.defense.walk())],
                 "settings": settings,
                 "files": [content_digest(path) for each in self.defense.walk() for path in each.files()],

@@ -149,8 +149,8 @@ def _inspection(request: Cell) -> Defense[Any]:
     if isinstance(request.attack, NoAttack):
         raise RequestError(f"a population needs an attack; '{request.attack.name}' plants nothing")
     defense = request.defense
-    if defense is None or defense.family != "inspection":
-        wrong = "there is none" if defense is None else f"{defense.name} is of the family {defense.family}"
+    if defense is None or defense.judged_as() != "inspection":
+        wrong = "there is none" if defense is None else f"{defense.name} is of the family {defense.judged_as()}"
         listed = ", ".join(name for name, cls in DEFENSES.items() if cls.family == "inspection")
         raise RequestError(f"a population needs a defense that inspects models; {wrong}; listed: {listed}")
     return defense

@@ -18,18 +18,19 @@ from gifthorse.bench.packing import pack_trojan, restore, unpack_trojan, weights
 from gifthorse.bench.poison_export import export_poisoned
 from gifthorse.bench.source import source_of
 from gifthorse.bench.store import Arrays, Store, digest
-from gifthorse.bench.views import builder_of, materials_for
+from gifthorse.bench.views import builder_of, granted, materials_of, view_of
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.command import command
 from gifthorse.core.configuration import fingerprint
 from gifthorse.core.defense import Defense
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import NotApplicableError, RequestError, StoreError
 from gifthorse.core.metric import METRICS
 from gifthorse.core.record import Record
 from gifthorse.core.seeds import derive
 from gifthorse.core.stamping import ImageTransformation, Stamping
 from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.core.views import ModelView
 from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics import attacks, functional, stamped
 from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
@@ -161,7 +162,8 @@ class Runner:
         task = self._task(cell)
         cell.attack.check(task)
         if cell.defense is not None:
-            builder_of(cell.defense.view)
+            builder_of(cell.defense.sees())
+            granted(cell.defense, task)
         if cell.stamp is not None:
             cell.stamp.check(task.test.shape)
         return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
@@ -208,14 +210,19 @@ class Runner:
         if defense is None:
             return self._finish(cell, task, metrics, evidence, seconds)
 
-        view = builder_of(defense.view)(trojan, task)
+        view = view_of(defense, trojan, task)
         reason = view if isinstance(view, str) else defense.skip(view)
         if isinstance(view, str) or reason is not None:
             return self._record(cell, task, "skipped", reason, metrics, seconds)
         prepared, preparation_seconds = self._prepared(cell, defense, task, anew)
         if prepared:
             view, seconds["prepared"] = replace(view, prepared=prepared), preparation_seconds
-        outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
+        if isinstance(view, ModelView):
+            metrics = {**metrics, "defense.clean_images": len(view.clean)}
+        try:
+            outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
+        except NotApplicableError as error:
+            return self._record(cell, task, "skipped", str(error), metrics, seconds)
         stopwatch = Stopwatch(self.device)
         judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch, cell.stamp)
         if stopwatch.seconds_per_input is not None:
@@ -292,7 +299,7 @@ class Runner:
             return {}, 0.0
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            materials = materials_for(defense.view, task)
+            materials = materials_of(defense, task)
             made, seconds = timed(lambda: defense.prepare(materials, DEFENDER), self.device)
             return {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {"seconds": seconds}
 
@@ -358,7 +365,7 @@ class Runner:
                 "data_digest": cell.data_digest(cell.dataset),
                 "class_names": list(task.class_names),
                 "file_digests": cell.named_files(),
-                "family": cell.defense.family if cell.defense else None,
+                "family": cell.defense.judged_as() if cell.defense else None,
                 "metrics": in_order(metrics or {}),
                 "counts": counts_of(in_order(metrics or {})),
                 "doubts": doubts(metrics or {}),
@@ -373,7 +380,7 @@ class Runner:
 
 def _not_stamped(cell: Cell, stamp: Stamping, trojan: Trojan, task: Task) -> str | None:
     """Return why a stamping says nothing of a cell, in one sentence; ``None`` where it does."""
-    if cell.defense is not None and cell.defense.family == "inspection":
+    if cell.defense is not None and cell.defense.judged_as() == "inspection":
         return f"{cell.defense.name} inspects the model and sees no stamped image: judge it without a stamp"
     if trojan.backdoor is None:
         whole = isinstance(stamp, ImageTransformation)

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gifthorse.bench.views import VIEWS, builder_of, materials_for
+from gifthorse.bench.views import VIEWS, builder_of, materials_of, view_of
 from gifthorse.contracts.promise import BrokenPromiseError, NotAskedError, Promise, asked, require
 from gifthorse.contracts.truth import leaks
 from gifthorse.contracts.worlds import GREY, SHAPES, World, cut_short, noise_world, watched_random_state
 from gifthorse.core.classifier import predict
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import Defense, outcome_of
 from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
 from gifthorse.core.images import Images
@@ -67,7 +67,7 @@ class DefenseCase:
     def view(self, world: World) -> DataFreeView:
         """Return what the defense sees of a world; :class:`NotAskedError` where it sees or does nothing."""
         try:
-            view = builder_of(self.defense.view)(world.trojan, world.task)
+            view = view_of(self.defense, world.trojan, world.task)
         except RequestError as error:
             raise NotAskedError(str(error)) from error
         reason = view if isinstance(view, str) else self.defense.skip(view)
@@ -77,7 +77,7 @@ class DefenseCase:
         if self.defense.preparation() is None:
             return view
         if world not in self._prepared:
-            self._prepared[world] = self.defense.prepare(materials_for(self.defense.view, world.task), 0)
+            self._prepared[world] = self.defense.prepare(materials_of(self.defense, world.task), 0)
         return replace(view, prepared=self._prepared[world])
 
 
@@ -85,15 +85,6 @@ def defense_promises(defense: Defense[Any], make_world: Callable[[], World] = no
     """Return what is promised of a defense, on a world of noise unless another is given."""
     questions = OF_DEFENSES if defense.preparation() is None else (*OF_DEFENSES, prepares_the_same)
     return asked(defense, DefenseCase(defense, make_world), questions)
-
-
-def outcome_of(cls: type[Defense[Any]]) -> type[Outcome] | None:
-    """Return what the method's own signature says that it hands back; ``None`` where it says nothing."""
-    try:
-        found = get_type_hints(cls.defend).get("return")
-    except NameError:
-        return None
-    return found if isinstance(found, type) and issubclass(found, Outcome) else None
 
 
 def images_in(view: DataFreeView) -> dict[str, Images]:
@@ -118,10 +109,11 @@ def hooks_of(model: nn.Module) -> int:
 def is_of_a_declared_family_and_view(case: DefenseCase) -> None:
     """Its family is declared, it is known how its view is built, and how its outcome is judged."""
     defense = case.defense
-    require(defense.family in FAMILIES, f"no family is called '{defense.family}'; there are {', '.join(FAMILIES)}")
+    family = defense.judged_as()
+    require(family in FAMILIES, f"no family is called '{family}'; there are {', '.join(FAMILIES)}")
     outcome = outcome_of(type(defense))
     try:
-        builder_of(defense.view)
+        builder_of(defense.sees())
         if outcome not in (None, Outcome):
             kind_of(outcome)
     except (RequestError, TypeError) as error:
@@ -164,8 +156,8 @@ def same_seed_same_outcome_whatever_the_global_random_state(case: DefenseCase) -
 
 def runs_on_any_image_shape(case: DefenseCase) -> None:
     """It runs on grey, coloured and oblong images, and all that it answers is finite."""
-    if case.defense.view not in VIEWS:
-        raise NotAskedError(f"how a {case.defense.view.__name__} is built is not known")
+    if case.defense.sees() not in VIEWS:
+        raise NotAskedError(f"how a {case.defense.sees().__name__} is built is not known")
     for shape in SHAPES:
         size, world = "×".join(map(str, shape)), noise_world(shape)
         try:
@@ -274,7 +266,7 @@ def prepares_the_same(case: DefenseCase) -> None:
     """The same seed prepares the same, whatever the global random state, and the materials are left alone."""
     world = noise_world(GREY)
     first = case.view(world).prepared
-    materials = materials_for(case.defense.view, world.task)
+    materials = materials_of(case.defense, world.task)
     before = materials.clean.pixels.clone()
     with watched_random_state():
         second = case.defense.prepare(materials, 0)

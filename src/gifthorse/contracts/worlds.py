@@ -67,7 +67,7 @@ def noise_task(shape: tuple[int, int, int], classes: int = 4) -> Task:
     """Return a task of random images: enough to see that a method runs, nothing to learn."""
     return Task(
         train=noise_images(96, shape, classes, 0),
-        holdout=noise_images(64, shape, classes, 1),
+        holdout=noise_images(96, shape, classes, 1),
         test=noise_images(48, shape, classes, 2),
         class_names=tuple(map(str, range(classes))),
         architecture=SmallCnn(width=2, embedding=8),

@@ -44,6 +44,7 @@ class Classifier(nn.Module):
         stages: tuple[str, ...],
     ):
         super().__init__()
+        self.reform: nn.Module | None = None
         self.normalise = Normalise(mean, std)
         self.network = network
         self.head_name = head
@@ -74,8 +75,18 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""
-        logits: Tensor = self.network(self.normalise(pixels))
+        seen = pixels if self.reform is None else self.reform(pixels)
+        logits: Tensor = self.network(self.normalise(seen))
         return logits
+
+    def behind(self, reform: nn.Module) -> Self:
+        """Return an independent copy in evaluation mode that sees what ``reform`` makes of its input.
+
+        ``reform`` maps float pixels ``(N, C, H, W)`` in [0,1] to such; its parameters are the copy's as well.
+        """
+        copied = self.clone()
+        copied.reform = reform if copied.reform is None else nn.Sequential(reform, copied.reform)
+        return copied.eval()
 
     @property
     def head(self) -> nn.Linear:

@@ -1,8 +1,9 @@
 """The interface of every defense."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from gifthorse.core.configuration import Configuration
@@ -34,7 +35,8 @@ class Defense(Configuration, Generic[V]):
     """A defense sees a view, never the task or the trojan; its ``view`` says which.
 
     ``family`` is the name of one in :data:`gifthorse.core.family.FAMILIES`; the fields are the method's settings with
-    the paper's defaults.
+    the paper's defaults. A method whose settings decide what it sees, or which family its answer belongs to, says so in
+    :meth:`sees` and :meth:`judged_as`.
     """
 
     catalogue = "defense"
@@ -45,6 +47,21 @@ class Defense(Configuration, Generic[V]):
     @abstractmethod
     def defend(self, view: V, seed: int) -> Outcome:
         """Run the defense; the view is left as it was."""
+
+    def sees(self) -> type[DataFreeView]:
+        """Return the type of the view that it is given."""
+        return self.view
+
+    def judged_as(self) -> str:
+        """Return the family in whose table its results stand."""
+        return self.family
+
+    def clean_images(self, trained_on: int) -> int | None:  # noqa: ARG002
+        """Return how many clean images the defender has, where ``trained_on`` are trained on; ``None``: all there are.
+
+        Nothing but its threat model decides it, see :class:`CleanImagesDefense`.
+        """
+        return None
 
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return what is made before any model is looked at, by name, in types that numpy has; nothing here.
@@ -67,3 +84,30 @@ class Defense(Configuration, Generic[V]):
     def describe(cls) -> dict[str, Any]:
         """Return the configuration's description with the family."""
         return {**super().describe(), "family": cls.family, "view": cls.view.__name__}
+
+
+def outcome_of(cls: type[Defense[Any]]) -> type[Outcome] | None:
+    """Return what the method's own signature says that it hands back; ``None`` where it says nothing."""
+    try:
+        found = get_type_hints(cls.defend).get("return")
+    except NameError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, Outcome) else None
+
+
+class CleanImagesDefense(Defense[V]):
+    """A defense that is given clean images; how many is a setting like any other, and so in every record and key.
+
+    The images are the first of those that the data set holds out: whoever has fewer has some of the same.
+    """
+
+    clean_share: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="clean images that the defender has: a share of the number of training images, below 1, or their "
+        "number; null: all that the data set holds out",
+    )
+
+    def clean_images(self, trained_on: int) -> int | None:
+        """Return the number that ``clean_share`` stands for."""
+        share = self.clean_share
+        return max(round(share * trained_on), 1) if isinstance(share, float) else share

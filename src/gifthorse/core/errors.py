@@ -1,4 +1,4 @@
-"""The two ways in which a request can end early, how the errors of others are told, and what to suggest for a name."""
+"""The ways in which a request can end early, how the errors of others are told, and what to suggest for a name."""
 
 import difflib
 import traceback
@@ -15,6 +15,10 @@ class RequestError(ValueError):
 
 class StoreError(OSError):
     """The store could not be written; what was finished is kept, and the next run continues."""
+
+
+class NotApplicableError(ValueError):
+    """A defense at work found that it cannot be applied; the message is one sentence, as that of its ``skip``."""
 
 
 def suggestion(word: str, known: Iterable[str], label: str, most: int = 1) -> str:

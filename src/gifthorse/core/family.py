@@ -104,7 +104,18 @@ FAMILIES = Declarations(
         "filtering",
         "Input filtering",
         "Flags suspicious inputs while the model is in use.",
-        ("defense.tpr", "defense.fpr", "defense.auroc", "defense.f1", "seconds.defense_per_input"),
+        (
+            "defense.tpr",
+            "defense.fpr",
+            "defense.auroc",
+            "defense.f1",
+            "defense.passed_acc",
+            "defense.passed_asr",
+            "defense.acc",
+            "defense.asr",
+            "seconds.defense_per_input",
+        ),
+        optional=("defense.passed_acc", "defense.passed_asr", "defense.acc", "defense.asr"),
         headline="defense.auroc",
         judged="TPR is the share of stamped images flagged, FPR that of clean ones; AUROC compares the scores whatever "
         "the threshold: 1 separates perfectly, 0.5 is guessing.",
@@ -135,6 +146,13 @@ FAMILIES = Declarations(
         headline="defense.asr",
         judged="TPR (recall) is the share of poisoned images that it removed, precision that of poisoned among the "
         "removed, FPR that of clean images lost; accuracy and ASR are those of the model trained on the rest.",
+    ),
+    Family(
+        "combination",
+        "Combined defenses",
+        "Several defenses as one: their results stand in the table of the family that their answer belongs to.",
+        (),
+        judged="It is judged as any defense that answers alike.",
     ),
     Family(
         "inspection",

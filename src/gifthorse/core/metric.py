@@ -59,6 +59,7 @@ PERCENT = Unit("fraction", 0, 1, "%", 100, 1)
 FRACTION = Unit("fraction", 0, 1, decimals=3)
 POINTS = Unit("points", -1, 1, "points", 100, 1)
 FLAG = Unit("flag", 0, 1)
+COUNT = Unit("images", 0, _INF, decimals=0)
 CLASS = Unit("class", 0, _INF, decimals=0)
 INDEX = Unit("index", -_INF, _INF, decimals=2)
 RATIO = Unit("ratio", 0, _INF, decimals=2)
@@ -217,6 +218,13 @@ METRICS = Metrics(
            "(TP + TN) / all, TrojanZoo Table 23"),
     Metric("defense.auroc", "area under the ROC curve", "filter", FRACTION, True,
            "chance that a stamped sample scores above a clean one, ties counting half", short="AUROC"),
+    Metric("defense.passed_acc", "accuracy behind the filter", "filter", PERCENT, True,
+           "share of clean test images that pass the filter and are then classified correctly", short="Passed, right"),
+    Metric("defense.passed_asr", "attack success rate behind the filter", "filter", PERCENT, False,
+           "share of stamped test images of other classes than their target that pass the filter and then get it",
+           short="Passed, ASR"),
+    Metric("defense.clean_images", "clean images of the defender", "defense", COUNT, None,
+           "how many clean images the defender was given", short="Clean images"),
     Metric("defense.removed", "share removed", "filter", PERCENT, None,
            "share of the training set that was removed before training anew", short="Removed"),
 

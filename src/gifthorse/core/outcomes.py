@@ -48,10 +48,13 @@ class InputScreen(Outcome):
     """A score for any input; ``score`` maps float pixels ``(N, C, H, W)`` to ``(N,)``.
 
     An input is flagged when its score exceeds ``threshold``, which was fitted on the defender's own clean images.
+    ``model``, where there is one, answers in the delivered one's place, as in :class:`CleanModel`: it may know how to
+    answer an input that is flagged, or have been sanitized.
     """
 
     score: Callable[[Tensor], Tensor]
     threshold: float
+    model: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)

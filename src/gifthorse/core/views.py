@@ -3,7 +3,7 @@
 Another threat model is another subclass, and a line in :data:`gifthorse.bench.views.VIEWS` that says how it is built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -116,3 +116,32 @@ class SuspectDataView(DataFreeView):
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", self.suspect.shape)
         DataFreeView.__post_init__(self)
+
+
+@dataclass(frozen=True, eq=False)
+class SuspectAndCleanView(SuspectDataView, ModelView):
+    """The model, the images that it was trained on as delivered, and some clean ones that it was not trained on."""
+
+    holds = frozenset({"train", "holdout"})
+
+
+@dataclass(frozen=True, eq=False)
+class KnownClassView(ModelView):
+    """The model, clean images, and the knowledge of which classes are attacked: ``known_classes``, in order."""
+
+    known_classes: tuple[int, ...]
+
+
+def joined(views: Iterable[type[DataFreeView]]) -> type[DataFreeView] | None:
+    """Return the type that shows what each of ``views`` shows and as little else as there is; ``None`` where none does.
+
+    >>> joined([ModelView, DataFreeView]).__name__, joined([ModelView, SuspectDataView]).__name__
+    ('ModelView', 'SuspectAndCleanView')
+    """
+    wanted = tuple(views)
+    enough = [each for each in _kinds(DataFreeView) if all(issubclass(each, view) for view in wanted)]
+    return min(enough, key=lambda each: len(each.__mro__), default=None)
+
+
+def _kinds(view: type[DataFreeView]) -> list[type[DataFreeView]]:
+    return [view, *(each for kind in view.__subclasses__() for each in _kinds(kind))]

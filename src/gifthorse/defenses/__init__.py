@@ -4,6 +4,8 @@ from typing import Any
 
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.defense import Defense
+from gifthorse.defenses.combination.ensemble import Ensemble
+from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
@@ -30,5 +32,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Abs,
         DeepInspect,
         NeuronInspect,
+        Pipeline,
+        Ensemble,
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, norm_readouts
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import generator
@@ -25,7 +25,7 @@ WORKS = 0.1
 """A recovered trigger that sends a smaller share of the held-out images to its class does not work."""
 
 
-class Inspector(Defense[ModelView]):
+class Inspector(CleanImagesDefense[ModelView]):
     """Scores every class of a model, with some clean images at hand, and may suspect one."""
 
     family = "inspection"

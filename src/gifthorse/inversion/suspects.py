@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gifthorse.core.errors import RequestError
+from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import SuspectSamples
 from gifthorse.core.seeds import derive
@@ -31,12 +31,12 @@ def suspect_latents(view: SuspectDataView) -> Tensor:
 def train_without(view: SuspectDataView, scores: Tensor, removed: Tensor, seed: int) -> SuspectSamples:
     """Train on the images that are not removed; where all are kept the model stays as it was delivered.
 
-    :class:`RequestError` where no image of a class would be left.
+    :class:`NotApplicableError` where no image of a class would be left.
     """
     if not removed.any():
         return SuspectSamples(scores, removed, view.model.clone())
     kept = view.suspect.take(~removed)
     lost = (torch.bincount(kept.labels, minlength=kept.classes) == 0).nonzero().flatten().tolist()
     if lost:
-        raise RequestError(f"all images of class {', '.join(map(str, lost))} would be removed from the training set")
+        raise NotApplicableError(f"all images of class {', '.join(map(str, lost))} would be removed from the training set")
     return SuspectSamples(scores, removed, view.trainer.train(kept, derive(seed, "train without")))

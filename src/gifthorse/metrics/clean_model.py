@@ -33,26 +33,36 @@ def judge_model(model: nn.Module, case: Case, reform: Reform | None = None) -> t
     task, backdoor = case.task, case.trojan.backdoor
     labels, shown = task.test.labels, shown_in_reports(case.trojan, task)
     clean = logits_of(model, case.clean(task.test), "defended model")
-    acc = functional.accuracy(clean, labels)
-    metrics: Metrics = {
-        "defense.acc": acc,
-        "defense.ccc": functional.confidence(clean, labels),
-        "defense.cad": Counted(float(case.attack["attack.acc"]) - acc, acc.n),  # type: ignore[arg-type]
-    }
+    metrics = kept(clean, labels, case)
     if backdoor is None:
         logits, pictures = clean, case.clean(task.test.take(shown)).floats()
     else:
         stamped, targets = stamp_for_judging(backdoor, task.test)
         logits, pictures = logits_of(model, stamped, "defended model"), stamped[shown]
-        asr = functional.attack_success_rate(logits, labels, targets)
-        metrics |= with_trigger(logits, labels, targets, "defense")
+        metrics |= gained(logits, labels, targets, case)
         metrics["defense.unstamped_asr"] = functional.attack_success_rate(clean, labels, targets)
-        metrics["defense.ard"] = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
     evidence: Evidence = {"defended_predictions": to_array(logits[shown].argmax(1))}
     if reform is not None:
         with torch.inference_mode():
             evidence["reformed"] = to_array(to_levels(reform(pictures)))
     return metrics, evidence
+
+
+def kept(logits: Tensor, labels: Tensor, case: Case) -> Metrics:
+    """Measure on the logits ``(N, K)`` of clean images what a model still gets right, and what that cost."""
+    acc = functional.accuracy(logits, labels)
+    return {
+        "defense.acc": acc,
+        "defense.ccc": functional.confidence(logits, labels),
+        "defense.cad": Counted(float(case.attack["attack.acc"]) - acc, acc.n),  # type: ignore[arg-type]
+    }
+
+
+def gained(logits: Tensor, labels: Tensor, targets: Tensor, case: Case) -> Metrics:
+    """Measure on the logits ``(N, K)`` of stamped images what the trigger still does, and what that gained."""
+    asr = functional.attack_success_rate(logits, labels, targets)
+    ard = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
+    return {**with_trigger(logits, labels, targets, "defense"), "defense.ard": ard}
 
 
 def _judge(outcome: CleanModel, case: Case) -> tuple[Metrics, Evidence]:

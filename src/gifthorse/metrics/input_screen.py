@@ -1,4 +1,7 @@
-"""Judging a screen of inputs, on clean images of all classes and on stamped images of those worth stamping."""
+"""Judging a screen of inputs, on clean images of all classes and on stamped images of those worth stamping.
+
+With the model behind it: an input that is flagged is turned away, and what passes is answered.
+"""
 
 from dataclasses import replace
 
@@ -9,8 +12,9 @@ from torch import Tensor
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.seeds import generator
 from gifthorse.metrics import functional
+from gifthorse.metrics.clean_model import gained, kept
 from gifthorse.metrics.kind import Case, Kind
-from gifthorse.metrics.stamped import Evidence, Metrics, finite, named, stamp_for_judging
+from gifthorse.metrics.stamped import Evidence, Metrics, finite, logits_of, named, stamp_for_judging
 
 SCREENED = 500
 
@@ -22,16 +26,28 @@ def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
     The stamped side has all images of other classes, not only those on which the attack succeeded.
     """
     test, backdoor = case.task.test, case.trojan.backdoor
+    model = case.trojan.model if outcome.model is None else outcome.model
     order = torch.randperm(len(test), generator=generator(case.seed, "judge")).to(test.device)
-    clean = finite(outcome.score(case.clean(test.take(order[:SCREENED])).floats()), "scores of clean images")
+    shown, labels = case.clean(test.take(order[:SCREENED])), test.labels[order[:SCREENED]]
+    clean = finite(outcome.score(shown.floats()), "scores of clean images")
+    logits = logits_of(model, shown.floats(), "model behind the filter")
+    passes = clean <= outcome.threshold
     finite(torch.tensor([outcome.threshold]), "thresholds")
     evidence: Evidence = {"clean_scores": clean.cpu().numpy(), "threshold": np.array(outcome.threshold)}
-    metrics: Metrics = {"defense.fpr": functional.share(clean > outcome.threshold)}
+    metrics: Metrics = {"defense.fpr": functional.share(~passes)}
+    metrics["defense.passed_acc"] = functional.share(passes & (logits.argmax(1) == labels))
+    if outcome.model is not None:
+        metrics |= kept(logits, labels, case)
     if backdoor is not None:
         worth = order[backdoor.goal.sources(test.labels)[order]]
-        images, _ = stamp_for_judging(backdoor, test.take(worth[:SCREENED]))
+        images, targets = stamp_for_judging(backdoor, test.take(worth[:SCREENED]))
         stamped = finite(outcome.score(images), "scores of stamped images")
-        metrics |= named(functional.decisions(clean > outcome.threshold, stamped > outcome.threshold), "defense")
+        caught, labels = stamped > outcome.threshold, test.labels[worth[:SCREENED]]
+        logits = logits_of(model, images, "model behind the filter")
+        metrics |= named(functional.decisions(~passes, caught), "defense")
+        metrics["defense.passed_asr"] = functional.share(~caught & (logits.argmax(1) == targets))
+        if outcome.model is not None:
+            metrics |= gained(logits, labels, targets, case)
         metrics["defense.auroc"] = functional.auroc(clean, stamped)
         evidence["stamped_scores"] = stamped.cpu().numpy()
     return metrics, evidence

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gifthorse.core.classifier import inference_batch
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
@@ -24,7 +24,7 @@ from gifthorse.core.views import ModelView
 from gifthorse.inversion.frozen import freeze
 
 
-class Strip(Defense[ModelView]):
+class Strip(CleanImagesDefense[ModelView]):
     """Flags inputs whose prediction stays certain when mixed with clean images."""
 
     name = "strip"

@@ -22,7 +22,7 @@ class Flip(Defense[DataFreeView]):
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:  # noqa: ARG002
         """Put the transformation in front of the model."""
         reform = _Mirror()
-        return CleanModel(nn.Sequential(reform, view.model.clone()).eval(), reform)
+        return CleanModel(view.model.behind(reform), reform)
 
 
 class _Mirror(nn.Module):

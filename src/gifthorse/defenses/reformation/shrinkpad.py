@@ -5,7 +5,6 @@ Differs: the random place is drawn from the image's own pixels and the seed, so 
     alone and in a batch; its distribution over images is the paper's.
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -30,7 +29,7 @@ class ShrinkPad(Defense[DataFreeView]):
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Put the transformation in front of the model."""
         reform = _Shrink(self.shrink, derive(seed, self.name))
-        return CleanModel(nn.Sequential(reform, view.model.clone()).eval(), reform)
+        return CleanModel(view.model.behind(reform), reform)
 
 
 class _Shrink(nn.Module):
@@ -38,7 +37,6 @@ class _Shrink(nn.Module):
         super().__init__()
         self.shrink, self.seed = shrink, seed
 
-    @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
         amount = min(self.shrink, height - 1, width - 1)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.recipe import StandardRecipe
@@ -26,7 +26,7 @@ from gifthorse.training.loop import fit
 TRIES = 32
 
 
-class FinePruning(Defense[ModelView]):
+class FinePruning(CleanImagesDefense[ModelView]):
     """Prunes the last stage's channels that clean images activate least, then fine-tunes."""
 
     name = "fine_pruning"
