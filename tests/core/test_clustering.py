@@ -37,7 +37,7 @@ def test_principal_axes_are_right_singular_vectors(shape: tuple[int, int]) -> No
 def test_clusters_are_as_tight_as_scikit_learns(seed: int) -> None:
     found = points(200, 3, seed)
     draws = torch.rand(10, 3, generator=torch.Generator().manual_seed(seed))
-    centres, cluster = k_means(found.expand(10, -1, -1), 3, draws)
+    centres, cluster = k_means(found, 3, draws)
     spread = (found - centres.gather(1, cluster.unsqueeze(2).expand(-1, -1, 3))).square().sum((1, 2)).min()
     theirs = KMeans(3, n_init=10, random_state=seed).fit(found.numpy()).inertia_
     assert float(spread) == pytest.approx(theirs, rel=1e-3)
@@ -46,7 +46,7 @@ def test_clusters_are_as_tight_as_scikit_learns(seed: int) -> None:
 def test_far_blobs_are_found_from_any_start_but_those_in_one_blob() -> None:
     found, corner = blobs(1, (60, 30, 10))
     draws = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
-    _, cluster = k_means(found.expand(20, -1, -1), 3, draws)
+    _, cluster = k_means(found, 3, draws)
     pairs = corner[:, None] == corner
     right = [torch.equal(each[:, None] == each, pairs) for each in cluster]
     assert sum(right) >= 18
@@ -58,6 +58,7 @@ def test_a_set_is_clustered_alone_as_beside_others() -> None:
     together, _ = k_means(sets, 3, draws.expand(4, -1))
     for one, centres in zip(sets, together, strict=True):
         torch.testing.assert_close(k_means(one[None], 3, draws)[0][0], centres)
+        torch.testing.assert_close(k_means(one, 3, draws)[0][0], centres)
 
 
 def test_points_that_are_equal_are_one_cluster() -> None:

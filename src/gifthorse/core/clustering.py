@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 ITERATIONS = 100
-CHECKED = 10
+CHECKED = 5
 """Iterations between two looks at whether anything still moves: a look makes the device wait."""
 ROWS = 1024
 
@@ -26,23 +26,23 @@ def principal_axes(centred: Tensor, count: int) -> Tensor:
 
 
 def k_means(points: Tensor, clusters: int, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return centres ``(B, K, D)`` and the cluster ``int64 (B, N)`` of every point of ``points (B, N, D)``.
+    """Return centres ``(B, K, D)`` and the cluster ``int64 (B, N)`` of every point.
 
-    Starts are k-means++ by the given ``draws (B, K)`` from [0,1), so a set is clustered the same whatever is beside it.
-    Points that are equal have equal clusters; then some clusters may be empty.
+    ``points`` are one set ``(N, D)`` that is clustered from B starts, or B sets ``(B, N, D)``. Starts are k-means++ by
+    the given ``draws (B, K)`` from [0,1), so a set is clustered the same whatever is beside it. Points that are equal
+    are in one cluster, so that others may be empty.
     """
-    count = points.shape[1]
-    first = (draws[:, :1] * count).long().clamp_max(count - 1)
-    centres = _pick(points, first)
-    for draw in draws[:, 1:].split(1, 1):
-        distance = (points.unsqueeze(2) - centres.unsqueeze(1)).square().sum(3).amin(2)
+    count, numbers = points.shape[-2], torch.arange(clusters, device=points.device).unsqueeze(1)
+    centres = _pick(points, (draws[:, :1] * count).long().clamp_max(count - 1))
+    for number in range(1, clusters):
+        distance = (points.unsqueeze(-2) - centres.unsqueeze(1)).square().sum(3).amin(2)
         reached = distance.cumsum(1)
-        chosen = (reached <= draw * reached[:, -1:]).sum(1, keepdim=True).clamp_max(count - 1)
+        chosen = (reached <= draws[:, number, None] * reached[:, -1:]).sum(1, keepdim=True).clamp_max(count - 1)
         centres = torch.cat([centres, _pick(points, chosen)], 1)
     for iteration in range(ITERATIONS):
-        member = one_hot(_nearest(points, centres), clusters).to(points.dtype)
-        size = member.sum(1).unsqueeze(2)
-        moved = torch.where(size > 0, member.mT @ points / size.clamp_min(1), centres)
+        member = (_nearest(points, centres).unsqueeze(1) == numbers).to(points.dtype)
+        size = member.sum(2, keepdim=True)
+        moved = torch.where(size > 0, member @ points / size.clamp_min(1), centres)
         if iteration % CHECKED == CHECKED - 1 and torch.equal(moved, centres):
             break
         centres = moved
@@ -61,9 +61,15 @@ def silhouette(points: Tensor, cluster: Tensor) -> Tensor:
 
 
 def _pick(points: Tensor, index: Tensor) -> Tensor:
+    if points.ndim == 2:
+        return points[index]
     return points.gather(1, index.unsqueeze(2).expand(-1, -1, points.shape[2]))
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    closeness = points @ centres.mT - centres.square().sum(2).unsqueeze(1) / 2
-    return closeness.argmax(2)
+    closeness = centres @ points.mT - centres.square().sum(2, keepdim=True) / 2
+    best, nearest = closeness[:, 0], torch.zeros_like(closeness[:, 0], dtype=torch.long)
+    for number in range(1, centres.shape[1]):  # there are few, and argmax along this dimension takes ten times as long
+        nearest = nearest.masked_fill_(closeness[:, number] > best, number)
+        best = torch.maximum(best, closeness[:, number])
+    return nearest

@@ -6,6 +6,7 @@ from gifthorse.core.configuration import Catalogue
 from gifthorse.core.defense import Defense
 from gifthorse.defenses.combination.ensemble import Ensemble
 from gifthorse.defenses.combination.pipeline import Pipeline
+from gifthorse.defenses.filtering.neo import Neo
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
@@ -15,8 +16,11 @@ from gifthorse.defenses.inspection.tabor import Tabor
 from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
-from gifthorse.defenses.training_set_filtering.activation_clustering import ActivationClustering
-from gifthorse.defenses.training_set_filtering.spectral_signatures import SpectralSignatures
+from gifthorse.defenses.training_set_filtering.activation_clustering import (
+    ActivationClustering,
+    ActivationClusteringScreen,
+)
+from gifthorse.defenses.training_set_filtering.spectral_signatures import SpectralSignatures, SpectralSignaturesScreen
 
 DEFENSES: Catalogue[Defense[Any]] = Catalogue(
     "defense",
@@ -24,6 +28,9 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         ShrinkPad,
         Flip,
         Strip,
+        Neo,
+        ActivationClusteringScreen,
+        SpectralSignaturesScreen,
         FinePruning,
         ActivationClustering,
         SpectralSignatures,

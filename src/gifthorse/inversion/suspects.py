@@ -1,13 +1,17 @@
-"""What defenses share that know the training set as delivered: which sets they refuse, its latents, training anew."""
+"""What defenses share that know the training set as delivered: its latents, training anew, and screens of inputs."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from gifthorse.core.classifier import inference_batch
 from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import SuspectSamples
+from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.seeds import derive
-from gifthorse.core.views import SuspectDataView
+from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
 from gifthorse.inversion.frozen import freeze
 from gifthorse.training.transfer import cache_features
 
@@ -38,5 +42,34 @@ def train_without(view: SuspectDataView, scores: Tensor, removed: Tensor, seed: 
     kept = view.suspect.take(~removed)
     lost = (torch.bincount(kept.labels, minlength=kept.classes) == 0).nonzero().flatten().tolist()
     if lost:
-        raise NotApplicableError(f"all images of class {', '.join(map(str, lost))} would be removed from the training set")
+        raise NotApplicableError(
+            f"all images of class {', '.join(map(str, lost))} would be removed from the training set"
+        )
     return SuspectSamples(scores, removed, view.trainer.train(kept, derive(seed, "train without")))
+
+
+def screening_refusal(view: SuspectAndCleanView, fpr: float) -> str | None:
+    """Return one sentence why there can be no screen with a threshold for ``fpr``, or ``None``."""
+    needed = math.ceil(1 / fpr)
+    if len(view.clean) < needed:
+        return f"needs {needed} clean images at fpr={fpr}; there are {len(view.clean)}"
+    return refusal(view.suspect)
+
+
+def screen_latents(view: SuspectAndCleanView, score: Callable[[Tensor, Tensor], Tensor], fpr: float) -> InputScreen:
+    """Return a screen that scores the latents ``(N, D)`` of inputs in the classes ``(N,)`` that they are given.
+
+    Its threshold is the quantile of clean images' scores. The model is run once on every input.
+    """
+    model = freeze(view.model)
+
+    @torch.inference_mode()
+    def score_inputs(pixels: Tensor) -> Tensor:
+        scores = []
+        for part in pixels.to(view.device).split(inference_batch(view.device)):
+            latents, logits = model.features_and_logits(part)
+            scores.append(score(latents.float(), logits.argmax(1)))
+        return torch.cat(scores)
+
+    clean = score_inputs(view.clean.floats())
+    return InputScreen(score_inputs, float(clean.quantile(1 - fpr, interpolation="higher")))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import inference_batch, predict
 from gifthorse.core.clustering import k_means
-from gifthorse.core.defense import Defense
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.images import to_floats
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
@@ -35,7 +35,7 @@ class Found(NamedTuple):
     place: Tensor
 
 
-class Neo(Defense[ModelView]):
+class Neo(CleanImagesDefense[ModelView]):
     """Flags inputs of which a small part changes the labels of clean images that it is pasted on; hides that part."""
 
     name = "neo"
@@ -84,92 +84,101 @@ class Neo(Defense[ModelView]):
 
 
 class Search(nn.Module):
-    """Finds the most convincing position of inputs; called as a model, it answers with that position hidden."""
+    """Finds the most convincing position of inputs; called as a model, it answers with that position blocked.
+
+    Images are rows of numbers here, colours innermost, ``(N, H·W·C)``: so little else is touched than what changes.
+    """
 
     def __init__(self, settings: Neo, model: nn.Module, clean: Tensor, seed: int):
         super().__init__()
-        self.settings, self.model, self.clean = settings, model, clean
-        self.threshold = settings.threshold or 0.0
-        self.clean_labels = predict(model, clean).argmax(1)
-        self.draws = torch.rand(1, settings.colours, generator=generator(seed, "neo", "colours")).to(clean.device)
-        size, (height, width) = settings.blocker_size, clean.shape[2:]
-        every = torch.cartesian_prod(torch.arange(height - size + 1), torch.arange(width - size + 1))
+        self.settings, self.model, self.device = settings, model, clean.device
+        self.threshold = 1.0 if settings.threshold is None else settings.threshold
+        self.channels, self.height, self.width = clean.shape[1:]
+        self.clean, self.clean_labels = _rows(clean), predict(model, clean).argmax(1)
+        self.draws = torch.rand(1, settings.colours, generator=generator(seed, "neo", "colours")).to(self.device)
+        size = settings.blocker_size
+        first, row = torch.arange(size * self.channels), torch.arange(size) * self.width * self.channels
+        self.window = (row.unsqueeze(1) + first).flatten().to(self.device)
+        every = torch.cartesian_prod(torch.arange(self.height - size + 1), torch.arange(self.width - size + 1))
         if settings.positions is not None:
             order = torch.randperm(len(every), generator=generator(seed, "neo", "positions"))
             every = every[order[: settings.positions].sort().values]
-        self.places = every.to(clean.device)
-        self.known = torch.tensor(settings.known, dtype=torch.long, device=clean.device).view(-1, 2)
+        self.places = every.to(self.device)
+        self.known = torch.tensor(settings.known, dtype=torch.long, device=self.device).view(-1, 2)
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits ``(N, K)`` of inputs ``(N, C, H, W)``, those of flagged ones with what was found blocked."""
-        found = self.find(pixels)
-        hidden = self.block(pixels, self.dominant(pixels), found.place)
-        flagged = (found.share > self.threshold).view(-1, 1, 1, 1)
-        logits: Tensor = self.model(torch.where(flagged, hidden, pixels))
-        return logits
+        found, rows = self.find(pixels), _rows(pixels.to(self.device))
+        blocked = rows.scatter(1, self.covered(found.place), self.blocker(rows))
+        return self.respond(torch.where((found.share > self.threshold).unsqueeze(1), blocked, rows))
 
     @torch.inference_mode()
     def find(self, pixels: Tensor) -> Found:
         """Return what was found of inputs ``(N, C, H, W)``, a few at a time."""
-        parts = pixels.to(self.clean.device).split(inference_batch(self.clean.device))
-        found = [self._find(part) for part in track(parts, "neo", len(parts))]
+        parts = pixels.to(self.device).split(inference_batch(self.device))
+        found = [self._find(_rows(part)) for part in track(parts, "neo", len(parts))]
         return Found(*map(torch.cat, zip(*found, strict=True)))
 
-    def dominant(self, pixels: Tensor) -> Tensor:
-        """Return the mean colour ``(N, C)`` of the largest of an image's clusters of colours."""
-        colours = pixels.flatten(2).mT
-        centres, cluster = k_means(colours, self.settings.colours, self.draws.expand(len(pixels), -1))
-        size = torch.nn.functional.one_hot(cluster, self.settings.colours).sum(1)
-        return centres[torch.arange(len(pixels), device=pixels.device), size.argmax(1)]
+    def respond(self, rows: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` of images."""
+        logits: Tensor = self.model(rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2))
+        return logits
 
-    def inside(self, place: Tensor) -> Tensor:
-        """Return which pixels ``bool (N, 1, H, W)`` a blocker at ``(N, 2)`` covers."""
-        rows, columns = (torch.arange(side, device=place.device) for side in self.clean.shape[2:])
-        down, right = rows - place[:, :1], columns - place[:, 1:]
-        size = self.settings.blocker_size
-        vertical, horizontal = ((each >= 0) & (each < size) for each in (down, right))
-        return (vertical.unsqueeze(2) & horizontal.unsqueeze(1)).unsqueeze(1)
+    def blocker(self, rows: Tensor) -> Tensor:
+        """Return what a blocker shows ``(N, S·S·C)``: the mean colour of an image's largest cluster of colours."""
+        clusters, colours = self.settings.colours, rows.unflatten(1, (-1, self.channels))
+        centres, cluster = k_means(colours, clusters, self.draws.expand(len(rows), -1))
+        largest = torch.nn.functional.one_hot(cluster, clusters).sum(1).argmax(1)
+        return centres[torch.arange(len(rows), device=self.device), largest].repeat(1, self.settings.blocker_size**2)
 
-    def block(self, pixels: Tensor, colours: Tensor, place: Tensor) -> Tensor:
-        """Return inputs with the blocker at their places."""
-        return torch.where(self.inside(place), colours[:, :, None, None], pixels)
+    def covered(self, place: Tensor) -> Tensor:
+        """Return where in a row ``(N, S·S·C)`` the numbers are that a blocker at a place ``(N, 2)`` covers."""
+        return (place[:, :1] * self.width + place[:, 1:]) * self.channels + self.window
 
-    def _find(self, pixels: Tensor) -> Found:
-        label, colours = self.model(pixels).argmax(1), self.dominant(pixels)
-        found = Found(label, *self._try(pixels, label, colours, self.known))
-        rest = (found.share <= self.threshold).nonzero().squeeze(1)
+    def _find(self, rows: Tensor) -> Found:
+        label, blocker = self.respond(rows).argmax(1), self.blocker(rows)
+        share, place = self._try(rows, label, blocker, self.known)
+        rest = (share <= self.threshold).nonzero().squeeze(1)
         if len(rest):
-            share, place = self._try(pixels[rest], label[rest], colours[rest], self.places)
-            better = share >= found.share[rest]
-            found.share[rest] = torch.where(better, share, found.share[rest])
-            found.place[rest] = torch.where(better.unsqueeze(1), place, found.place[rest])
-        return found
+            best, there = self._try(rows[rest], label[rest], blocker[rest], self.places)
+            better = best >= share[rest]
+            share[rest] = torch.where(better, best, share[rest])
+            place[rest] = torch.where(better.unsqueeze(1), there, place[rest])
+        return Found(label, share, place)
 
-    def _try(self, pixels: Tensor, label: Tensor, colours: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Block every place of every input, and confirm those at which the label changes."""
-        shares = torch.zeros(len(pixels), max(len(places), 1), device=pixels.device)
+    def _try(self, rows: Tensor, label: Tensor, blocker: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Block every place of every image, and confirm those at which the label changes; the best share, and where."""
         if not len(places):
-            return shares[:, 0], torch.zeros_like(label).unsqueeze(1).repeat(1, 2)
-        pairs = torch.cartesian_prod(*(torch.arange(count, device=pixels.device) for count in shares.shape))
-        size = inference_batch(pixels.device)
-        changed = [
-            self.model(self.block(pixels[image], colours[image], places[place])).argmax(1) != label[image]
-            for image, place in (part.unbind(1) for part in pairs.split(size))
-        ]
+            return torch.zeros(len(rows), device=self.device), torch.zeros_like(label).unsqueeze(1).repeat(1, 2)
+        shares, covered = torch.zeros(len(rows), len(places), device=self.device), self.covered(places)
+        pairs = torch.cartesian_prod(*(torch.arange(count, device=self.device) for count in shares.shape))
+        changed = []
+        for part in pairs.split(inference_batch(self.device)):
+            image, place = part.unbind(1)
+            blocked = _take(rows, image).scatter_(1, _take(covered, place), _take(blocker, image))
+            changed.append(self.respond(blocked).argmax(1) != label[image])
         image, place = pairs[torch.cat(changed)].unbind(1)
-        shares[image, place] = self._confirm(pixels, label, image, places[place])
+        shares[image, place] = self._confirm(rows, label, image, covered[place])
         return shares.amax(1), places[shares.argmax(1)]
 
-    def _confirm(self, pixels: Tensor, label: Tensor, image: Tensor, place: Tensor) -> Tensor:
-        """Return the share ``(M,)`` of clean images that get the label of an input with what it shows at a place."""
+    def _confirm(self, rows: Tensor, label: Tensor, image: Tensor, covered: Tensor) -> Tensor:
+        """Return the share ``(M,)`` of clean images whose label changes with what an image shows at a place."""
+        wanted, hidden = label[image], rows[image].gather(1, covered)
         by_label = self.settings.confirmed_by == "label"
-        asked = label[image, None] != self.clean_labels if by_label else torch.ones_like(label[image, None]) > 0
-        asked = asked.expand(len(image), len(self.clean))
-        hits = torch.zeros(len(image), device=pixels.device)
-        for one, other in (part.unbind(1) for part in asked.nonzero().split(inference_batch(pixels.device))):
-            pasted = torch.where(self.inside(place[one]), pixels[image[one]], self.clean[other])
-            new = self.model(pasted).argmax(1)
-            hit = new == label[image[one]] if by_label else new != self.clean_labels[other]
-            hits.index_add_(0, one, hit.float())
+        asked = (wanted.unsqueeze(1) != self.clean_labels) | (not by_label)
+        hits = torch.zeros(len(image), device=self.device)
+        for part in asked.nonzero().split(inference_batch(self.device)):
+            one, other = part.unbind(1)
+            pasted = _take(self.clean, other).scatter_(1, _take(covered, one), _take(hidden, one))
+            new = self.respond(pasted).argmax(1)
+            hits.index_add_(0, one, (new == wanted[one] if by_label else new != self.clean_labels[other]).float())
         return hits / asked.sum(1).clamp_min(1)
+
+
+def _rows(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 2, 3, 1).flatten(1)
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    return rows.index_select(0, index)  # a fifth of the time of indexing

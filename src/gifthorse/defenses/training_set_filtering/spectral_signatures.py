@@ -5,6 +5,8 @@ Differs: the paper's ε is known; here it is what the defender assumes, as a sha
     paper's experiments 5 and 10 % of the target's). The default, 0.1, removes 15 % of a class, which is also what the
     authors' configuration does (``percentile=85.0``). Their code projects latents that are not centred, without
     squaring; here they are centred and squared, as in the paper. Where nothing is removed nothing is trained anew.
+    As a filter of inputs it is fitted to the training set, and judges each in the class that it is given. TrojanZoo
+    fits to the inputs themselves, half of them stamped: there most of the target class is, and clean ones stand out.
 """
 
 import torch
@@ -12,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.clustering import principal_axes
-from gifthorse.core.defense import Defense
-from gifthorse.core.outcomes import SuspectSamples
-from gifthorse.core.views import SuspectDataView
-from gifthorse.inversion.suspects import refusal, suspect_latents, train_without
+from gifthorse.core.defense import CleanImagesDefense, Defense
+from gifthorse.core.outcomes import InputScreen, SuspectSamples
+from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
+from gifthorse.inversion.suspects import refusal, screen_latents, screening_refusal, suspect_latents, train_without
 
 EXCESS = 1.5
 
@@ -58,6 +60,26 @@ class SpectralSignatures(Defense[SuspectDataView]):
         chosen = torch.zeros_like(scores, dtype=torch.bool)
         chosen[scores.topk(int(EXCESS * self.assumed_rate * len(scores) + 1e-9)).indices] = True
         return chosen
+
+
+class SpectralSignaturesScreen(CleanImagesDefense[SuspectAndCleanView]):
+    """Flags inputs that stand out along the first singular vector of the class that they are given."""
+
+    name = "spectral_signatures_screen"
+    paper = "Tran et al. 2018, arXiv:1811.00636"
+    family = "filtering"
+    view = SuspectAndCleanView
+
+    fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
+
+    def skip(self, view: SuspectAndCleanView) -> str | None:
+        """Ask for two training images of every class, and for enough clean ones to set a threshold on."""
+        return screening_refusal(view, self.fpr)
+
+    def defend(self, view: SuspectAndCleanView, seed: int) -> InputScreen:  # noqa: ARG002
+        """Look at the training set once, and set the threshold on the clean images."""
+        signatures = Signatures(suspect_latents(view), view.suspect.labels, view.suspect.classes)
+        return screen_latents(view, signatures.score, self.fpr)
 
 
 class Signatures:
