@@ -5,12 +5,13 @@ import torch
 
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.views import view_of
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.outcomes import CleanModel, InputScreen
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
 from gifthorse.metrics.attacks import judge_attack
+from gifthorse.metrics.functional import auroc
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Metrics
 from gifthorse.training.scratch import train
@@ -57,6 +58,27 @@ def test_strip_ranks_stamped_images_first_and_keeps_its_false_positive_rate(task
     assert number(metrics, "defense.auroc") > 0.8
     assert number(metrics, "defense.tpr") > 0.3
     assert number(metrics, "defense.fpr") < 0.15
+
+
+def test_neo_flags_stamped_images_under_another_assumed_size_and_gives_them_their_labels_back(
+    task: Task, trojan: Trojan
+) -> None:
+    """The trigger is of 3×3 pixels. Scores at random rank nothing, and without the filter the trigger works."""
+    defense = resolve(dataset="digits", defense="neo[blocker_size=4]", profile="laptop").defense
+    assert defense is not None
+    screen = defense.defend(view_of(defense, trojan, task), 0)
+    assert isinstance(screen, InputScreen)
+    assert screen.model is not None
+    assert trojan.backdoor is not None
+    clean = task.test.take(slice(40))
+    others = clean.take(clean.labels != 0)
+    stamped, _ = trojan.backdoor.stamp(others.floats(), others.labels)
+    scores = screen.score(clean.floats()), screen.score(stamped)
+    assert float(auroc(*scores)) > 0.9
+    assert float((scores[0] > screen.threshold).float().mean()) < 0.1
+    assert float((scores[1] > screen.threshold).float().mean()) > 0.8
+    assert float((predict(trojan.model, stamped).argmax(1) == 0).float().mean()) > 0.9
+    assert float((predict(screen.model, stamped).argmax(1) == others.labels).float().mean()) > 0.7
 
 
 def test_fine_pruning_lowers_success_and_keeps_accuracy(task: Task) -> None:

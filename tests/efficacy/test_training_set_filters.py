@@ -1,18 +1,21 @@
 """Do filters of training sets find poisoned digits, and is the backdoor gone from what is trained on the rest?"""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
 from gifthorse.attacks.no_attack import NoAttack
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.views import builder_of
+from gifthorse.bench.views import view_of
+from gifthorse.core.defense import Defense
 from gifthorse.core.outcomes import Outcome, SuspectSamples
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import SuspectDataView
 from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.training_set_filtering.spectral_signatures import SpectralSignatures
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import auroc
 from gifthorse.metrics.judge import judge_defense
@@ -21,6 +24,7 @@ from gifthorse.training.scratch import FromScratch, train
 from worlds import digits_task
 
 pytestmark = pytest.mark.xdist_group("training set filters")  # one process: models are trained once
+SCREENS = ("activation_clustering_screen", "spectral_signatures_screen")
 FILTERS = ("activation_clustering", "spectral_signatures")
 
 
@@ -37,8 +41,8 @@ def planted(rate: float, seed: int) -> tuple[Task, Trojan, Metrics]:
     return task, trojan, judge_attack(trojan, task, trojan.twin)[0]
 
 
-def view_of(trojan: Trojan, task: Task) -> SuspectDataView:
-    view = builder_of(SuspectDataView)(trojan, task)
+def seen_by(defense: Defense[Any], trojan: Trojan, task: Task) -> SuspectDataView:
+    view = view_of(defense, trojan, task)
     assert isinstance(view, SuspectDataView)
     return view
 
@@ -47,11 +51,11 @@ def view_of(trojan: Trojan, task: Task) -> SuspectDataView:
 def filtered(name: str, rate: float, seed: int) -> dict[str, float]:
     task, trojan, attack = planted(rate, seed)
     if name == "guess":
-        outcome: Outcome = guessing(view_of(trojan, task), 0.15)
+        outcome: Outcome = guessing(seen_by(SpectralSignatures(), trojan, task), 0.15)
     else:
         defense = resolve(dataset="digits", defense=name, profile="laptop").defense
         assert defense is not None
-        outcome = defense.defend(view_of(trojan, task), 0)
+        outcome = defense.defend(seen_by(defense, trojan, task), 0)
     found, _ = judge_defense(outcome, trojan, task, attack, 0)
     return {key.partition(".")[2]: value for key, value in found.items() if isinstance(value, int | float)}
 
@@ -66,7 +70,8 @@ def guessing(view: SuspectDataView, share: float) -> SuspectSamples:
 def ranked(name: str, seed: int) -> float:
     """AUROC where one image in twenty is stamped; nothing is trained anew."""
     task, trojan, _ = planted(0.05, seed)
-    defense, view = DEFENSES.build(name), view_of(trojan, task)
+    defense = DEFENSES.build(name)
+    view = seen_by(defense, trojan, task)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FromScratch, "train", lambda *_: trojan.model)
         outcome = defense.defend(view, 0)
@@ -109,3 +114,11 @@ def test_what_is_removed_of_a_clean_set_costs_little_accuracy(name: str) -> None
     found = filtered(name, 0, 0)
     assert found["removed"] < 0.16
     assert found["cad"] < 0.1
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_inputs_with_the_trigger_lie_where_the_poisoned_training_images_do(name: str) -> None:
+    found = filtered(name, 0.05, 1)
+    assert found["auroc"] > 0.8
+    assert found["tpr"] > 0.4
+    assert found["fpr"] < 0.15
