@@ -1,5 +1,6 @@
 """Sanitizers in worlds whose answer is known."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,14 +109,17 @@ def test_retraining_against_an_adversary_turns_to_what_a_small_change_cannot_hid
 
 def test_pruning_by_search_validates_on_other_images_than_it_ranks_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """Li et al. 2020, appendix B: half of the images choose the fraction."""
-    view, seen = small_view(80), []
-    for name, place in (("mean_activation", 2), ("pruned_accuracies", 4)):
+    view, seen = small_view(80), list[Images]()
 
-        def watched(*given: Any, work: Any = getattr(fine_pruning, name), place: int = place) -> Any:
+    def watched(work: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def and_noted(*given: Any) -> Any:
             seen.append(given[place])
             return work(*given)
 
-        monkeypatch.setattr(fine_pruning, name, watched)
+        return and_noted
+
+    for name, place in (("mean_activation", 2), ("pruned_accuracies", 4)):
+        monkeypatch.setattr(fine_pruning, name, watched(getattr(fine_pruning, name), place))
     DEFENSES.build("fp_rethink").defend(view, 0)
     ranked, validated = seen
     assert (len(ranked), len(validated)) == (40, 40)
