@@ -151,7 +151,7 @@ def test_the_readme_lists_what_is_listed() -> None:
     from gifthorse.training.heads import HEADS
 
     text = (ROOT / "README.md").read_text()
-    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES, RECIPES, RECIPES.presets, HEADS):
+    for listed in (ATTACKS, DEFENSES, DEFENSES.presets, DATASETS, ARCHITECTURES, RECIPES, RECIPES.presets, HEADS):
         assert [name for name in listed if f"`{name}`" not in text] == []
 
 

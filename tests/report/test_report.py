@@ -370,6 +370,29 @@ def test_a_defense_without_its_family_is_no_record() -> None:
         record(family="filtering")
 
 
+def test_the_baseline_of_a_family_comes_first_and_is_missed_where_it_is_missing() -> None:
+    """Every sanitizer is read against plain fine-tuning, which may do as much."""
+    other = {**BADNETS, "name": "imc"}
+    pruning, tuning = {"name": "fine_pruning"}, {"name": "finetuning", "lr": 0.01}
+    numbers = {"defense.asr": 0.2, "defense.acc": 0.9, "defense.cad": 0.0, "defense.ard": 0.7}
+    records = [
+        record(defense=pruning, metrics=numbers),
+        record(defense=pruning, metrics=numbers, attack=other),
+        record(defense=tuning, metrics=numbers),
+        record(defense={**tuning, "lr": 0.1}, status="failed", reason="it diverged", attack=other),
+    ]
+    table = next(each for each in only_group(*records).tables if each.about.name == "sanitization")
+    names = ["finetuning", "finetuning", "fine_pruning"]
+    assert [[row.label.partition("[")[0] for row in block.rows] for block in table.blocks] == [names, names]
+    assert table.without_baseline == ("imc",)
+    sentence = "finetuning, which the others are read against, was not run or gave no numbers for: imc."
+    assert sentence in page(*records)
+    assert [each.defenses[-1] for each in only_overview(*records).columns] == ["fine_pruning"]
+    assert "read against, was not run" not in page(*records[::2])
+    strip = record(defense={"name": "strip"}, metrics={"defense.auroc": 0.9})
+    assert "read against, was not run" not in page(strip, record(defense=pruning, status="failed", reason="no memory"))
+
+
 def test_a_family_and_a_metric_of_ones_own_are_a_line_each() -> None:
     metric = Metric("defense.purity", "purity of the cluster", "filter", NORM, True, "how pure it is", short="Purity")
     family = Family("clustering", "Training set filtering", "Looks for two clusters.", ("attack.asr", metric.name))
