@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gifthorse.bench.cell import resolve
-from gifthorse.bench.views import builder_of, materials_for
+from gifthorse.bench.views import materials_of, view_of
 from gifthorse.core.classifier import predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.outcomes import CleanModel, Outcome
@@ -44,11 +44,11 @@ def trojan(task: Task) -> Trojan:
 def defended(name: str, model: Trojan, task: Task) -> Outcome:
     defense = resolve(dataset="digits", defense=name, profile="laptop").defense
     assert isinstance(defense, Defense)
-    view = builder_of(defense.view)(model, task)
+    view = view_of(defense, model, task)
     assert isinstance(view, DataFreeView)
     assert defense.skip(view) is None
     if defense.preparation() is not None:
-        view = replace(view, prepared=defense.prepare(materials_for(defense.view, task), 0))
+        view = replace(view, prepared=defense.prepare(materials_of(defense, task), 0))
     found = defense.defend(view, 0)
     assert isinstance(found, Outcome)
     return found
@@ -158,3 +158,23 @@ def test_a_trigger_survives_the_flips_that_it_was_trained_with(task: Task) -> No
     assert number(found[True], "defense.asr") > 0.8
     assert number(found[True], "defense.acc") > 0.85
     assert number(found[False], "defense.asr") < 0.4
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "neural_cleanse_unlearning",
+        "neural_cleanse_unlearning[target_known=true,clean_share=0.04]",
+        "pipeline[defenses=[neural_cleanse,finetuning]]",
+    ],
+)
+def test_what_fine_tuning_leaves_is_unlearnt_once_the_trigger_is_recovered(
+    request_: str, task: Task, trojan: Trojan
+) -> None:
+    metrics = judged(request_, trojan, task)
+    assert number(metrics, "defense.asr") < 0.2
+    assert number(metrics, "defense.cad") < 0.05
+
+
+def test_plain_fine_tuning_leaves_a_trigger_in_place(task: Task, trojan: Trojan) -> None:
+    assert number(judged("finetuning", trojan, task), "defense.asr") > 0.9
