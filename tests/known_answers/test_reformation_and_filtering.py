@@ -96,15 +96,15 @@ def resized(size: int, wanted: int) -> Tensor:
     return weight / weight.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize(("ratio", "height", "width"), [(0.95, 19, 27), (0.5, 10, 14)])
+@pytest.mark.parametrize(("ratio", "height", "width"), [(0.95, 25, 27), (0.5, 13, 14)])
 def test_an_image_is_made_smaller_by_the_ratio_without_aliasing_and_as_large_again(
     ratio: float, height: int, width: int
 ) -> None:
-    pixels = noise_images(4, (2, 20, 29), 2).floats()
-    down_rows, down_columns = resized(20, height), resized(29, width)
-    rows, columns = resized(height, 20) @ down_rows, resized(width, 29) @ down_columns
+    pixels = noise_images(4, (2, 27, 29), 2).floats()
+    down_rows, down_columns = resized(27, height), resized(29, width)
+    rows, columns = resized(height, 27) @ down_rows, resized(width, 29) @ down_columns
     expected = rows @ pixels @ columns.T
-    view = two_sided(torch.randn(2, 20, 29, generator=torch.Generator().manual_seed(0)))
+    view = two_sided(torch.randn(2, 27, 29, generator=torch.Generator().manual_seed(0)))
     defended = DownUpSampling(ratio=ratio).defend(view, 0)
     assert defended.reform is not None
     torch.testing.assert_close(defended.reform(pixels), expected, atol=1e-5, rtol=0)

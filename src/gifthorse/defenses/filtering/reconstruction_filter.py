@@ -98,8 +98,7 @@ class ReconstructionFilter(CleanImagesDefense[ModelView], Autoencoding):
 
     def divergence(self, pixels: Tensor, reconstruction: Tensor, model: nn.Module) -> Tensor:
         """Return the Jensen-Shannon divergence ``(N,)`` between the softened answers to both."""
-        logits = model(torch.cat([pixels, reconstruction])).float() / self.temperature
-        first, second = logits.softmax(1).chunk(2)
+        first, second = ((model(each).float() / self.temperature).softmax(1) for each in (pixels, reconstruction))
         middle = (first + second) / 2
         gained: Tensor = torch.special.entr(middle) - (torch.special.entr(first) + torch.special.entr(second)) / 2
         return gained.sum(1)
