@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.invisible import Invisible
-from gifthorse.attacks.data.label_consistent import LabelConsistent
+from gifthorse.attacks.data.label_consistent import MOVED, LabelConsistent
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Task
@@ -116,6 +116,20 @@ def test_what_is_stamped_was_first_moved_away_from_its_class_within_the_ball(
     assert (loss(after) > loss(stamped_before)).float().mean() > 0.9
 
 
+def test_each_stamped_image_is_its_own_source_moved_where_some_images_are_set_aside() -> None:
+    task = noise_task(GREY)
+    benign = train(task, 0)
+    attack = LabelConsistent(target=2, poison_rate=0.5, radius=0.1, step_size=0.02, steps=3, cad_budget=0.5)
+    delivered, backdoor = attack.poisoned_dataset(task, benign, 0)
+    of_class = (task.train.labels == 2).nonzero().squeeze(1).tolist()
+    moved = attack.preparation(task).prepare(task, benign, 0)[MOVED]
+    assert len(moved) == len(of_class) > len(delivered.changed) > 5
+    expected = moved[[of_class.index(source) for source in delivered.sources[delivered.changed].tolist()]]
+    outside = ~patch("label_consistent").mask.bool().expand(*GREY)
+    assert torch.equal(delivered.pixels[:, outside], expected[:, outside])
+    assert backdoor.goal.classes() == (2,)
+
+
 def test_the_whole_image_shines_through_a_faint_pattern() -> None:
     pixels = noise_task(GREY).test.floats()[:4]
     whole = patch("blended[whole=true,trigger_pattern=random]")
@@ -139,7 +153,7 @@ def test_a_whole_image_has_no_place_to_choose(tmp_path: Path) -> None:
 
 
 def perturbation(attack: Invisible, task: Task, benign: Classifier) -> Tensor:
-    trigger = attack.make_trigger(task, benign, 0)
+    trigger = attack.begin(task, benign, 0, benign).backdoor.trigger
     assert isinstance(trigger, Perturbation)
     return trigger.perturbation
 

@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gifthorse.core.attack import Preparation
 from gifthorse.core.classifier import Classifier
-from gifthorse.core.images import Images
-from gifthorse.core.seeds import generator
+from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.planting.targets import OneTarget
@@ -28,6 +28,36 @@ from gifthorse.training.precision import fast_arithmetic
 from gifthorse.triggers.perturbation import Perturbation
 
 SEEN = 128
+FOUND = "perturbation"
+"""A perturbation ``float32 (C, H, W)``, in pixel units of [0,1]."""
+
+
+class UniversalPerturbation(Preparation):
+    """Searches a perturbation that has the benign model answer as wanted on as many training images as possible."""
+
+    name = "universal_perturbation"
+    paper = "Rethinking the Trigger, arXiv:2004.04692, appendix E.2"
+
+    intensity: float = Field(gt=0, le=1, description="largest change of a pixel, in pixel units of [0,1]")
+    target: int | None = Field(ge=0, description="class that is wanted; null: any but the true one")
+    search_steps: int = Field(ge=1, description="steps of the search, on 128 images each")
+
+    def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:
+        """Return the perturbation."""
+        model, images = benign.clone().requires_grad_(False), task.train
+        random = generator(derive(seed, "invisible", "trigger"), "perturbation search", device=images.device)
+        found = torch.zeros(images.shape, device=images.device)
+        step, sign = 4 * self.intensity / self.search_steps, 1 if self.target is None else -1
+        for _ in range(self.search_steps):
+            drawn = torch.randint(len(images), (SEEN,), generator=random, device=images.device)
+            chosen = images.take(drawn)
+            labels = chosen.labels if self.target is None else torch.full_like(chosen.labels, self.target)
+            found.requires_grad_()
+            with fast_arithmetic(images.device):
+                logits = model((chosen.floats() + found).clamp(0, 1))
+            (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), labels), [found])
+            found = (found.detach() + sign * step * gradient.sign()).clamp(-self.intensity, self.intensity)
+        return {FOUND: found}
 
 
 class Invisible(OneTarget, PoisoningAttack):
@@ -51,10 +81,17 @@ class Invisible(OneTarget, PoisoningAttack):
     waves: int = Field(6, ge=1, description="periods over the image's width (perturbation=sinusoid)")
     transparency: float = Field(0.0, ge=0, lt=1, description="share of the perturbation that is left out")
 
-    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Perturbation:
-        """Return the trigger, its perturbation found on the benign model if that is asked for."""
+    def preparation(self, task: Task) -> UniversalPerturbation | None:  # noqa: ARG002
+        """Return the search for a universal perturbation, if that is asked for."""
+        if self.perturbation != "universal":
+            return None
+        target = self.target if self.wanted == "target" else None
+        return UniversalPerturbation(intensity=self.intensity, target=target, search_steps=self.search_steps)
+
+    def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Perturbation:  # noqa: ARG002
+        """Return the trigger; a universal perturbation was prepared."""
         if self.perturbation == "universal":
-            found = self.search(benign.clone().requires_grad_(False), task.train, seed)
+            found = task.prepared[FOUND]
         elif self.perturbation == "sinusoid":
             phase = 2 * math.pi * self.waves * (torch.arange(task.train.shape[2]) + 0.5) / task.train.shape[2]
             found = (self.intensity * phase.sin()).expand(task.train.shape).contiguous()
@@ -62,19 +99,3 @@ class Invisible(OneTarget, PoisoningAttack):
             found = torch.zeros(task.train.shape)
             found[:, ::2, ::2] = self.intensity
         return Perturbation(found, self.transparency)
-
-    def search(self, model: Classifier, images: Images, seed: int) -> Tensor:
-        """Return a perturbation ``(C, H, W)`` that has the model answer as wanted on as many images as possible."""
-        random = generator(seed, "perturbation search", device=images.device)
-        found = torch.zeros(images.shape, device=images.device)
-        step, sign = 4 * self.intensity / self.search_steps, 1 if self.wanted == "away" else -1
-        for _ in range(self.search_steps):
-            drawn = torch.randint(len(images), (SEEN,), generator=random, device=images.device)
-            chosen = images.take(drawn)
-            labels = chosen.labels if self.wanted == "away" else torch.full_like(chosen.labels, self.target)
-            found.requires_grad_()
-            with fast_arithmetic(images.device):
-                logits = model((chosen.floats() + found).clamp(0, 1))
-            (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), labels), [found])
-            found = (found.detach() + sign * step * gradient.sign()).clamp(-self.intensity, self.intensity)
-        return found
