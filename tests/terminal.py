@@ -67,11 +67,11 @@ def _run(arguments: tuple[str, ...], cwd: str, before: str, environment: dict[st
         kept = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(kept, number)
         os.close(kept)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     sys.argv = ["gifthorse", *arguments]
     # A new interpreter would look for modules in its folder first.
     sys.path.insert(0, "")
-    exec(before, {})  # noqa: S102
+    exec(before, {})
     from gifthorse.cli.main import main
 
     main()

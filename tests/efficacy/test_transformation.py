@@ -16,19 +16,8 @@ from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import accuracy, attack_success_rate
 from gifthorse.planting.mixing import choose_from_target
 from gifthorse.training.scratch import train
-from worlds import digits_task
 
 PLAIN = "badnets[trigger_pattern=random]"
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
 
 
 def planted(request: str, task: Task, benign: Classifier) -> tuple[Trojan, dict[str, float]]:
