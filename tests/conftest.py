@@ -29,6 +29,16 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all tests that share what their file makes for them: two would make it twice."""
+    for item in items:
+        made = getattr(item, "_fixtureinfo", None)
+        shared = {each[-1].scope for each in made.name2fixturedefs.values()} if made is not None else set()
+        if "module" in shared and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the tests' lists out of the user's cache."""

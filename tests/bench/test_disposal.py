@@ -21,7 +21,7 @@ from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Record
 from records import record
 
-KINDS = ("benign", "twin", "trojan", "judgement", "prepared")
+KINDS = ("benign", "twin", "attack_prepared", "trojan", "judgement", "prepared")
 HOUR = 3600.0
 
 
@@ -141,10 +141,13 @@ def test_whatever_records_say_nothing_that_they_need_goes(
 
 
 def test_of_a_store_that_ran_nothing_is_useless_until_a_record_is_removed(tmp_path: Path) -> None:
-    """Every stage that the runner keeps is named by the record: with a twin, a preparation, and a failure later on."""
+    """Every stage that the runner keeps is named by the record: with a twin, preparations, and a failure later on."""
     runner = Runner(Store(tmp_path), tmp_path / "unused", torch.device("cpu"))
     requests: tuple[dict[str, Any], ...] = (
-        {"attack": "badnets[origin=benign,epochs=1]", "defense": "neural_cleanse[reference=2,steps=2]"},
+        {
+            "attack": "invisible[perturbation=universal,origin=benign,epochs=1,search_steps=2]",
+            "defense": "neural_cleanse[reference=2,steps=2]",
+        },
         {"attack": "badnets", "defense": "shrinkpad"},
         {"attack": "badnets", "defense": "strip[overlays=5000]"},
         {"attack": "badnets", "downstream": "fcn1[epochs=1]"},
@@ -161,7 +164,7 @@ def test_of_a_store_that_ran_nothing_is_useless_until_a_record_is_removed(tmp_pa
 
     remove(pieces_of(kept, records[0]))
     gone = garbage(kept, age=-1)
-    assert {piece.kind for piece in gone.useless} == {"twin", "trojan", "judgement", "prepared"}
+    assert {piece.kind for piece in gone.useless} == {*KINDS} - {"benign"}
     remove(gone.useless)
     assert garbage(kept, age=-1) == Garbage([], [], [], 0)
     trained = {piece.path: piece.written for piece in artifacts(kept)}

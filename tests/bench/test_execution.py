@@ -87,6 +87,21 @@ def test_what_is_prepared_once_is_one_node_for_all_seeds(runner: Runner) -> None
     assert stages(work.nodes) == {"benign": 3, "trojan": 3, "prepared": 1, "record": 3}
 
 
+def test_what_an_attack_prepares_is_one_node_for_all_rates_and_wrappers(runner: Runner) -> None:
+    attacks = (
+        "label_consistent",
+        "label_consistent[poison_rate=0.6]",
+        "enhanced[base=label_consistent]",
+        "invisible[perturbation=universal]",
+        "invisible",
+    )
+    work = plan(runner, [cell(attack=attack, seed=seed) for attack in attacks for seed in (0, 1)])
+    assert stages(work.nodes) == {"benign": 2, "twin": 4, "attack_prepared": 4, "trojan": 10, "record": 10}
+    names = [node.name for node in work.nodes if node.stage == "attack_prepared" and node.cell.seed == 0]
+    needing = [node.cell.attack for node in work.nodes if node.stage == "trojan" and {*names} & {*node.needs}]
+    assert [str(attack.name) for attack in needing] == ["label_consistent", "label_consistent", "enhanced", "invisible"]
+
+
 def test_what_the_store_has_is_not_planned_again(runner: Runner) -> None:
     run_cells(runner, [cell()])
     assert stages(plan(runner, [cell(), cell(defense="strip")]).nodes) == {"record": 1}

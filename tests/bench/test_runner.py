@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gifthorse.attacks.data.label_consistent import MovedImages
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.packing import unpack_trojan
@@ -154,6 +155,48 @@ def test_what_a_defender_prepares_is_shared_by_all_models_seeds_and_thresholds(r
     assert len(prepared_in(runner)) == 3
     assert runner.run(cell(defense="neural_cleanse[steps=2,batches=1]")).seconds.get("prepared") is None
     assert len(prepared_in(runner)) == 3
+
+
+CONSISTENT = "label_consistent[steps=2,poison_rate=0.5]"
+
+
+def test_what_an_attack_prepares_is_computed_once_for_all_rates_triggers_and_wrappers(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, seen = MovedImages.prepare, list[MovedImages]()
+
+    def counting(self: MovedImages, *given: Any) -> dict[str, Tensor]:
+        seen.append(self)
+        return prepare(self, *given)
+
+    monkeypatch.setattr(MovedImages, "prepare", counting)
+    alike = (CONSISTENT, "label_consistent[steps=2,poison_rate=0.7,trigger_size=2]", f"enhanced[base={CONSISTENT}]")
+    records = [runner.run(cell(attack=attack)) for attack in alike]
+    assert [each.status for each in records] == ["done"] * 3
+    assert len(seen) == 1
+    named = [(each.artifacts or {})["attack_prepared"] for each in records]
+    assert len({*named}) == 1
+    assert runner.store.has_artifact("attack_prepared", named[0])
+    assert {each.seconds["attack_prepared"] for each in records} == {records[0].seconds["attack_prepared"]}
+    for other in (
+        cell(attack=CONSISTENT, seed=1),
+        cell(attack=CONSISTENT.replace("steps=2", "steps=3")),
+        cell(attack=CONSISTENT.replace("steps=2", "steps=2,target=1")),
+    ):
+        runner.run(other)
+    assert len(seen) == 4
+
+
+def test_a_trojan_planted_with_what_the_store_has_prepared_is_the_one_planted_at_once(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(cell(attack=CONSISTENT))
+    other = Runner(Store(tmp_path / "other"), **RUNNER_FIELDS)  # type: ignore[arg-type]
+    other.make("attack_prepared", cell(attack=CONSISTENT))
+    assert not list((tmp_path / "other").rglob("trojan/*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(MovedImages, "prepare", None)
+        assert other.run(cell(attack=CONSISTENT)).metrics == whole.metrics
 
 
 class Tired(Defense[DataFreeView]):

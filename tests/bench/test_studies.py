@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from gifthorse.attacks.data.random_backdoor import RandomBackdoor
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.study import StudyFile, expand
 from gifthorse.cli.commands import listing
@@ -52,6 +54,24 @@ def test_poison_rates_go_from_half_a_percent_to_a_fifth_for_each_attack() -> Non
         rates.setdefault(attack["name"], set()).add(attack["poison_rate"])
     assert len(rates) == 4
     assert all(found == {0.005, 0.01, 0.02, 0.05, 0.1, 0.2} for found in rates.values())
+
+
+def test_static_backdoors_stand_beside_the_dynamic_ones_with_their_size_rate_and_a_place_of_theirs() -> None:
+    task = noise_task((1, 28, 28))
+    attacks = [resolve(dataset="digits", attack=each["attack"]).attack for each in requests("dynamic")]
+    (static,) = {attack for attack in attacks if isinstance(attack, PatchAttack)}
+    reference = next(attack for attack in attacks if isinstance(attack, RandomBackdoor))
+    assert static.to_dict()["poison_rate"] == reference.poison_rate
+    assert static.to_dict()["origin"] == reference.origin
+    pixels = torch.full((50, *task.train.shape), 0.5)
+    fixed = static.make_trigger(task, task.build(0), 0).stamp(pixels, torch.Generator()) != pixels
+    assert (fixed == fixed[0]).all()
+    moving = reference.make_trigger(task, task.build(0), 0).stamp(pixels, torch.Generator())
+    shown = [tuple(map(int, box.nonzero().aminmax(dim=0).min)) for box in (moving != pixels)[:, 0]]
+    corner = fixed[0, 0].nonzero().aminmax(dim=0)
+    assert len({*shown}) == 4
+    assert tuple(map(int, corner.min)) in shown
+    assert (corner.max - corner.min + 1).tolist() == [reference.trigger_size] * 2
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -12,7 +12,7 @@ import pytest
 
 from gifthorse.bench.profiles import read_profile
 from gifthorse.core.record import Population, Record
-from terminal import gifthorse
+from terminal import gifthorse, gifthorse_afresh
 
 QUICK = ["--dataset", "digits", "--profile", "smoke", "--training", "standard[epochs=2]", "--threads", "1"]
 
@@ -28,7 +28,7 @@ def test_help_teaches_and_imports_no_torch(tmp_path: Path) -> None:
 
 def test_run_json_prints_exactly_one_record_and_the_second_run_is_answered_from_the_store(tmp_path: Path) -> None:
     arguments = ["run", *QUICK, "--attack", "badnets[poison_rate=0.2]", "--defense", "shrinkpad", "--json"]
-    first, second = (gifthorse(*arguments, cwd=tmp_path) for _ in range(2))
+    first, second = (gifthorse_afresh(*arguments, cwd=tmp_path) for _ in range(2))
     record = Record.from_json(first.stdout)
     assert record.attack["poison_rate"] == 0.2
     assert record.status == "done"
@@ -137,10 +137,8 @@ BREAK = "from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse 
 def test_population_exits_4_where_a_cell_failed_and_0_where_all_were_skipped_for_a_reason(
     change: str, code: int, said: str, tmp_path: Path
 ) -> None:
-    program = f"{BREAK}{change}\nfrom gifthorse.cli.main import main; main()"
-    command = [sys.executable, "-c", program, *POPULATION, "--training", "standard[epochs=1]"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert found.returncode == code, found.stderr
+    asked = [*POPULATION, "--training", "standard[epochs=1]"]
+    found = gifthorse(*asked, cwd=tmp_path, check=code, before=f"{BREAK}{change}")
     assert said in found.stdout
     assert ("gifthorse: 4 cells failed" in found.stderr) is (code == 4)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import terminal
 from gifthorse.cli.main import cli
 from gifthorse.core.errors import RequestError
 from gifthorse.core.record import Record
@@ -22,7 +23,7 @@ FRAME = "frame[origin=scratch,poison_rate=0.1]"
 
 
 def gifthorse(*arguments: str, cwd: Path, code: int = 0) -> tuple[str, str, bool]:
-    """What is printed, what is said of it, and whether torch was imported."""
+    """What a new interpreter prints, what it says of that, and whether it imported torch."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=cwd,
@@ -104,10 +105,10 @@ def test_a_set_is_poisoned_and_a_population_judged_with_it(own: Path, tmp_path: 
         "--out",
         "out",
     ]
-    gifthorse(*poison, "--threads", "1", cwd=tmp_path)
+    terminal.gifthorse(*poison, "--threads", "1", cwd=tmp_path)
     assert json.loads((tmp_path / "out/manifest.json").read_text())["attack"]["name"] == "frame"
     ask = ["population", "--plugin", "own.py", "--attack", FRAME, "--defense", "neural_cleanse[steps=2]", *QUICK]
-    found = json.loads(gifthorse(*ask, "--benign", "1", "--trojaned", "1", cwd=tmp_path)[0])
+    found = json.loads(terminal.gifthorse(*ask, "--benign", "1", "--trojaned", "1", cwd=tmp_path).stdout)
     assert found["attack"]["name"] == "frame"
 
 
@@ -173,19 +174,19 @@ def test_what_was_made_with_it_is_read_and_printed_when_it_is_gone(own: Path, tm
         seeds = "1" if spoilt else "0..1"
         options = ["--profile", "smoke", "--training", "standard[epochs=1]", "--threads", "1", "--defense", "shrinkpad"]
         grid = ["grid", "--plugin", "own.py", "--attack", FRAME, "--seed", seeds, *options]
-        assert "frame" in gifthorse(*grid, cwd=tmp_path)[0]
+        assert "frame" in terminal.gifthorse(*grid, cwd=tmp_path).stdout
     own.unlink()
-    assert "frame" in gifthorse("ls", cwd=tmp_path)[0]
-    table = gifthorse("table", cwd=tmp_path)[0]
+    assert "frame" in terminal.gifthorse("ls", cwd=tmp_path).stdout
+    table = terminal.gifthorse("table", cwd=tmp_path).stdout
     assert "frame" in table
     # However the lines are broken.
     assert f"2recordsofothercontentsof{own}areleftout" in "".join(table.split())
-    assert "frame" in gifthorse("table", "--where", "attack=frame", "--format", "json", cwd=tmp_path)[0]
-    gifthorse("report", "--out", "report.html", cwd=tmp_path)
+    assert "frame" in terminal.gifthorse("table", "--where", "attack=frame", "--format", "json", cwd=tmp_path).stdout
+    terminal.gifthorse("report", "--out", "report.html", cwd=tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count(f"gifthorse run \\\n  --plugin {own}") == 3
     assert page.count(f"2 records of other contents of {own} are left out") == 3
-    gifthorse("figures", "--out", "figures", cwd=tmp_path)
+    terminal.gifthorse("figures", "--out", "figures", cwd=tmp_path)
 
 
 def test_a_grid_tells_all_that_is_wrong_with_plugins_and_all_else_with_its_line(study: Path, tmp_path: Path) -> None:
@@ -193,7 +194,8 @@ def test_a_grid_tells_all_that_is_wrong_with_plugins_and_all_else_with_its_line(
         STUDY.replace('"methods/own.py"', '["methods/own.py", "missing.py", "broken.py"]').replace('"none"', '"nome"')
     )
     (study.parent / "broken.py").write_text("x = 1\n1 / 0\n")
-    told = gifthorse("grid", "studies/study.toml", "--plugin", "other.py", cwd=tmp_path, code=2)[1].splitlines()
+    grid = ["grid", "studies/study.toml", "--plugin", "other.py"]
+    told = terminal.gifthorse(*grid, cwd=tmp_path, check=2).stderr.splitlines()
     places = ["studies/study.toml, line 2: ", "studies/study.toml, line 2: ", "", "studies/study.toml, line 5: "]
     wrong = [
         "the plugin studies/missing.py cannot be read: No such file or directory",
@@ -210,7 +212,7 @@ def test_a_grid_tells_all_that_is_wrong_with_plugins_and_all_else_with_its_line(
 @pytest.mark.parametrize("plugins", ['""', "3", '"a\\u0000.py"', "[[]]"])
 def test_what_is_no_path_is_refused_in_a_grid_file(plugins: str, study: Path, tmp_path: Path) -> None:
     study.write_text(STUDY.replace('"methods/own.py"', plugins))
-    told = gifthorse("grid", "studies/study.toml", cwd=tmp_path, code=2)[1]
+    told = terminal.gifthorse("grid", "studies/study.toml", cwd=tmp_path, check=2).stderr
     assert told.startswith("gifthorse: studies/study.toml, line 2: 'plugins' ")
 
 

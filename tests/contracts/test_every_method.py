@@ -103,7 +103,10 @@ def unlisted(base: type[Configuration], listed: Catalogue[Any]) -> set[str]:
         open_ += below
         generic = "[" in cls.__name__
         is_base = below or cls.__module__.startswith(("gifthorse.planting.", "gifthorse.inversion."))
-        if cls.__module__.startswith("gifthorse.") and not generic and (hasattr(cls, "name") or not is_base):
+        of_another_kind = cls.catalogue != base.catalogue  # as a defense whose settings are those of a training
+        if not cls.__module__.startswith("gifthorse.") or generic or of_another_kind:
+            continue
+        if hasattr(cls, "name") or not is_base:
             found.add(cls)
     return {cls.__qualname__ for cls in found - set(listed.values())}
 

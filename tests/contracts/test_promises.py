@@ -6,8 +6,9 @@ Differs: each in one thing.
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import count
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 
 from gifthorse.bench.views import VIEWS
 from gifthorse.contracts import promises_of
-from gifthorse.contracts.attacks import OF_ATTACKS, OF_PLANTING, OF_POISONING
+from gifthorse.contracts.attacks import OF_ATTACKS, OF_PLANTING, OF_POISONING, OF_PREPARING
 from gifthorse.contracts.configurations import OF_CONFIGURATIONS, OF_METHODS
 from gifthorse.contracts.defenses import OF_DEFENSES, SOUND, prepares_the_same
 from gifthorse.contracts.promise import BrokenPromiseError, Finding
-from gifthorse.core.attack import Attack
+from gifthorse.core.attack import Attack, Preparation
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.defense import Defense
@@ -218,6 +219,48 @@ class MissesItsTarget(Corner):
         return AllToOne(target=0)
 
 
+class Looks(Preparation):
+    """Looks at the head."""
+
+    name = "looks"
+
+    rate: float = Field(0.0, description="whatever it is told")
+
+    def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:
+        return {"weight": benign.head.weight.detach().clone()}
+
+
+class LooksAgain(Looks):
+    """Sees another thing each time."""
+
+    name = "looks_again"
+    times: ClassVar = count()
+
+    def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:
+        return {"weight": torch.tensor(next(self.times))}
+
+
+class PreparedCorner(Corner):
+    """Looks at the benign model first."""
+
+    def preparation(self, task: Task) -> Preparation:
+        return Looks()
+
+
+class PreparesAttackByChance(Corner):
+    """Prepares something else each time."""
+
+    def preparation(self, task: Task) -> Preparation:
+        return LooksAgain()
+
+
+class PreparesByTheRate(Corner):
+    """Lets what is to be shared by all rates depend on its own."""
+
+    def preparation(self, task: Task) -> Preparation:
+        return Looks(rate=self.poison_rate)
+
+
 class IsNeverItself(Corner):
     """Is equal to nothing."""
 
@@ -242,6 +285,8 @@ ATTACKS: dict[type[Attack], str] = {
     Mislabels: "what_carries_the_trigger_is_labelled_as_the_goal_wants",
     MissesItsTarget: "what_carries_the_trigger_is_labelled_as_the_goal_wants",
     TellsByTheOrder: "the_delivered_order_does_not_say_which_images_are_copies",
+    PreparesAttackByChance: "prepares_the_same_whatever_the_rate",
+    PreparesByTheRate: "prepares_the_same_whatever_the_rate",
     IsLong: "can_be_cut_short",
     IsUnexplained: "every_field_is_explained",
     ComesBackDifferent: "round_trips_through_json_toml_and_brackets",
@@ -448,7 +493,7 @@ DEFENSES: dict[type[Defense[Any]], str] = {
     Suspects: "its_answer_is_sound",
     FiltersTooFew: "its_answer_is_sound",
 }
-GOOD: tuple[type[Configuration], ...] = (Corner, Same, Screens, Judges, Filters, Prepares)
+GOOD: tuple[type[Configuration], ...] = (Corner, PreparedCorner, Same, Screens, Judges, Filters, Prepares)
 
 
 @pytest.fixture(autouse=True)
@@ -484,7 +529,15 @@ def test_one_fault_breaks_one_promise_and_is_told(bad: type[Configuration], prom
 
 
 def test_every_promise_is_broken_by_something_here() -> None:
-    everything = (*OF_METHODS, *OF_CONFIGURATIONS, *OF_ATTACKS, *OF_PLANTING, *OF_POISONING, *OF_DEFENSES)
+    everything = (
+        *OF_METHODS,
+        *OF_CONFIGURATIONS,
+        *OF_ATTACKS,
+        *OF_PLANTING,
+        *OF_POISONING,
+        *OF_PREPARING,
+        *OF_DEFENSES,
+    )
     names = {each.__name__ for each in (*everything, prepares_the_same)}
     assert names - {*ATTACKS.values(), *DEFENSES.values()} == {"cites_its_paper_and_says_what_differs"}
     assert all(each.__doc__ for each in everything)

@@ -10,19 +10,7 @@ from gifthorse.core.trojan import Trojan
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.functional import attack_success_rate
 from gifthorse.planting import mixing
-from gifthorse.training.scratch import train
 from gifthorse.triggers.moving_patch import MovingPatch
-from worlds import digits_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
 
 
 def carried_out(request: str, task: Task, benign: Classifier) -> tuple[Trojan, float, float]:

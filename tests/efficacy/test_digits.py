@@ -1,5 +1,8 @@
 """Does the detector detect, does the eraser erase? On real digits by the laptop profile, with margins."""
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 import torch
 
@@ -15,22 +18,24 @@ from gifthorse.metrics.functional import auroc
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Metrics
 from gifthorse.training.scratch import train
-from worlds import digits_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
 
 
 @pytest.fixture(scope="module")
 def trojan(task: Task, benign: Classifier) -> Trojan:
     return resolve(dataset="digits", attack="badnets", profile="laptop").attack.run(task, benign, 0)
+
+
+@pytest.fixture(scope="module")
+def planted(task: Task) -> Callable[[int], Trojan]:
+    """BadNets in a benign model of a seed of one's choice, made once for each seed."""
+    attack = resolve(dataset="digits", attack="badnets", profile="laptop").attack
+    return cache(lambda seed: attack.run(task, train(task, seed), seed))
+
+
+@pytest.fixture(scope="module")
+def cleansed(task: Task, trojan: Trojan) -> Metrics:
+    """What is said of Neural Cleanse on the trojan."""
+    return judged("neural_cleanse", trojan, task)
 
 
 def judged(name: str, trojan: Trojan, task: Task) -> Metrics:
@@ -81,27 +86,24 @@ def test_neo_flags_stamped_images_under_another_assumed_size_and_gives_them_thei
     assert float((predict(screen.model, stamped).argmax(1) == others.labels).float().mean()) > 0.7
 
 
-def test_fine_pruning_lowers_success_and_keeps_accuracy(task: Task) -> None:
+def test_fine_pruning_lowers_success_and_keeps_accuracy(task: Task, planted: Callable[[int], Trojan]) -> None:
     """Over three models: how far it gets depends on which channels a model happens to use."""
-    attack = resolve(dataset="digits", attack="badnets", profile="laptop").attack
-    found = [judged("fine_pruning", attack.run(task, train(task, seed), seed), task) for seed in (1, 2, 3)]
+    found = [judged("fine_pruning", planted(seed), task) for seed in (1, 2, 3)]
     assert sum(number(metrics, "defense.ard") for metrics in found) / 3 > 0.4
     assert max(number(metrics, "defense.cad") for metrics in found) < 0.1
 
 
-def test_neural_cleanse_finds_the_target_with_a_small_mask_that_works(task: Task, trojan: Trojan) -> None:
-    metrics = judged("neural_cleanse", trojan, task)
-    assert metrics["defense.hit"] is True
-    assert number(metrics, "defense.aiv_ratio") > 2
-    assert number(metrics, "defense.mln") < 12
-    assert number(metrics, "defense.recovered_asr") > 0.8
+def test_neural_cleanse_finds_the_target_with_a_small_mask_that_works(cleansed: Metrics) -> None:
+    assert cleansed["defense.hit"] is True
+    assert number(cleansed, "defense.aiv_ratio") > 2
+    assert number(cleansed, "defense.mln") < 12
+    assert number(cleansed, "defense.recovered_asr") > 0.8
 
 
-def test_neural_cleanse_sees_less_in_the_benign_twin(task: Task, trojan: Trojan) -> None:
-    benign = Trojan(trojan.twin, trojan.twin, None)
+def test_neural_cleanse_sees_less_in_the_benign_twin(task: Task, trojan: Trojan, cleansed: Metrics) -> None:
+    innocent = judged("neural_cleanse", Trojan(trojan.twin, trojan.twin, None), task)
     readout = "defense.aiv_ratio"
-    suspicious, innocent = (judged("neural_cleanse", model, task) for model in (trojan, benign))
-    assert number(suspicious, readout) > number(innocent, readout) + 0.5
+    assert number(cleansed, readout) > number(innocent, readout) + 0.5
     assert "defense.hit" not in innocent
 
 
@@ -109,10 +111,10 @@ def test_neural_cleanse_sees_less_in_the_benign_twin(task: Task, trojan: Trojan)
     ("name", "readout", "margin"), [("tabor", "defense.aiv_ratio", 0.2), ("abs", "defense.index", 0.3)]
 )
 def test_a_detector_finds_the_target_and_sees_less_in_the_benign_twin(
-    name: str, readout: str, margin: float, task: Task
+    name: str, readout: str, margin: float, task: Task, planted: Callable[[int], Trojan]
 ) -> None:
     """On another model than the rest: of ten, ABS names the target of nine."""
-    trojan = resolve(dataset="digits", attack="badnets", profile="laptop").attack.run(task, train(task, 1), 1)
+    trojan = planted(1)
     benign = Trojan(trojan.twin, trojan.twin, None)
     suspicious, innocent = (judged(name, model, task) for model in (trojan, benign))
     assert suspicious["defense.hit"] is True

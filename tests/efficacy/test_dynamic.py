@@ -6,18 +6,6 @@ from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.task import Task
 from gifthorse.metrics.attacks import judge_attack
-from gifthorse.training.scratch import train
-from worlds import digits_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def benign(task: Task) -> Classifier:
-    return train(task, 0)
 
 
 def measured(request: str, task: Task, benign: Classifier) -> dict[str, float]:

@@ -13,7 +13,6 @@ from gifthorse.metrics.functional import attack_success_rate, separability
 from gifthorse.training.heads import HEADS
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import cache_features, transfer
-from worlds import digits_task
 
 Planted = tuple[Trojan, Backdoor]
 SEEDS = (0, 1)
@@ -21,11 +20,6 @@ TUNING = {
     "partial": StandardRecipe(epochs=30, lr=0.05, batch_size=64, shift=0, flip=False),
     "full": StandardRecipe(epochs=20, lr=0.01, batch_size=64, shift=0, flip=False),
 }
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
 
 
 @pytest.fixture(scope="module")

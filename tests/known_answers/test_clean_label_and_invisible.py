@@ -11,13 +11,16 @@ from torch.nn.functional import cross_entropy
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.invisible import Invisible
-from gifthorse.attacks.data.label_consistent import LabelConsistent
+from gifthorse.attacks.data.label_consistent import MOVED, LabelConsistent
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
+from gifthorse.core.images import to_levels
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import DeliveredSet
 from gifthorse.planting.patches import PatchAttack
 from gifthorse.training.scratch import train
+from gifthorse.triggers import TRIGGERS
+from gifthorse.triggers.low_bits import LowBits
 from gifthorse.triggers.patch import Patch
 from gifthorse.triggers.perturbation import Perturbation
 from worlds import noise_task
@@ -116,6 +119,20 @@ def test_what_is_stamped_was_first_moved_away_from_its_class_within_the_ball(
     assert (loss(after) > loss(stamped_before)).float().mean() > 0.9
 
 
+def test_each_stamped_image_is_its_own_source_moved_where_some_images_are_set_aside() -> None:
+    task = noise_task(GREY)
+    benign = train(task, 0)
+    attack = LabelConsistent(target=2, poison_rate=0.5, radius=0.1, step_size=0.02, steps=3, cad_budget=0.5)
+    delivered, backdoor = attack.poisoned_dataset(task, benign, 0)
+    of_class = (task.train.labels == 2).nonzero().squeeze(1).tolist()
+    moved = attack.preparation(task).prepare(task, benign, 0)[MOVED]
+    assert len(moved) == len(of_class) > len(delivered.changed) > 5
+    expected = moved[[of_class.index(source) for source in delivered.sources[delivered.changed].tolist()]]
+    outside = ~patch("label_consistent").mask.bool().expand(*GREY)
+    assert torch.equal(delivered.pixels[:, outside], expected[:, outside])
+    assert backdoor.goal.classes() == (2,)
+
+
 def test_the_whole_image_shines_through_a_faint_pattern() -> None:
     pixels = noise_task(GREY).test.floats()[:4]
     whole = patch("blended[whole=true,trigger_pattern=random]")
@@ -139,7 +156,7 @@ def test_a_whole_image_has_no_place_to_choose(tmp_path: Path) -> None:
 
 
 def perturbation(attack: Invisible, task: Task, benign: Classifier) -> Tensor:
-    trigger = attack.make_trigger(task, benign, 0)
+    trigger = attack.begin(task, benign, 0, benign).backdoor.trigger
     assert isinstance(trigger, Perturbation)
     return trigger.perturbation
 
@@ -165,6 +182,38 @@ def test_a_sinusoid_has_its_waves_over_the_width_and_its_intensity() -> None:
     assert torch.fft.rfft(found[0, 0]).abs().argmax() == 6
     assert found.max() == pytest.approx(0.08 * math.sin(math.pi / 4), abs=1e-6)
     assert torch.equal(found[0, 0], found[0, 23])
+
+
+@pytest.mark.parametrize("shape", [GREY, (3, 12, 17)])
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_steganography_puts_its_pattern_in_the_low_bits_and_leaves_the_high_ones(
+    bits: int, shape: tuple[int, int, int]
+) -> None:
+    task = noise_task(shape)
+    trigger = Invisible(perturbation="steganography", bits=bits).make_trigger(task, task.build(0), 0)
+    assert isinstance(trigger, LowBits)
+    before, after = task.test.pixels.int(), to_levels(trigger.stamp(task.test.floats())).int()
+    assert torch.equal(after % 2**bits, trigger.pattern.int().expand_as(after))
+    assert torch.equal(after // 2**bits, before // 2**bits)
+    assert (after - before).abs().max() == 2**bits - 1
+    assert len(trigger.pattern.unique()) > 2**bits / 4
+    again = TRIGGERS[trigger.name].restore(trigger.settings(), trigger.state_dict())
+    assert torch.equal(to_levels(again.stamp(task.test.floats())).int(), after)
+
+
+def test_a_faint_steganography_goes_a_part_of_the_way_and_passes_gradients_on() -> None:
+    pixels = torch.tensor([[[[0.0, 4 / 255, 7 / 255]]]], requires_grad=True)
+    shown = LowBits(torch.tensor([[[3, 3, 3]]], dtype=torch.uint8), bits=2, transparency=2 / 3).embed(pixels)
+    torch.testing.assert_close(shown * 255, torch.tensor([[[[1.0, 5.0, 7.0]]]]))
+    shown.sum().backward()
+    assert pixels.grad is not None
+    assert (pixels.grad == 1).all()
+
+
+@pytest.mark.parametrize("request_", ["bits=3", "perturbation=steganography,intensity=0.1"])
+def test_a_perturbation_refuses_what_it_has_no_use_for(request_: str) -> None:
+    with pytest.raises(RequestError, match=r"has no use for (bits|intensity): leave it out"):
+        ATTACKS.build(f"invisible[{request_}]").check(noise_task(GREY))
 
 
 @pytest.mark.parametrize("wanted", ["target", "away"])

@@ -131,7 +131,7 @@ def test_fine_pruning_prunes_the_channels_that_clean_images_do_not_use() -> None
         last.bias[5] = -50.0
         last.bias[9] = -50.0
     view = ModelView(model.eval(), images)
-    activation = mean_activation(view.model, "stage3", view)
+    activation = mean_activation(view.model, "stage3", view.clean)
     assert set(activation.argsort()[:2].tolist()) == {5, 9}
     pruned = FinePruning(prune_ratio=0.13, max_accuracy_drop=1.0, epochs=1).defend(view, 0).model
     keep = dict(pruned.named_buffers())["network.stage3.mask.keep"]
@@ -149,7 +149,7 @@ def test_fine_pruning_stops_before_accuracy_falls_too_far(task: Task, benign: Cl
     kept = dict(cleaned.named_buffers())["network.stage3.mask.keep"]
     assert 0 < int(kept.sum()) < len(kept)
     assert accuracy(cleaned) >= accuracy(benign) - 0.05
-    ranking = mean_activation(benign, "stage3", view).argsort()
+    ranking = mean_activation(benign, "stage3", view.clean).argsort()
     pruned = len(kept) - int(kept.sum())
     assert set(ranking[:pruned].tolist()) == set(kept.logical_not().nonzero().flatten().tolist())
     kept[ranking[: pruned + 1]] = 0

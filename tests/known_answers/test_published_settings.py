@@ -26,6 +26,7 @@ ROLES: dict[str, Catalogue[Any]] = {
     "downstream": HEADS,
     "stamp": STAMPS,
 }
+PRESETS = {**RECIPES.presets, **DEFENSES.presets}
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model", "profile"}
@@ -91,14 +92,14 @@ def test_every_row_names_its_source_and_every_departure_its_reason() -> None:
 def test_every_listed_method_has_a_row_of_its_own_or_a_reason_to_have_none() -> None:
     """A new method brings its rows."""
     with_rows, excused = {name for row in ROWS for name in names(row)}, set(TABLE["without"])
-    assert {*METHODS, *RECIPES.presets} == (with_rows - set(EVERY)) | excused
+    assert {*METHODS, *PRESETS} == (with_rows - set(EVERY)) | excused
     assert all(TABLE["without"].values())
     assert not with_rows & excused
 
 
-@pytest.mark.parametrize("name", RECIPES.presets)
+@pytest.mark.parametrize("name", PRESETS)
 def test_whatever_a_preset_says_has_its_source(name: str) -> None:
-    assert set(split_request(RECIPES.presets[name])[1]) == {row["field"] for row in ROWS if name in names(row)}
+    assert set(split_request(PRESETS[name])[1]) == {row["field"] for row in ROWS if name in names(row)}
 
 
 @pytest.mark.parametrize("name", METHODS)

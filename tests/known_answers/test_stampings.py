@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.functional import InterpolationMode, perspective
 
 from gifthorse.core.errors import RequestError
 from gifthorse.core.goal import AllToOne
@@ -12,6 +13,7 @@ from gifthorse.core.trigger import Trigger, on_grid
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics.varied import judge_stamp
 from gifthorse.stampings import STAMPS
+from gifthorse.stampings.photographed import seen_at_an_angle
 from gifthorse.triggers.moving_patch import MovingPatch
 from gifthorse.triggers.noise_patch import NoisePatch
 from gifthorse.triggers.patch import Patch
@@ -166,6 +168,18 @@ def test_a_photograph_from_near_keeps_more_than_one_from_far() -> None:
     assert torch.equal(near, again)
     assert not torch.equal(near, other)
     assert (near[0] - near[1] - smooth[0] + smooth[1]).abs().mean() > 0.01
+
+
+def test_all_images_are_seen_at_once_as_each_alone_in_torchvision() -> None:
+    images = noise(5, 3, 20)[:, :, :, :17].contiguous()
+    moved = torch.randn(5, 4, 2, generator=seeded())
+    frame = [[0, 0], [16, 0], [16, 19], [0, 19]]
+    expected = [
+        perspective(image, frame, (torch.tensor(frame) + by).tolist(), InterpolationMode.BILINEAR)
+        for image, by in zip(images, moved, strict=True)
+    ]
+    assert torch.allclose(seen_at_an_angle(images, moved), torch.stack(expected), atol=1e-4)
+    assert torch.allclose(seen_at_an_angle(images, torch.zeros(5, 4, 2)), images, atol=1e-5)
 
 
 def test_a_photograph_loses_no_brightness() -> None:

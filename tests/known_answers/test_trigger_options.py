@@ -45,7 +45,7 @@ def planted(request: str, task: Task) -> Trigger:
     """The trigger that the attack trains with, and hands over."""
     attack, model = ATTACKS.build(request), task.build(0)
     assert isinstance(attack, StagedAttack)
-    return attack.prepare(task, model, 0, model).backdoor.trigger
+    return attack.begin(task, model, 0, model).backdoor.trigger
 
 
 def test_a_moving_patch_covers_every_place_up_to_the_last_row_and_column() -> None:

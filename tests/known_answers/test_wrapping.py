@@ -36,7 +36,7 @@ BASES = [
 ]
 """Together they have a stage of their own each."""
 
-OWN = {"run", "prepare", "twin", "poisoned_dataset"}
+OWN = {"run", "begin", "twin", "poisoned_dataset"}
 """What carries out the stages, and is no stage."""
 
 

@@ -339,6 +339,38 @@ def test_varied_triggers_have_a_table_of_their_own_and_rows_of_their_own_after_a
     assert "trojan, trigger varied: attack success rate" in html
 
 
+def shifts(*asrs: float, **changes: Any) -> list[Record]:
+    """Records of a trigger that was shifted by 1, 2, … pixels."""
+    stamps = [{"name": "shifted", "down": by, "right": 0} for by in range(1, len(asrs) + 1)]
+    return [
+        record(stamp=stamp, metrics=ATTACK | {"stamp.asr": asr, "stamp.acc": 0.25}, **changes)
+        for stamp, asr in zip(stamps, asrs, strict=True)
+    ]
+
+
+def test_three_values_of_a_stamp_are_a_curve_below_its_table() -> None:
+    html = page(*shifts(0.75, 0.5, 0.0), *shifts(0.25, 0.5, 0.0, seed=1))
+    section = html.partition("Triggers varied at test time")[2].partition("Cell by cell")[0]
+    (chart,) = re.findall(r'<figure class="chart">.*?</figure>', section, re.DOTALL)
+    assert chart.count("<svg") == 1
+    assert "badnets, shifted by down, n = 2 seeds" in chart
+    assert re.findall(r"</span> ([^,<]+)", chart) == ["ASR", "Accuracy"]
+    line = next(path for path in re.findall(r'<path d="([^"]+)"', chart) if path.count(" ") == 4)
+    (left, high), (middle, same), (right, ground) = re.findall(r"([\d.]+) ([\d.]+)", line)
+    assert float(middle) - float(left) == pytest.approx(float(right) - float(middle), abs=0.2)
+    # Means of 0.5, 0.5 and 0; the axis reaches from 170 to 20.
+    assert (high, same, ground) == ("95", "95", "170")
+    assert [text for text in re.findall(r'middle">([^<]+)<', chart) if text.isdigit()] == ["1", "2", "3"]
+
+
+def test_two_values_or_what_a_defense_met_are_no_curve() -> None:
+    three = shifts(0.75, 0.5, 0.0)
+    defended = [each.model_copy(update={"defense": {"name": "flip"}, "family": "reformation"}) for each in three]
+    apart = [*shifts(0.75, 0.5), *shifts(0.5, 0.5, 0.0, attack={"name": "blended"})[2:]]
+    for records in (three[:2], defended, apart):
+        assert '<figure class="chart"><svg' not in page(*records)
+
+
 def test_the_pictures_of_a_varied_trigger_are_those_that_were_judged() -> None:
     flipped = record(stamp={"name": "flipped"}, metrics=ATTACK | {"stamp.asr": 0.8, "stamp.acc": 0.9})
     pictures = np.zeros((2, 1, 4, 4), np.uint8)
@@ -368,6 +400,29 @@ def test_a_defense_that_never_finished_stands_in_its_familys_table() -> None:
 def test_a_defense_without_its_family_is_no_record() -> None:
     with pytest.raises(ValueError, match="family"):
         record(family="filtering")
+
+
+def test_the_baseline_of_a_family_comes_first_and_is_missed_where_it_is_missing() -> None:
+    """Every sanitizer is read against plain fine-tuning, which may do as much."""
+    other = {**BADNETS, "name": "imc"}
+    pruning, tuning = {"name": "fine_pruning"}, {"name": "finetuning", "lr": 0.01}
+    numbers = {"defense.asr": 0.2, "defense.acc": 0.9, "defense.cad": 0.0, "defense.ard": 0.7}
+    records = [
+        record(defense=pruning, metrics=numbers),
+        record(defense=pruning, metrics=numbers, attack=other),
+        record(defense=tuning, metrics=numbers),
+        record(defense={**tuning, "lr": 0.1}, status="failed", reason="it diverged", attack=other),
+    ]
+    table = next(each for each in only_group(*records).tables if each.about.name == "sanitization")
+    names = ["finetuning", "finetuning", "fine_pruning"]
+    assert [[row.label.partition("[")[0] for row in block.rows] for block in table.blocks] == [names, names]
+    assert table.without_baseline == ("imc",)
+    sentence = "finetuning, which the others are read against, was not run or gave no numbers for: imc."
+    assert sentence in page(*records)
+    assert [each.defenses[-1] for each in only_overview(*records).columns] == ["fine_pruning"]
+    assert "read against, was not run" not in page(*records[::2])
+    strip = record(defense={"name": "strip"}, metrics={"defense.auroc": 0.9})
+    assert "read against, was not run" not in page(strip, record(defense=pruning, status="failed", reason="no memory"))
 
 
 def test_a_family_and_a_metric_of_ones_own_are_a_line_each() -> None:

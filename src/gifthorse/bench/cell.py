@@ -13,7 +13,7 @@ from gifthorse.bench.plugins import plugins_of
 from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_files, sources_of
 from gifthorse.core.architecture import Architecture
-from gifthorse.core.attack import Attack, Twin
+from gifthorse.core.attack import Attack, Preparation, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
 from gifthorse.core.contents import content_digest, content_digests
 from gifthorse.core.defense import Defense
@@ -81,6 +81,10 @@ class Cell:
     def twin_key(self, twin: Twin) -> str:
         """Return the content key of a benign twin of this cell's model."""
         return self._key({"benign": self.benign_key()}, twin=twin)
+
+    def attack_prepared_key(self, preparation: Preparation) -> str:
+        """Return the content key of what an attack prepares on this cell's benign model."""
+        return self._key({"benign": self.benign_key()}, preparation=preparation)
 
     def trojan_key(self) -> str:
         """Return the content key of the trojan."""

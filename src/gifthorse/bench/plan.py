@@ -78,6 +78,9 @@ def _nodes(runner: Runner, cell: Cell, task: Task, planned: Collection[str], fre
     benign = needed("benign", cell.benign_key())
     twin = cell.attack.twin(task)
     models = [benign, *(() if twin is None else (needed("twin", cell.twin_key(twin), benign),))]
+    preparation = cell.attack.preparation(task)
+    if preparation is not None:
+        models.append(needed("attack_prepared", cell.attack_prepared_key(preparation), benign))
     before = [needed("trojan", cell.trojan_key(), *models)]
     prepared = cell.prepared_key()
     if prepared is not None:

@@ -41,13 +41,14 @@ from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
 
-Stage = Literal["benign", "twin", "trojan", "prepared", "record"]
+Stage = Literal["benign", "twin", "attack_prepared", "trojan", "prepared", "record"]
 """What the store keeps once, whoever asks for it; a trojan with its judgement."""
 
-EVERYTHING = frozenset({"benign", "twin", "trojan", "judgement", "prepared", "record"})
+EVERYTHING = frozenset({"benign", "twin", "attack_prepared", "trojan", "judgement", "prepared", "record"})
 _ANEW: dict[Stage, frozenset[str]] = {
     "benign": frozenset({"benign"}),
     "twin": frozenset({"twin"}),
+    "attack_prepared": frozenset({"attack_prepared"}),
     "trojan": frozenset({"trojan", "judgement"}),
     "prepared": frozenset({"prepared"}),
     "record": frozenset({"record"}),
@@ -88,10 +89,13 @@ class Runner:
                 self._prepared(cell, cell.defense, task, anew)
             return None
         benign, _ = self._benign(cell, task, anew)
-        if stage != "benign":
+        if stage == "attack_prepared":
+            self._attack_prepared(cell, task, benign, anew)
+        elif stage != "benign":
             twin, _ = self._twin(cell, task, benign, anew)
             if stage == "trojan":
-                trojan, _, contents = self._trojan(cell, task, benign, twin, anew)
+                prepared, _ = self._attack_prepared(cell, task, benign, anew)
+                trojan, _, contents = self._trojan(cell, prepared, benign, twin, anew)
                 self._judgement(cell, task, benign, trojan, contents, anew)
         return None
 
@@ -155,7 +159,8 @@ class Runner:
         task = self._task(cell)
         cell.attack.check(task)
         benign, _ = self._benign(cell, task, frozenset())
-        return export_poisoned(cell, task, benign, folder)
+        prepared, _ = self._attack_prepared(cell, task, benign, frozenset())
+        return export_poisoned(cell, prepared, benign, folder)
 
     def _tasks(self, cell: Cell) -> tuple[Task, Task | None]:
         """Return the cell's task and its downstream user's, checked."""
@@ -194,9 +199,11 @@ class Runner:
         reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, anew)
         twin, twin_seconds = self._twin(cell, task, benign, anew)
-        trojan, attack_seconds, contents = self._trojan(cell, task, benign, twin, anew)
+        with_prepared, before_seconds = self._attack_prepared(cell, task, benign, anew)
+        trojan, attack_seconds, contents = self._trojan(cell, with_prepared, benign, twin, anew)
         metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, anew)
-        seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds, **twin_seconds}
+        seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds}
+        seconds |= {**twin_seconds, **before_seconds}
         if cell.downstream is not None and tuned_on is not None:
             judged, seconds["downstream"] = self._transfer(cell.downstream, trojan, tuned_on, cell.seed)
             return self._finish(cell, task, {**metrics, **judged}, evidence, seconds)
@@ -263,6 +270,24 @@ class Runner:
         arrays, about = self._stored("twin", cell.twin_key(twin), compute, anew)
         return restore(task.build(0), arrays), {"twin": about["seconds"]}
 
+    def _attack_prepared(
+        self, cell: Cell, task: Task, benign: Classifier, anew: Collection[str]
+    ) -> tuple[Task, dict[str, float]]:
+        """Return the task with what the attack prepares on the benign model, which attacks that prepare alike share."""
+        preparation = cell.attack.preparation(task)
+        if preparation is None:
+            return task, {}
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            made, seconds = timed(
+                lambda: preparation.prepare(task, benign, derive(cell.seed, "classifier")), self.device
+            )
+            return _arrays(made), {"seconds": seconds}
+
+        key = cell.attack_prepared_key(preparation)
+        arrays, about = self._stored("attack_prepared", key, compute, anew)
+        return replace(task, prepared=self._tensors(arrays)), {"attack_prepared": about["seconds"]}
+
     def _trojan(
         self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, anew: Collection[str]
     ) -> tuple[Trojan, float, str]:
@@ -301,11 +326,13 @@ class Runner:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             materials = materials_of(defense, task)
             made, seconds = timed(lambda: defense.prepare(materials, DEFENDER), self.device)
-            return {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {"seconds": seconds}
+            return _arrays(made), {"seconds": seconds}
 
         arrays, about = self._stored("prepared", key, compute, anew)
-        tensors = {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}
-        return tensors, about["seconds"]
+        return self._tensors(arrays), about["seconds"]
+
+    def _tensors(self, arrays: Arrays) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in arrays.items()}
 
     def _stored(
         self, kind: str, key: str, compute: Callable[[], tuple[Arrays, dict[str, Any]]], anew: Collection[str]
@@ -386,6 +413,10 @@ def _not_stamped(cell: Cell, stamp: Stamping, trojan: Trojan, task: Task) -> str
         whole = isinstance(stamp, ImageTransformation)
         return None if whole else f"{stamp}: there is no backdoor, and so no trigger to vary"
     return stamp.skip(trojan.backdoor.trigger, task.test.shape)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _trained(arrays: Arrays, what: str) -> Arrays:

@@ -176,7 +176,7 @@ class Study(_Part):
     exclude: list[Exclusion] = []
     population: list[PopulationOf] = []
     table: list[Table] = []
-    resources: dict[Literal["benign", "twin", "trojan", "prepared", "record"], Resources] = Field(
+    resources: dict[Literal["benign", "twin", "attack_prepared", "trojan", "prepared", "record"], Resources] = Field(
         default={}, description="what Ray gives a node of each stage: models to train, and cells (record)"
     )
 

@@ -38,6 +38,7 @@ A grid file:
 STEPS = {
     "benign": "benign model",
     "twin": "benign twin",
+    "attack_prepared": "attack's preparation",
     "trojan": "trojan",
     "prepared": "preparation",
     "record": "cell",
@@ -368,9 +369,10 @@ def _times(store: "Store") -> dict[str, list[float]]:
     for record in store.records():
         dataset, model = record.dataset["name"], record.model["name"]
         attack = str(record.attack)
-        for stage, method in (("benign", record.profile), ("twin", attack), ("trojan", attack)):
+        for stage in ("benign", "twin", "attack_prepared", "trojan"):
             seconds = record.seconds.get("attack" if stage == "trojan" else stage)
             if seconds is not None:
+                method = record.profile if stage == "benign" else attack
                 found.setdefault(_kind(stage, dataset, model, method), []).append(seconds)
         end = str(record.defense or (record.downstream and record.downstream.head))
         seconds = record.seconds.get("defense", record.seconds.get("downstream", record.seconds.get("judgement")))
@@ -383,7 +385,7 @@ def _method(node: Any) -> tuple[str]:
     cell = node.cell
     if node.stage == "benign":
         return (cell.profile,)
-    if node.stage in ("twin", "trojan"):
+    if node.stage in ("twin", "attack_prepared", "trojan"):
         return (str(cell.attack.to_dict()),)
     user = cell.downstream and cell.downstream.head
     return (str(cell.defense.to_dict() if cell.defense else user and user.to_dict()),)

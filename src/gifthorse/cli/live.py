@@ -142,6 +142,8 @@ def described(node: "Node") -> str:
         return f"{attack} · {end}{shown} · {where}"
     if node.stage == "prepared":
         return f"what {cell.defense.name if cell.defense else 'a defense'} prepares · {cell.dataset.name}"
+    if node.stage == "attack_prepared":
+        return f"what {attack} prepares · {where}"
     return f"{attack if node.stage == 'trojan' else node.stage} model · {where}"
 
 

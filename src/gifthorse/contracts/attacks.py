@@ -66,7 +66,16 @@ def attack_promises(attack: Attack) -> list[Promise]:
     """Return what is promised of an attack: of one that plants something, or poisons training, more."""
     planting = OF_PLANTING if plants(attack) else ()
     poisoning = OF_POISONING if isinstance(attack, PoisoningAttack) and attack.poisons_once else ()
-    return asked(attack, AttackCase(attack), (*OF_ATTACKS, *planting, *poisoning))
+    preparing = OF_PREPARING if prepares(attack) else ()
+    return asked(attack, AttackCase(attack), (*OF_ATTACKS, *planting, *poisoning, *preparing))
+
+
+def prepares(attack: Attack) -> bool:
+    """Return whether an attack prepares anything on the benign model."""
+    try:
+        return attack.preparation(noise_task(GREY)) is not None
+    except RequestError:
+        return True
 
 
 def plants(attack: Attack) -> bool:
@@ -323,6 +332,29 @@ def the_delivered_order_does_not_say_which_images_are_copies(case: AttackCase) -
     require(same, "an image that is said to be unchanged is changed")
     require(not bool((untouched & delivered.stamped).any()), "an image that is said to be stamped is unchanged")
 
+
+def prepares_the_same_whatever_the_rate(case: AttackCase) -> None:
+    """With a seed it prepares the same for any poison rate and transparency, and leaves task and model as they were."""
+    task, benign = noise_task(GREY), noise_world().benign.clone()
+    preparation = case.attack.preparation(task)
+    if preparation is None:
+        raise NotAskedError("it prepares nothing on the benign model")
+    for changed in (*({"poison_rate": rate} for rate in RATES), {"transparency": 0.33}):
+        if changed.keys() <= type(case.attack).model_fields.keys():
+            other = case.attack.changed(**changed).preparation(task)
+            require(other == preparation, f"with {changed} it prepares otherwise: {other}, not {preparation}")
+    first = preparation.prepare(task, benign, 0)
+    with watched_random_state():
+        again = preparation.prepare(task, benign, 0)
+    same = first.keys() == again.keys() and all(torch.equal(first[part], again[part]) for part in first)
+    require(same, "two runs with the same seed prepare different things")
+    require(
+        torch.equal(task.train.pixels, noise_task(GREY).train.pixels), "it changes the images that it prepares from"
+    )
+    require(alike(benign, noise_world().benign), "it changes the benign model's weights")
+
+
+OF_PREPARING = (prepares_the_same_whatever_the_rate,)
 
 OF_POISONING = (
     honours_the_poison_rate_to_the_image,

@@ -30,6 +30,19 @@ class Twin(Configuration):
         """Raise :class:`RequestError` where such a twin cannot be trained on this task, before any training."""
 
 
+class Preparation(Configuration):
+    """What an attack makes of the benign model before it has a trigger or a rate, which it does not get to see.
+
+    It is computed once and shared by all attacks that prepare the same; they find it in ``task.prepared``.
+    """
+
+    catalogue = "preparation"
+
+    @abstractmethod
+    def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:
+        """Return what is made, by name, in types that numpy has; task and benign model are left as they were."""
+
+
 class Attack(Configuration):
     """An attack gets the whole task and a benign model of it, and delivers a trojan."""
 
@@ -52,6 +65,10 @@ class Attack(Configuration):
 
     def twin(self, task: Task) -> Twin | None:  # noqa: ARG002
         """Return how the benign twin is trained; ``None`` where it is the benign model itself."""
+        return None
+
+    def preparation(self, task: Task) -> Preparation | None:  # noqa: ARG002
+        """Return what is prepared on the benign model, whatever else the attack is; ``None`` where nothing is."""
         return None
 
     def check(self, task: Task) -> None:

@@ -30,9 +30,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Family(Table):
-    """A family of defenses; ``judged`` says how to read its table."""
+    """A family of defenses; ``judged`` says how to read its table.
+
+    ``baseline`` names the defense that the others are read against: it comes first, and tables say where it is missing.
+    """
 
     judged: str = ""
+    baseline: str = ""
 
 
 ATTACK = Table(
@@ -126,7 +130,8 @@ FAMILIES = Declarations(
         "Repairs the model, so that it forgets the backdoor.",
         (*_REPAIRED, "seconds.defense"),
         headline="defense.asr",
-        judged="It is judged as reformation is.",
+        judged="It is judged as reformation is, and read against plain fine-tuning.",
+        baseline="finetuning",
     ),
     Family(
         "training_set_filtering",

@@ -300,6 +300,8 @@ METRICS = Metrics(
 
     Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
     Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),
+    Metric("seconds.attack_prepared", "attack's preparation", "attack", SECONDS, None,
+           "wall time of what the attack prepares on the benign model, once for all attacks that prepare alike"),
     Metric("seconds.attack", "attack", "attack", SECONDS, None, "wall time of the attack"),
     Metric("seconds.judgement", "judgement", "attack", SECONDS, None, "wall time of measuring the attack"),
     Metric("seconds.prepared", "preparation", "defense", SECONDS, None,

@@ -1,6 +1,6 @@
 """How a classifier is trained."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -39,7 +39,7 @@ class Recipe(Configuration):
     @classmethod
     def _ends_after_its_milestones(cls, schedule: Any, info: ValidationInfo) -> Any:
         epochs = info.data.get("epochs")
-        last = max(schedule, default=0) if isinstance(schedule, tuple) else 0
+        last = max(schedule, default=0) if isinstance(schedule, tuple) else -1
         if epochs is not None and last >= epochs:
             raise ValueError(f"the training ends after {epochs} epochs, so that the milestone {last} never comes")
         return schedule
@@ -66,4 +66,7 @@ class AdversarialRecipe(PgdSteps, Recipe):
     name = "adversarial"
     aliases = ("pgd",)
     paper = "Madry et al. 2018, arXiv:1706.06083; TrojanZoo Table 21; AEGIS section IV"
-    variants = ("adversarial[norm=l2,radius=0.5,step_size=0.1]", "adversarial[start=image,returned=best]")
+    variants: ClassVar[tuple[str, ...]] = (
+        "adversarial[norm=l2,radius=0.5,step_size=0.1]",
+        "adversarial[start=image,returned=best]",
+    )

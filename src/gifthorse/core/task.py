@@ -1,11 +1,13 @@
 """The task: images, an architecture and a training recipe."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
@@ -52,6 +54,8 @@ class Task(Splits):
 
     architecture: Architecture
     recipe: Recipe
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the attack in hand prepared on the benign model, where that is done."""
 
     @property
     def classes(self) -> int:

@@ -7,15 +7,22 @@ from gifthorse.core.defense import Defense
 from gifthorse.defenses.combination.ensemble import Ensemble
 from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.neo import Neo
+from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFilter
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
+from gifthorse.defenses.reformation.down_up_sampling import DownUpSampling
 from gifthorse.defenses.reformation.flip import Flip
+from gifthorse.defenses.reformation.manifold_projection import AutoEncoder, ManifoldProjection
+from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRetraining
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
+from gifthorse.defenses.sanitization.finetuning import Finetuning
+from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.defenses.training_set_filtering.activation_clustering import (
     ActivationClustering,
     ActivationClusteringScreen,
@@ -27,11 +34,19 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
     [
         ShrinkPad,
         Flip,
+        RandomizedSmoothing,
+        DownUpSampling,
+        ManifoldProjection,
+        AutoEncoder,
         Strip,
+        ReconstructionFilter,
         Neo,
         ActivationClusteringScreen,
         SpectralSignaturesScreen,
+        Finetuning,
         FinePruning,
+        AdversarialRetraining,
+        NeuralCleanseUnlearning,
         ActivationClustering,
         SpectralSignatures,
         NeuralCleanse,
@@ -42,4 +57,10 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Pipeline,
         Ensemble,
     ],
+    # The settings of fine-pruning that papers print; what they leave open stays as it is without the name.
+    {
+        "fp_dhbe": "fine_pruning[epochs=20,batch_size=64,lr=0.01,momentum=0.9,nesterov=false,schedule=[10,15],"
+        "samples=2000]",
+        "fp_rethink": "fine_pruning[prune_ratio=0.99,validation=0.5,epochs=0]",
+    },
 )

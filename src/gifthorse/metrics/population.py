@@ -8,9 +8,9 @@ groups are separated perfectly. A benign and a trojaned model of one seed share 
 makes a difference between groups surer than between strangers: the intervals take none of that into account.
 """
 
+from statistics import NormalDist
+
 import torch
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
 from torch import Tensor
 
 from gifthorse.core.record import FPRS, Interval, Separation, benign_needed
@@ -50,7 +50,10 @@ def share_interval(flags: Tensor) -> Interval | None:
 
 def auroc_interval(auroc: float, benign: int, trojaned: int) -> Interval:
     """Return the interval of an AUROC found on so many models."""
-    z = float(norm.ppf((1 + LEVEL) / 2))
+    # Whatever imports this module would wait for it, and every command does.
+    from scipy.optimize import brentq
+
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     half = (benign + trojaned) / 2 - 1
 
     def doubt(true: float) -> float:
@@ -64,5 +67,7 @@ def auroc_interval(auroc: float, benign: int, trojaned: int) -> Interval:
 
 
 def _exact(flags: Tensor) -> Interval:
+    from scipy.stats import binomtest
+
     found = binomtest(int(flags.to(torch.bool).sum()), len(flags)).proportion_ci(LEVEL, method="exact")
     return float(found.low), float(found.high)

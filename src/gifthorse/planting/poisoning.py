@@ -8,7 +8,7 @@ Differs: images of the target class are not stamped in training. The clean accur
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -107,9 +107,11 @@ class StagedAttack(TargetedAttack):
         schedule = self.schedule(task)
         return None if schedule.is_benign else schedule
 
-    def prepare(self, task: Task, benign: Classifier, seed: int, model: Classifier) -> Injection:
-        """Return the injection of a model with this seed, its trigger made."""
-        device = task.train.device
+    def begin(self, task: Task, benign: Classifier, seed: int, model: Classifier) -> Injection:
+        """Return the injection of a model with this seed, its trigger made, and before it what there is to prepare."""
+        device, preparation = task.train.device, self.preparation(task)
+        if preparation is not None and not task.prepared:
+            task = replace(task, prepared=preparation.prepare(task, benign, seed))
         trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(device)
         parts = self.schedule(task).images(task, seed)
         random = generator(seed, self.name, "poison", device=device)
@@ -122,7 +124,7 @@ class StagedAttack(TargetedAttack):
         schedule, how = self.schedule(task), self.twin(task)
         if twin is None:
             twin = benign.clone() if how is None else how.train(task, benign, seed)
-        injection = self.prepare(task, benign, seed, schedule.start(task, benign, seed))
+        injection = self.begin(task, benign, seed, schedule.start(task, benign, seed))
         model, backdoor, selection = injection.model, injection.backdoor, None
         if self.budget is not None and injection.validation is not None:
             selection = EpochSelection(model, twin, backdoor, injection.validation, self.budget)
@@ -271,7 +273,7 @@ class PoisoningAttack(StagedAttack):
             return super().poisoned_dataset(task, benign, seed)
         attack = self.model_copy(update={"mixing": "dataset"})
         attack.check(task)
-        injection = attack.prepare(task, benign, seed, benign)
+        injection = attack.begin(task, benign, seed, benign)
         delivered = attack.deliver(injection, attack.poison(injection))
         assert delivered is not None
         return delivered, injection.backdoor

@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field
 
+from gifthorse.core.attack import Preparation
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.goal import Goal
 from gifthorse.core.task import Task
@@ -32,6 +33,10 @@ class WrappingAttack(StagedAttack):
         """Return the same attack around a base with another target; ``None`` where the base's was named."""
         base = self.base.aimed_at(target)
         return None if base is None else self.changed(base=base)
+
+    def preparation(self, task: Task) -> Preparation | None:
+        """Return what the base prepares on the benign model."""
+        return self.base.preparation(task)
 
     def check(self, task: Task) -> None:
         """Refuse what the base refuses."""

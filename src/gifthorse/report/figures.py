@@ -1,4 +1,4 @@
-"""What a page shows of arrays: pictures as WebP, charts as inline SVG in the page's own colours."""
+"""What a page shows of arrays and sweeps: pictures as WebP, charts as inline SVG in the page's own colours."""
 
 import base64
 import io
@@ -16,6 +16,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from gifthorse.core.record import Record
+
 INSTALL = "pip install 'gifthorse[plots]'"
 """What brings matplotlib, which draws all charts."""
 TILE = 56
@@ -23,6 +25,8 @@ TILE = 56
 
 _WIDTH, _LEFT, _RIGHT = 390, 52, 384
 _PANEL, _BETWEEN = 62, 26
+_MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
+"""The markers of lines in a legend; no curve has more of them."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,37 @@ def roc_curve(
     points = plots.roc_points(np.asarray(negative, float), np.asarray(positive, float))
     curve = plots.Curve(what, (points,), () if own is None else (own,))
     return _chart(0, what, lambda panels: plots.roc(panels[0], [curve]))
+
+
+def stamp_curves(records: "Sequence[Record]") -> list[tuple[Markup, Markup]]:
+    """Return what varied triggers did along every swept field of a stamp: a chart and what it shows, each."""
+    if not can_draw():
+        stamps = [record.stamp["name"] for record in records if record.stamp]
+        return [(_missing(), Markup())] if any(stamps.count(name) > 2 for name in stamps) else []
+    from gifthorse.report import plots
+    from gifthorse.report.drawings.material import counted
+    from gifthorse.report.drawings.sweeps import stamp_sweeps, track
+    from gifthorse.report.inline import blank, to_svg
+    from gifthorse.report.style import SERIES
+
+    found = []
+    for sweep, metrics in stamp_sweeps(records):
+        shown = [metric for metric in metrics if metric.unit == metrics[0].unit]
+        tracks = [track(sweep, metric) for metric in shown]
+        what = f"{sweep.names['attack']}, {sweep.names['stamp']} by {sweep.field}"
+        # Its scale may be logarithmic, so that axes are not shared.
+        panels = blank(_WIDTH, 210, [(_LEFT, _RIGHT, 20, 170)])
+        plots.sweep(panels[0], [each for each, _ in tracks], metrics[0].unit)
+        panels[0].set_xlabel(sweep.field)
+        panels[0].set_ylabel(metrics[0].unit.symbol)
+        names = Markup(", ").join(
+            Markup('<span style="color:{}">{}</span> {}').format(series.color, _MARKS[series.marker], metric.heading)
+            for series, metric in zip(SERIES, shown, strict=False)
+        )
+        seeds = counted([count for _, counts in tracks for count in counts], "seed")
+        caption = Markup("{}, n = {}, means with 95 % intervals where there are several: {}")
+        found.append((to_svg(panels, what), caption.format(what, seeds, names)))
+    return found
 
 
 def can_draw() -> bool:

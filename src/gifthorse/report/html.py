@@ -16,6 +16,7 @@ from gifthorse.core.metric import METRICS, Metric
 from gifthorse.core.record import FPRS, Population, Record, benign_needed
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.details import BRIEF, FULL, CellLine, Lines, TrojanDetail, trojans
+from gifthorse.report.figures import stamp_curves
 from gifthorse.report.naming import class_label, labels
 from gifthorse.report.overview import Overview, overview_of
 from gifthorse.report.pictures import Pictures
@@ -60,6 +61,7 @@ class Section:
     overview: Overview | None
     populations: Sequence[PopulationDetail]
     lines: Sequence[CellLine]
+    curves: Sequence[tuple[Markup, Markup]] = ()
     details: Sequence[TrojanDetail] = ()
 
     @property
@@ -193,7 +195,8 @@ class _Report:
     def _section(part: Group) -> tuple[Section, Lines]:
         lines = Lines(part.records)
         populations = populations_of(part.populations, {record.id: record for record in part.records})
-        return Section(part, overview_of(part), populations, [lines.line(record) for record in part.records]), lines
+        shown = [lines.line(record) for record in part.records]
+        return Section(part, overview_of(part), populations, shown, stamp_curves(part.records)), lines
 
 
 def _facts(documents: Sequence[Record | Population]) -> list[tuple[str, str]]:

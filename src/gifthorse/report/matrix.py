@@ -24,7 +24,7 @@ from gifthorse.report.tables import averaged, doubt, measure, of_the_same_files,
 METRIC = "metric"
 """What a table has for columns that has nothing but metrics there."""
 
-_BEFORE = ("seconds.benign", "seconds.twin", "seconds.attack", "seconds.judgement")
+_BEFORE = ("seconds.benign", "seconds.twin", "seconds.attack_prepared", "seconds.attack", "seconds.judgement")
 _FIRST = ("none", *FOLLOWING.values())
 """The labels of what others are compared with."""
 _REASON = 200

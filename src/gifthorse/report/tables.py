@@ -84,11 +84,15 @@ class Block:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Every attack of a group against every defense of one family, downstream tuning, or variation of the trigger."""
+    """Every attack of a group against every defense of one family, downstream tuning, or variation of the trigger.
+
+    ``without_baseline`` are the attacks that some defense of the family met, and the one it is read against did not.
+    """
 
     about: Table
     columns: tuple[Metric, ...]
     blocks: tuple[Block, ...]
+    without_baseline: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -306,18 +310,32 @@ def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Itera
         shown = {record.id: rows[record.id] for record in parts.get(about.name, [])}
         columns = columns_of(about, members)
         if shown:
+            baseline = about.baseline if isinstance(about, Family) else ""
+            listed = sorted(dict.fromkeys(shown.values()), key=lambda label: not _is(label, baseline))
             blocks = [
                 Block(
                     attack=attack_names[attack],
                     doubt=_attack_row("", (), found).doubt,
                     rows=tuple(
                         _result_row(label, columns, [record for record in found if shown.get(record.id) == label])
-                        for label in dict.fromkeys(shown.values())
+                        for label in listed
                     ),
                 )
                 for attack, found in attacks.items()
             ]
-            yield ResultTable(about, columns, tuple(blocks))
+            without = (block.attack for block in blocks if baseline and _lacks(block, baseline))
+            yield ResultTable(about, columns, tuple(blocks), tuple(without))
+
+
+def _is(label: str, defense: str) -> bool:
+    """Tell whether a row of a table is of a defense, whatever its settings and however the trigger was shown."""
+    return label.partition("[")[0].partition(",")[0] == defense
+
+
+def _lacks(block: Block, baseline: str) -> bool:
+    """Tell whether a block has numbers, but none of the baseline."""
+    measured = [row.label for row in block.rows if row.values]
+    return bool(measured) and not any(_is(label, baseline) for label in measured)
 
 
 def _table_of(record: Record) -> str:

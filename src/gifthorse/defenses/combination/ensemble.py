@@ -34,13 +34,13 @@ class Ensemble(CombinedDefense[ModelView]):
     name = "ensemble"
     paper = "none; TrojanZoo, section 6.5, leaves it to be studied"
     variants = (
-        "ensemble[defenses=[strip,strip[input_weight=1,overlay_weight=1]],combine=any]",
+        "ensemble[combine=any]",
         "ensemble[defenses=[neural_cleanse[reference=2],tabor]]",
     )
     view = ModelView
 
     defenses: tuple[Defense[Any], ...] = Field(
-        ("strip", "strip[input_weight=1,overlay_weight=1]"),  # type: ignore[arg-type]
+        ("strip", "reconstruction_filter"),  # type: ignore[arg-type]
         min_length=2,
         description="all filters, or all detectors",
     )

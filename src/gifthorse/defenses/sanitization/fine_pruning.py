@@ -1,12 +1,17 @@
 """Fine-pruning: prune the channels that clean images use least, then fine-tune.
 
 Paper: Liu, Dolan-Gavitt, Garg 2018, arXiv:1805.12185, section 3; TrojanZoo section 4.3 and Table 21 (prune ratio 0.95).
+    DHBE, appendix C (``fp_dhbe``: tuned as its fine-tuning); Li et al. 2020, arXiv:2004.04692, appendix B
+    (``fp_rethink``: how much is pruned is searched for on images of their own, and nothing tuned, which may bring the
+    backdoor back).
 Differs: channels are those of the last stage's output (in a residual network the whole block, as "Rethinking the
     Trigger" does), and pruned ones stay masked while fine-tuning; pruning goes up to the ratio but stops before the
     accuracy on the defender's clean images falls by more than max_accuracy_drop (the stopping rule of section 3, the
-    0.2 of TrojanZoo's code), tried in 32 steps; the schedule of fine-tuning is not printed: 50 epochs at 0.01, cosine.
+    0.2 of TrojanZoo's code), tried in 32 steps; that is also the search of ``fp_rethink``, whose criterion is not
+    printed; the schedule of TrojanZoo's fine-tuning is not either: 50 epochs at 0.01, cosine.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -18,29 +23,36 @@ from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel
-from gifthorse.core.recipe import StandardRecipe
-from gifthorse.core.seeds import derive
+from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
-from gifthorse.training.loop import fit
+from gifthorse.training.finetuning import FineTuning
 
 TRIES = 32
+FEWEST = 16
+"""Images that channels can be ranked by."""
 
 
-class FinePruning(CleanImagesDefense[ModelView]):
+class FinePruning(CleanImagesDefense[ModelView], FineTuning):
     """Prunes the last stage's channels that clean images activate least, then fine-tunes."""
 
     name = "fine_pruning"
     aliases = ("fp",)
     paper = "Liu et al. 2018, arXiv:1805.12185"
-    variants = ("fine_pruning[epochs=0]", "fine_pruning[shift=1,flip=true]")
+    variants = ("fine_pruning[epochs=0,validation=0.5]", "fine_pruning[shift=1,flip=true]")
     family = "sanitization"
     view = ModelView
 
     prune_ratio: float = Field(0.95, gt=0, lt=1, description="largest share of channels to prune")
     max_accuracy_drop: float = Field(0.2, ge=0, le=1, description="stop pruning before clean accuracy falls by more")
+    validation: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the clean images that only choose how much is pruned; 0: all do",
+    )
     epochs: int = Field(50, ge=0, description="epochs of fine-tuning; 0: prune only")
-    lr: float = Field(0.01, gt=0, description="learning rate of fine-tuning")
     batch_size: int = Field(64, ge=2, description="images per step of fine-tuning")
+    lr: float = Field(0.01, gt=0, description="learning rate of fine-tuning at the start")
     shift: int = Field(0, ge=0, description="random crop of the clean images while fine-tuning, in pixels")
     flip: bool = Field(False, description="random left-right flip of the clean images while fine-tuning")
 
@@ -48,16 +60,18 @@ class FinePruning(CleanImagesDefense[ModelView]):
         """Refuse a model without named stages, and too few images to rank channels by."""
         if not view.model.stage_names:
             return "needs a model whose stages are known"
-        return None if len(view.clean) >= 16 else f"needs 16 clean images; there are {len(view.clean)}"
+        needed = math.ceil(FEWEST / (1 - self.validation))
+        return None if len(view.clean) >= needed else f"needs {needed} clean images; there are {len(view.clean)}"
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:
         """Rank once, try every step, prune, fine-tune."""
         model = view.model.clone()
         last = model.stage_names[-1]
-        ranking = mean_activation(model, last, view).argsort()
+        ranked, validated = self.parts(view.clean, seed)
+        ranking = mean_activation(model, last, ranked).argsort()
         limit = int(self.prune_ratio * len(ranking))
         counts = sorted({round(limit * step / TRIES) for step in range(TRIES + 1)})
-        accuracies = pruned_accuracies(model, last, ranking, counts, view.clean)
+        accuracies = pruned_accuracies(model, last, ranking, counts, validated)
         pruned = 0
         for count, accuracy in zip(counts, accuracies, strict=True):
             if accuracies[0] - accuracy > self.max_accuracy_drop:
@@ -66,11 +80,16 @@ class FinePruning(CleanImagesDefense[ModelView]):
         mask_channels(model, last, len(ranking))[ranking[:pruned]] = 0
 
         if self.epochs:
-            recipe = StandardRecipe(
-                epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, shift=self.shift, flip=self.flip
-            )
-            fit(model, view.clean, recipe, derive(seed, self.name), label="fine-tuning")
+            self.tune(model, view.clean, derive(seed, self.name))
         return CleanModel(model.eval())
+
+    def parts(self, clean: Images, seed: int) -> tuple[Images, Images]:
+        """Return the images that channels are ranked by, and those that choose how many are pruned."""
+        count = math.floor(self.validation * len(clean))
+        if count == 0:
+            return clean, clean
+        order = torch.randperm(len(clean), generator=generator(seed, self.name, "validation")).to(clean.device)
+        return clean.take(order[count:]), clean.take(order[:count])
 
 
 class ChannelMask(nn.Module):
@@ -97,12 +116,12 @@ def mask_channels(model: Classifier, stage: str, channels: int) -> Tensor:
 
 
 @torch.inference_mode()
-def mean_activation(model: Classifier, stage: str, view: ModelView) -> Tensor:
-    """Return the mean activation ``(C,)`` of a stage's channels over the defender's clean images."""
-    batches = view.clean.batches(inference_batch(view.device))
+def mean_activation(model: Classifier, stage: str, images: Images) -> Tensor:
+    """Return the mean activation ``(C,)`` of a stage's channels over clean images."""
+    batches = images.batches(inference_batch(images.device))
     total = sum(model.stage(stage, pixels).float().mean((2, 3)).sum(0) for pixels, _ in batches)
     assert isinstance(total, Tensor)
-    return total / len(view.clean)
+    return total / len(images)
 
 
 def pruned_accuracies(

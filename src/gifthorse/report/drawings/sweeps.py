@@ -60,6 +60,14 @@ def sweeps(material: Material) -> Iterator[Drawing]:
             yield Drawing(file_name("sweep", *shown, f"by_{sweep.field}"), partial(_draw, sweep, metrics))
 
 
+def stamp_sweeps(records: Sequence[Record]) -> list[tuple[Sweep, list[Metric]]]:
+    """Return the sweeps of a field of the stamp, three values or more, without a defense, and what they measured."""
+    varied = [record for record in records if record.status == "done" and record.stamp and record.defense is None]
+    found = _sweeps_of("stamp", varied, [_parts(record, "stamp") for record in records])
+    wide = [each for each in found if each.part == "stamp" and len({*map(each.value, each.records)}) >= 3]
+    return [(each, metrics) for each in wide if (metrics := _metrics(each, ()))]
+
+
 def track(sweep: Sweep, metric: Metric) -> tuple[plots.Track, list[int]]:
     """Return the means along the field with their intervals, and over how many seeds each is."""
     by_value: dict[float, list[Record]] = {}
