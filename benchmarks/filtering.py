@@ -72,7 +72,7 @@ def _neo(label: str, model: Classifier, clean: Tensor, inputs: Tensor, settings:
 
     floor = paired(lambda: search.find(inputs), passes, 3)
     few = inputs[:: len(inputs) // 4]
-    alone = paired(lambda: search.find(few), lambda: _one_at_a_time(search, model, few), 3)
+    alone = paired(lambda: search.find(few), lambda: _one_at_a_time(search, model, clean, few), 3)
     each = floor.ours / len(inputs) * 1e3
     how = f"{len(inputs)} inputs, {counting.images} images in passes, {each:.1f} ms an input"
     plain = f"{len(few)} inputs: {alone.ours:.2f} s and {alone.plain:.2f} s"
@@ -82,7 +82,7 @@ def _neo(label: str, model: Classifier, clean: Tensor, inputs: Tensor, settings:
     ]
 
 
-def _one_at_a_time(search: Search, model: Classifier, pixels: Tensor) -> None:
+def _one_at_a_time(search: Search, model: Classifier, clean_images: Tensor, pixels: Tensor) -> None:
     """A pass for every position, and two for every clean image that a hidden part is pasted on, as TrojanZoo's code."""
     from sklearn.cluster import KMeans
 
@@ -98,7 +98,7 @@ def _one_at_a_time(search: Search, model: Classifier, pixels: Tensor) -> None:
                 blocked[part] = colour.view(1, -1, 1, 1)
                 if int(model(blocked).argmax()) == label:
                     continue
-                for clean in search.clean.split(1):
+                for clean in clean_images.split(1):
                     pasted = clean.clone()
                     pasted[part] = one[part]
                     _ = int(model(pasted).argmax()) != int(model(clean).argmax())

@@ -82,11 +82,29 @@ def of_other_sources(record: Record, task: Task) -> int:
     return int((unwanted != task.test.labels).sum())
 
 
+def delivered_clean(record: Record, task: Task) -> int:
+    return len(task.train)
+
+
+def delivered_stamped(record: Record, task: Task) -> int:
+    """Copies that are added, so that the poison rate is their share of all."""
+    rate = record.attack.get("poison_rate", 0.0)
+    return round(rate / (1 - rate) * len(task.train))
+
+
+def delivered(record: Record, task: Task) -> int:
+    return delivered_clean(record, task) + delivered_stamped(record, task)
+
+
 def screened_clean(record: Record, task: Task) -> int:
+    if record.family == "training_set_filtering":
+        return delivered_clean(record, task)
     return min(SCREENED, len(task.test))
 
 
 def screened_stamped(record: Record, task: Task) -> int:
+    if record.family == "training_set_filtering":
+        return delivered_stamped(record, task)
     return min(SCREENED, stamped(record, task))
 
 
@@ -139,13 +157,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr"], screened_stamped),
     **dict.fromkeys(["defense.f1", "defense.accuracy", "defense.auroc"], screened),
     "defense.precision": flagged,
+    "defense.removed": delivered,
     "defense.held_out_asr": held_out,
 }
 """Of how many samples each metric is, worked out from the request and the images."""
 OTHER_RULES = {
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
-    "defense.removed": "no listed defense looks at the training set: tests/known_answers/test_outcomes.py",
 }
 
 
@@ -188,9 +206,15 @@ def check_command(record: Record, runner: Runner) -> None:
     assert runner.reading(again).identity() == record.id
 
 
+def against(request: str) -> str:
+    """An attack that delivers what the defense looks at."""
+    looks_at_training_set = "train" in DEFENSES.build(request).sees().holds
+    return "badnets[mixing=dataset]" if looks_at_training_set else "badnets"
+
+
 @pytest.mark.parametrize(
     ("attack", "defense"),
-    [*(("none", name) for name in DEFENSES), *(("badnets", request) for request in requests(DEFENSES))],
+    [*(("none", name) for name in DEFENSES), *((against(request), request) for request in requests(DEFENSES))],
 )
 def test_what_is_said_of_a_defense_is_declared_and_in_its_range(attack: str, defense: str, runner: Runner) -> None:
     cell = resolve(dataset="digits", attack=attack, defense=defense, profile="smoke")
