@@ -88,7 +88,7 @@ def delivered_clean(record: Record, task: Task) -> int:
 
 def delivered_stamped(record: Record, task: Task) -> int:
     """Copies that are added, so that the poison rate is their share of all."""
-    rate = record.attack.get("poison_rate", 0.0)
+    rate = float(record.attack.get("poison_rate", 0.0))
     return round(rate / (1 - rate) * len(task.train))
 
 
