@@ -101,7 +101,10 @@ def test_every_defense_has_the_metric_of_its_family_and_the_attack_its_success()
 
 
 def test_each_family_has_a_headline_among_its_columns() -> None:
+    """But that of combined defenses, whose results stand in the tables of others."""
     for family in FAMILIES.values():
+        if family.name == "combination":
+            continue
         assert family.headline in family.columns
         assert family.headline in METRICS
 

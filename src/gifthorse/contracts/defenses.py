@@ -111,6 +111,7 @@ def is_of_a_declared_family_and_view(case: DefenseCase) -> None:
     defense = case.defense
     family = defense.judged_as()
     require(family in FAMILIES, f"no family is called '{family}'; there are {', '.join(FAMILIES)}")
+    require(bool(FAMILIES[family].columns), f"the family '{family}' has no table that its results could stand in")
     outcome = outcome_of(type(defense))
     try:
         builder_of(defense.sees())
