@@ -67,6 +67,26 @@ def test_a_flagged_input_is_answered_without_what_was_found_and_others_as_before
     torch.testing.assert_close(predict(screen.model, images), predict(view.model, images))
 
 
+def test_inputs_that_were_scored_are_not_searched_again_to_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, images = rows_and_a_square()
+    screen, searched = Neo(blocker_size=2).defend(view, 0), list[int]()
+    search, shown = search_of(screen), torch.cat([images.floats(), stamped(images)])
+    find = search._find
+
+    def counted(rows: Tensor) -> Found:
+        searched.append(len(rows))
+        return find(rows)
+
+    monkeypatch.setattr(search, "_find", counted)
+    screen.score(shown)
+    answers = predict(search, shown)
+    assert sum(searched) == len(shown)
+    torch.testing.assert_close(predict(search, shown[40:90]), answers[40:90])
+    assert sum(searched) == len(shown)
+    torch.testing.assert_close(predict(search, shown.flip(0)).flip(0), answers)
+    assert sum(searched) == 2 * len(shown)
+
+
 def undecided(shape: tuple[int, int, int], clean: int) -> ModelView:
     """Noise, and a model whose labels a few pixels may change: its classes have the same mean weight."""
     weight = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))

@@ -79,7 +79,7 @@ class Neo(CleanImagesDefense[ModelView]):
         if threshold is None:
             others = to_floats(view.clean.pixels[order[self.confirmations :]])
             threshold = float(search.find(others).share.quantile(1 - self.fpr, interpolation="higher"))
-            search.threshold = threshold
+            search.flag_above(threshold)
         return InputScreen(lambda pixels: search.find(pixels).share, threshold, model=search)
 
 
@@ -104,7 +104,12 @@ class Search(nn.Module):
             order = torch.randperm(len(every), generator=generator(seed, "neo", "positions"))
             every = every[order[: settings.positions].sort().values]
         self.places = every.to(self.device)
+        self.searched, self.found = _rows(clean[:0]), Found(*torch.zeros(3, 0))
         self.known = torch.tensor(settings.known, dtype=torch.long, device=self.device).view(-1, 2)
+
+    def flag_above(self, threshold: float) -> None:
+        """Set the threshold, on which it depends where the search of an input ends."""
+        self.threshold, self.searched = threshold, self.searched[:0]
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:
@@ -115,10 +120,21 @@ class Search(nn.Module):
 
     @torch.inference_mode()
     def find(self, pixels: Tensor) -> Found:
-        """Return what was found of inputs ``(N, C, H, W)``, a few at a time."""
-        parts = pixels.to(self.device).split(inference_batch(self.device))
-        found = [self._find(_rows(part)) for part in track(parts, "neo", len(parts))]
-        return Found(*map(torch.cat, zip(*found, strict=True)))
+        """Return what was found of inputs ``(N, C, H, W)``, a few at a time.
+
+        Whoever scores inputs may want them answered as well: those of the last call, or some in a row, are not searched
+        again.
+        """
+        rows = _rows(pixels.to(self.device))
+        if len(rows):
+            start = int((self.searched == rows[0]).all(1).int().argmax()) if len(self.searched) else 0
+            those = slice(start, start + len(rows))
+            if torch.equal(self.searched[those], rows):
+                return Found(*(part[those] for part in self.found))
+        parts = rows.split(inference_batch(self.device))
+        found = [self._find(part) for part in track(parts, "neo", len(parts))]
+        self.searched, self.found = rows, Found(*map(torch.cat, zip(*found, strict=True)))
+        return self.found
 
     def respond(self, rows: Tensor) -> Tensor:
         """Return the logits ``(N, K)`` of images."""
