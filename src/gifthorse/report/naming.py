@@ -18,12 +18,16 @@ def key(configuration: Any) -> str:
 def labels(configurations: Iterable[Fields], always: Collection[str] = ()) -> dict[str, str]:
     """Return a label by :func:`key`: the name, fields in which namesakes differ, and those in ``always`` unless null.
 
+    What is made of a list of others shows them.
+
     >>> one, two = {"name": "strip", "fpr": 0.05, "clip": True}, {"name": "strip", "fpr": 0.01, "clip": True}
     >>> sorted(labels([one, two, {"name": "none"}]).values())
     ['none', 'strip[fpr=0.01]', 'strip[fpr=0.05]']
     >>> around = [{"name": "enhanced", "base": {"name": name, "poison_rate": 0.1}} for name in ("badnets", "blended")]
     >>> sorted(labels(around).values())
     ['enhanced[base=badnets]', 'enhanced[base=blended]']
+    >>> list(labels([{"name": "pipeline", "defenses": [{"name": "flip"}, one]}]).values())
+    ['pipeline[defenses=[flip,strip]]']
     """
     return {identity: bracket(fields) for identity, fields in _shortest(configurations, always).items()}
 
@@ -40,18 +44,30 @@ def _shortest(configurations: Iterable[Fields], always: Collection[str] = ()) ->
     within: dict[tuple[str, str], list[Fields]] = {}
     for configuration in distinct.values():
         for field, value in configuration.items():
-            if isinstance(value, Mapping) and "name" in value:
-                within.setdefault((name_of(configuration), field), []).append(value)
-    inner = {place: _shortest(values) for place, values in within.items()}
+            within.setdefault((name_of(configuration), field), []).extend(_named(value))
+    inner = {place: _shortest(values) for place, values in within.items() if values}
     found = {}
     for identity, configuration in distinct.items():
         name = name_of(configuration)
         found[identity] = {"name": name} | {
-            field: value if field in always else inner.get((name, field), {}).get(key(value), value)
+            field: value if field in always else _told(value, inner.get((name, field), {}))
             for field, value in configuration.items()
-            if (field in always and value is not None) or sharing[name, field, key(value)] < namesakes[name]
+            if (field in always and value is not None)
+            or sharing[name, field, key(value)] < namesakes[name]
+            or (isinstance(value, list) and _named(value))
         }
     return found
+
+
+def _named(value: Any) -> list[Fields]:
+    """Return the configurations that a field holds: itself, a list of some, or none."""
+    parts = value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, Mapping) and "name" in part]
+
+
+def _told(value: Any, shortest: Mapping[str, Fields]) -> Any:
+    """Return the value with the configurations that it holds as short as ``shortest`` has them, by :func:`key`."""
+    return [_told(part, shortest) for part in value] if isinstance(value, list) else shortest.get(key(value), value)
 
 
 def class_label(index: int, names: Sequence[str]) -> str:
