@@ -1,6 +1,7 @@
 """Sanitizers in worlds whose answer is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,16 @@ def test_four_images_are_enough_to_tune_on_and_three_are_refused(
     assert settings.skip(view) is None
     assert predict(settings.defend(view, 0).model, view.clean).isfinite().all()
     assert settings.skip(small_view(3)) == "needs 4 clean images to tune on; there are 3"
+
+
+@pytest.mark.parametrize("request_", ["finetuning", "adversarial_retraining", "fine_pruning", "nc_unlearning"])
+def test_a_class_that_no_clean_image_is_of_would_be_unlearnt(request_: str) -> None:
+    view = small_view(60)
+    given = replace(view, clean=view.clean.take(view.clean.labels != 1))
+    defense = DEFENSES.build(request_)
+    assert defense.skip(view) is None
+    assert defense.skip(given) == "needs clean images of every class to tune on; there are none of 1"
+    assert FinePruning(epochs=0).skip(given) is None
 
 
 def strong_and_faint(count: int) -> Images:

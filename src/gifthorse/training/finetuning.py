@@ -75,5 +75,12 @@ def repeated(images: Images, count: int) -> Images:
 
 
 def too_few(images: Images) -> str | None:
-    """Return one sentence saying that a network cannot be tuned on so few images, or ``None``."""
-    return None if len(images) >= FEWEST else f"needs {FEWEST} clean images to tune on; there are {len(images)}"
+    """Return one sentence saying that a network cannot be tuned on these images, or ``None``.
+
+    A class that none of them is of would be unlearnt.
+    """
+    if len(images) < FEWEST:
+        return f"needs {FEWEST} clean images to tune on; there are {len(images)}"
+    counts = torch.bincount(images.labels, minlength=images.classes)
+    missing = ", ".join(map(str, (counts == 0).nonzero().flatten().tolist()))
+    return f"needs clean images of every class to tune on; there are none of {missing}" if missing else None

@@ -9,6 +9,7 @@ Differs: the mixture is TrojanZoo's, half of either image; the author's adds bot
     tails, at the stated rate each: at 0.05 its false positive rate is 0.10, as in its Table 23 (``tails=both``).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -45,7 +46,7 @@ class Strip(CleanImagesDefense[ModelView]):
 
     def skip(self, view: ModelView) -> str | None:
         """Ask for enough clean images to mix with and to set a threshold on."""
-        needed = self.overlays + 20
+        needed = self.overlays + math.ceil(1 / self.fpr)
         return None if len(view.clean) >= needed else f"needs {needed} clean images; there are {len(view.clean)}"
 
     def defend(self, view: ModelView, seed: int) -> InputScreen:

@@ -25,7 +25,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
-from gifthorse.training.finetuning import FineTuning
+from gifthorse.training.finetuning import FineTuning, too_few
 
 TRIES = 32
 FEWEST = 16
@@ -61,7 +61,9 @@ class FinePruning(CleanImagesDefense[ModelView], FineTuning):
         if not view.model.stage_names:
             return "needs a model whose stages are known"
         needed = math.ceil(FEWEST / (1 - self.validation))
-        return None if len(view.clean) >= needed else f"needs {needed} clean images; there are {len(view.clean)}"
+        if len(view.clean) < needed:
+            return f"needs {needed} clean images; there are {len(view.clean)}"
+        return too_few(view.clean) if self.epochs else None
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:
         """Rank once, try every step, prune, fine-tune."""
