@@ -205,7 +205,7 @@ def test_fewer_positions_may_be_drawn() -> None:
 
 def test_the_threshold_may_be_set_on_clean_images_that_nothing_is_pasted_on() -> None:
     view = undecided((1, 5, 5), 100)
-    screen = Neo(blocker_size=2, threshold=None, fpr=0.1, confirmations=40).defend(view, 0)
+    screen = Neo(blocker_size=2, threshold="quantile", fpr=0.1, confirmations=40).defend(view, 0)
     assert 0 < screen.threshold < 1
     assert search_of(screen).threshold == screen.threshold
     scores = screen.score(view.clean.floats())
@@ -219,7 +219,7 @@ def test_neo_says_what_it_needs() -> None:
     view, _ = rows_and_a_square()
     assert Neo().skip(view) is None
     assert Neo(confirmations=101).skip(view) == "needs 101 clean images; there are 100"
-    assert Neo(threshold=None).skip(view) == "needs 120 clean images; there are 100"
+    assert Neo(threshold="quantile").skip(view) == "needs 120 clean images; there are 100"
     assert "larger than images of 1×8×8" in str(Neo(blocker_size=9).skip(view))
     assert Neo(blocker_size=8).skip(view) is None
     assert "a known position is outside" in str(Neo(known=((6, 0),)).skip(view))

@@ -5,12 +5,13 @@ Differs: the size of the blocker is an assumption of the defender (TrojanZoo's c
     slides over all positions, of which TrojanZoo's code draws 100 (``positions=100``). What it hides is confirmed by
     the clean images whose label changes; ``confirmed_by=label`` counts those alone that get the input's label, of the
     images of other classes. The score is the largest share over all positions, so that it is continuous. The threshold
-    is the published share; ``threshold=null`` takes the quantile of clean images' scores at ``fpr`` instead. A position
-    that was confirmed is not carried over to the inputs that follow: their answers would depend on which came before.
-    Whoever has one says so (``known=[[13,13]]``): it is tried first, and where it is confirmed again no other is.
+    is the published share; ``threshold=quantile`` takes the quantile of clean images' scores at ``fpr`` instead. A
+    position that was confirmed is not carried over to the inputs that follow: their answers would depend on which came
+    before. Whoever has one says so (``known=[[13,13]]``): it is tried first, and where it is confirmed again no other
+    is.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -40,7 +41,7 @@ class Neo(CleanImagesDefense[ModelView]):
 
     name = "neo"
     paper = "Udeshi et al. 2019, arXiv:1908.02203"
-    variants = ("neo[threshold=null]", "neo[confirmed_by=label,positions=20,known=[[0,1]]]")
+    variants = ("neo[threshold=quantile]", "neo[confirmed_by=label,positions=20,known=[[0,1]]]")
     family = "filtering"
     view = ModelView
 
@@ -51,17 +52,18 @@ class Neo(CleanImagesDefense[ModelView]):
     confirmed_by: Literal["change", "label"] = Field(
         "change", description="change: by images whose label changes; label: by those that get the input's label"
     )
-    threshold: float | None = Field(
-        0.8, ge=0, lt=1, description="share of clean images above which an input is flagged"
+    threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["quantile"] = Field(
+        0.8,
+        description="share of clean images above which an input is flagged; quantile: that of clean images at fpr",
     )
     fpr: float = Field(
-        0.05, gt=0, lt=1, description="false positive rate that the threshold is set for where it is null"
+        0.05, gt=0, lt=1, description="false positive rate that the threshold is set for where it is a quantile"
     )
     known: tuple[tuple[int, int], ...] = Field((), description="positions confirmed before, as [top,left]; tried first")
 
     def skip(self, view: ModelView) -> str | None:
         """Ask for enough clean images, for images larger than the blocker, and for known positions inside of them."""
-        needed = self.confirmations + (-int(-1 // self.fpr) if self.threshold is None else 0)
+        needed = self.confirmations + (-int(-1 // self.fpr) if self.threshold == "quantile" else 0)
         if len(view.clean) < needed:
             return f"needs {needed} clean images; there are {len(view.clean)}"
         height, width = (side - self.blocker_size for side in view.shape[1:])
@@ -76,7 +78,7 @@ class Neo(CleanImagesDefense[ModelView]):
         order = torch.randperm(len(view.clean), generator=generator(seed, self.name, "clean")).to(view.device)
         search = Search(self, freeze(view.model), to_floats(view.clean.pixels[order[: self.confirmations]]), seed)
         threshold = self.threshold
-        if threshold is None:
+        if threshold == "quantile":
             others = to_floats(view.clean.pixels[order[self.confirmations :]])
             threshold = float(search.find(others).share.quantile(1 - self.fpr, interpolation="higher"))
             search.flag_above(threshold)
@@ -92,7 +94,7 @@ class Search(nn.Module):
     def __init__(self, settings: Neo, model: nn.Module, clean: Tensor, seed: int):
         super().__init__()
         self.settings, self.model, self.device = settings, model, clean.device
-        self.threshold = 1.0 if settings.threshold is None else settings.threshold
+        self.threshold = 1.0 if settings.threshold == "quantile" else settings.threshold
         self.channels, self.height, self.width = clean.shape[1:]
         self.clean, self.clean_labels = _rows(clean), predict(model, clean).argmax(1)
         self.draws = torch.rand(1, settings.colours, generator=generator(seed, "neo", "colours")).to(self.device)

@@ -29,7 +29,10 @@ class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Erasing):
     name = "neural_cleanse_unlearning"
     aliases = ("nc_unlearning", "nc_unlearn")
     paper = "Wang et al. 2019, IEEE S&P, section VI-C; DHBE (Yan et al. 2023), appendix D"
-    variants = ("neural_cleanse_unlearning[target_known=true]",)
+    variants = (
+        "neural_cleanse_unlearning[target_known=true]",
+        "neural_cleanse_unlearning[detector=neural_cleanse[reference=2]]",
+    )
     family = "sanitization"
     view = ModelView
 

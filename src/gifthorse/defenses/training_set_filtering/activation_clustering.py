@@ -47,7 +47,7 @@ class Clustering(Defense[V]):
         "it is small; silhouette: where the clusters are distinct as well; distance: those nearer to another class",
     )
     max_share: float = Field(0.35, gt=0, le=0.5, description="share of its class below which a cluster is small")
-    min_silhouette: float = Field(0.1, ge=-1, le=1, description="mean silhouette above which clusters are distinct")
+    min_silhouette: float = Field(0.1, ge=0, le=1, description="mean silhouette above which clusters are distinct")
 
     def cluster(self, latents: Tensor, labels: Tensor, classes: int, seed: int) -> "Halves":
         """Return the two clusters of every class, the smaller one first, and how suspicious each is."""
