@@ -30,6 +30,7 @@ from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.reformation.flip import Flip
+from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.training.scratch import train
@@ -70,6 +71,8 @@ def test_a_trigger_that_one_part_recovers_is_what_the_next_one_unlearns() -> Non
     assert isinstance(outcome, CleanModel)
     assert torch.equal(outcome.model(stamped).argmax(1), view.clean.labels)
     assert view.verdict is None
+    with pytest.raises(NotApplicableError, match="strip cannot follow randomized_smoothing: .*parts are unknown"):
+        defend((RandomizedSmoothing(samples=2), Strip()), view)
     with pytest.raises(NotApplicableError, match="blank: needs a verdict to act on"):
         defend((Flip(), Blank()), view)
 

@@ -68,7 +68,7 @@ class Pipeline(CombinedDefense[DataFreeView]):
                 break
             following = outcome.after(held)
             if isinstance(following, str):
-                raise NotApplicableError(f"after {defense.name} {following}")
+                raise NotApplicableError(f"{self.defenses[place + 1].name} cannot follow {defense.name}: {following}")
             held, replaced = following, replaced or isinstance(outcome, (CleanModel, SuspectSamples))
         if isinstance(outcome, InputScreen) and outcome.model is None and replaced:
             return replace(outcome, model=held.model)
