@@ -71,7 +71,7 @@ def test_a_trigger_that_one_part_recovers_is_what_the_next_one_unlearns() -> Non
     assert isinstance(outcome, CleanModel)
     assert torch.equal(outcome.model(stamped).argmax(1), view.clean.labels)
     assert view.verdict is None
-    with pytest.raises(NotApplicableError, match="strip cannot follow randomized_smoothing: .*parts are unknown"):
+    with pytest.raises(NotApplicableError, match=r"strip cannot follow randomized_smoothing: .*parts are unknown"):
         defend((RandomizedSmoothing(samples=2), Strip()), view)
     with pytest.raises(NotApplicableError, match="blank: needs a verdict to act on"):
         defend((Flip(), Blank()), view)
