@@ -190,6 +190,11 @@ def test_a_field_that_is_set_and_swept_is_said() -> None:
         ('attack = "imc"\n[[exclude]]\nattack = "imc"\nreason = "all"', "asks for nothing: every one of its 1 cells"),
         ('attack = "imc"\nseed = "0..999999"\ndefense = ["strip", "abs"]', f"{MOST} are the most"),
         ('attack = "badnets"\n[[exclude]]\nattack = "imc"', "'exclude.reason' field required"),
+        ('attack = "imc"\n[[table]]\nwhere = ["defense=a,b"]', "line 3: 'table.where' 'a,b' is not of the form name"),
+        (
+            'attack = "imc"\n[[table]]\nwhere = ["strip"]',
+            "line 3: 'table.where' 'strip' is not of the form column=value",
+        ),
     ],
 )
 def test_bad_input_is_a_sentence(text: str, said: str) -> None:

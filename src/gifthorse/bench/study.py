@@ -15,9 +15,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from gifthorse.bench.profiles import PROFILES
+from gifthorse.core.columns import CONFIGURATIONS
 from gifthorse.core.configuration import fingerprint, split_request
 from gifthorse.core.errors import RequestError
 
@@ -139,6 +140,18 @@ class Table(_Part):
         default=[], description="fields to average over as well as over seeds; attack.target where it varies by seed"
     )
     interval: bool = Field(False, description="95 % interval of the mean in place of the deviation")
+
+    @field_validator("where")
+    @classmethod
+    def _can_be_asked(cls, where: list[str]) -> list[str]:
+        """Refuse what would only fail once all cells are computed."""
+        for text in where:
+            column, equals, value = text.partition("=")
+            if not (equals and column.strip()):
+                raise ValueError(f"'{text}' is not of the form column=value")
+            if column.strip() in CONFIGURATIONS:
+                split_request(value.strip())
+        return where
 
 
 class Resources(_Part):
@@ -475,5 +488,6 @@ def _problem(file: StudyFile, error: Any) -> str:
         near = _near(keys[-1], parts.get(keys[0] if len(keys) > 1 else "", Study).model_fields, "keys")
         said = f"there is no key '{where}'{near}"
     else:
-        said = f"'{where}' {error['msg'][:1].lower()}{error['msg'][1:]}"
+        message = error["msg"].removeprefix("Value error, ")
+        said = f"'{where}' {message[:1].lower()}{message[1:]}"
     return f"{file.place(*keys)}: {said}"
