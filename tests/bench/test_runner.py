@@ -413,6 +413,22 @@ def test_metrics_that_do_not_apply_are_absent(runner: Runner) -> None:
     }
 
 
+def test_a_defense_that_finds_at_work_that_it_cannot_be_applied_is_skipped(runner: Runner) -> None:
+    record = runner.run(cell(attack="none", defense="pipeline[defenses=[randomized_smoothing[samples=2],strip]]"))
+    assert record.status == "skipped"
+    assert record.reason is not None
+    assert record.reason.startswith("strip cannot follow randomized_smoothing")
+    assert record.family == "filtering"
+
+
+def test_a_record_says_how_many_clean_images_the_defender_had(runner: Runner) -> None:
+    record = runner.run(cell(attack="none", defense="strip[clean_share=0.04]"))
+    assert record.metrics["defense.clean_images"] == 48
+    assert record.defense is not None
+    assert record.defense["clean_share"] == 0.04
+    assert "defense.clean_images" not in runner.run(cell(attack="none", defense="shrinkpad")).metrics
+
+
 Begun = list[tuple[str, Tensor, Recipe]]
 
 
