@@ -47,6 +47,18 @@ def test_samples_have_zero_mean_and_unit_variance_where_the_classifier_looks(sha
     assert (last.affine, last.track_running_stats) == (False, False)
 
 
+def test_samples_have_the_mean_and_deviation_that_images_are_said_to_have() -> None:
+    """In the paper the classifier's own, which are the training images'."""
+    found = distillation(mean=(0.3, 0.4, 0.5), deviation=(0.1, 0.2, 0.3))
+    pixels = found.pixels(found.samples(found.draw()))
+    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor([0.3, 0.4, 0.5]), atol=1e-4)
+    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor([0.1, 0.2, 0.3]), atol=1e-3)
+    view = DataFreeView(SmallCnn(width=2).build((1, 12, 12), 3, 0), shape=(1, 12, 12))
+    assert Dhbe(mean=(0.3,), deviation=(0.1,)).skip(view) is None
+    for other in (Dhbe(mean=(0.3, 0.4, 0.5)), Dhbe(deviation=(0.1, 0.2))):
+        assert other.skip(view) == "its mean and deviation are not one number for each of the images' 1 channels"
+
+
 @pytest.mark.parametrize("size", [1, 3, 5, 9, 10, 19])
 def test_patches_are_of_their_size_and_bounded(size: int) -> None:
     patches = PatchGenerator(3, size, 8, 4)(torch.randn(6, 8))

@@ -1,20 +1,21 @@
 """DHBE: the model is distilled into a copy of itself that is kept from reacting to any small patch, without any data.
 
 Paper: Yan et al. 2023, arXiv:2306.08009, section 4 (Eqs. 2, 7 and 8, Algorithm 1), section 5.1.3 and appendix B.
-Differs: the published code takes 5 student steps per iteration and 256 samples, the text says three and 128: the
-    code's are the defaults. Lost in print and taken from the code: the layers of the generators; the size of the patch
-    (5), its scale (1) and that all samples of a batch have theirs at one place (``placement=image`` draws one for
-    each); and the total variation that the sample generator pays for, which the text does not have. ``abr=false`` is
-    pure adversarial distillation; with ``regularisation=0`` stamped samples still pass through the student and enter
-    its statistics, as section 5.4.1 says. A sample that ends in batch normalisation is mapped to pixels by the
-    classifier's own mean and deviation. In the paper these are the training images'; in this package's networks they
-    are fixed (0.5, and 0.25 or 0.5), and where a network takes pixels as they are, samples have mean 0 and variance 1.
-    Like the code's, pixels are not cut to [0,1], stamped or not. The trigger generator takes its step on the samples
-    of the sample generator's, whose plain logits are known, not on fresh ones.
+Differs: the published code takes 5 student steps per iteration and 256 samples, the text says three and 128: the code's
+    are the defaults. Lost in print and taken from the code: the layers of the generators; the size of the patch (5),
+    its scale (1) and that all samples of a batch have theirs at one place (``placement=image`` draws one for each); and
+    the total variation that the sample generator pays for, which the text does not have. ``abr=false`` is pure
+    adversarial distillation; with ``regularisation=0`` stamped samples still pass through the student and enter its
+    statistics, as section 5.4.1 says. A sample that ends in batch normalisation is mapped to pixels by the classifier's
+    own mean and deviation. In the paper these are the training images', which its defender so knows; in this package's
+    networks they are fixed (0.5, and 0.25 or 0.5), and where a network takes pixels as they are they are 0 and 1:
+    ``mean`` and ``deviation`` say what images are like. Like the code's, pixels are not cut to [0,1], stamped or not.
+    The trigger generator takes its step on the samples of the sample generator's, whose plain logits are known, not on
+    fresh ones.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -59,12 +60,20 @@ class Dhbe(Defense[DataFreeView]):
     patch_scale: float = Field(1.0, gt=0, description="the most that a patch may add to a pixel")
     placement: Literal["batch", "image"] = Field("batch", description="a place is drawn for each batch or each image")
     smoothness: float = Field(1e-4, ge=0, description="weight of the samples' total variation (L2)")
+    mean: tuple[float, ...] | None = Field(
+        None, description="mean of the samples' pixels, colour by colour; null: what the classifier subtracts"
+    )
+    deviation: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="standard deviation of the samples' pixels, colour by colour; null: what it divides by"
+    )
     noise: int = Field(256, ge=1, description="dimension of the noise that either generator starts from")
     width: int = Field(64, ge=1, description="channels of a generator's last maps; those before have twice as many")
 
     def skip(self, view: DataFreeView) -> str | None:
-        """Refuse a patch that is larger than the images."""
-        height, width = view.shape[1:]
+        """Refuse a patch that is larger than the images, and statistics of other colours than theirs."""
+        colours, height, width = view.shape
+        if any(given is not None and len(given) != colours for given in (self.mean, self.deviation)):
+            return f"its mean and deviation are not one number for each of the images' {colours} channels"
         if self.abr and self.patch_size > min(height, width):
             return f"its patches of {self.patch_size}×{self.patch_size} do not fit into images of {height}×{width}"
         return None
@@ -94,6 +103,11 @@ class Distillation:
             self.patches = PatchGenerator(view.shape[0], s.patch_size, s.noise, s.width).to(device)
         self.random = generator(seed, "draws", device=device)
         rate = s.generator_lr or s.lr / 100
+        known = view.model.normalise
+        self.mean, self.deviation = (
+            own if said is None else torch.tensor(said, device=device).view(1, -1, 1, 1)
+            for own, said in ((known.mean, s.mean), (known.std, s.deviation))
+        )
         self.of_student = sgd(self.weights, s.lr, s.momentum, s.weight_decay)
         self.of_samples, self.of_patches = adam(self.samples.parameters(), rate), adam(self.patches.parameters(), rate)
         optimisers = [self.of_student, self.of_samples, *([self.of_patches] if s.abr else [])]
@@ -152,9 +166,8 @@ class Distillation:
         return torch.randn(s.batch_size, s.noise, generator=self.random, device=self.random.device)
 
     def pixels(self, normalised: Tensor) -> Tensor:
-        """Return what the classifier normalises to ``normalised (N, C, H, W)``."""
-        normalise = self.student.normalise
-        return normalised * normalise.std + normalise.mean
+        """Give ``normalised (N, C, H, W)``, of mean 0 and deviation 1, the mean and deviation of pixels."""
+        return normalised * self.deviation + self.mean
 
     def stamped(self, pixels: Tensor) -> Tensor:
         """Return ``pixels (N, C, H, W)`` with a fresh patch added to each."""
