@@ -193,6 +193,20 @@ def test_each_step_moves_what_it_is_for_and_leaves_gradients_nowhere_else() -> N
     ] == []
 
 
+def test_the_student_goes_by_the_batch_throughout_and_has_gradients_in_its_own_steps_alone() -> None:
+    found = distillation(student_steps=2)
+    seen: list[tuple[bool, bool]] = []
+    before = [tensor.clone() for name, tensor in found.student.state_dict().items() if "running_mean" in name]
+    found.student.register_forward_hook(
+        lambda *_: seen.append((found.student.training, found.weights[0].requires_grad))
+    )
+    found.iterate()
+    assert seen == [(True, True)] * 4 + [(True, False)] * 2
+    assert all(each.requires_grad for each in found.weights)
+    after = [tensor for name, tensor in found.student.state_dict().items() if "running_mean" in name]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("step", ["samples", "patches"])
 def test_generators_move_to_where_the_student_differs_and_reacts_more(step: str) -> None:
     """Both maximise: after some steps of one, with everything else as it was, its term is larger."""
