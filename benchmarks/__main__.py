@@ -13,6 +13,7 @@ from benchmarks import (
     attacks,
     command_line,
     data_preparation,
+    dhbe,
     filtering,
     grid,
     inspection_memory,
@@ -26,6 +27,7 @@ from benchmarks import (
 
 MODULES = (
     data_preparation,
+    dhbe,
     training,
     stacked,
     attacks,

@@ -26,8 +26,12 @@ ROLES: dict[str, Catalogue[Any]] = {
     "downstream": HEADS,
     "stamp": STAMPS,
 }
-PRESETS = {**RECIPES.presets, **DEFENSES.presets}
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS}
+# A preset that is called like a method goes by its kind and its name.
+PRESETS = {
+    f"training {name}" if name in METHODS else name: request
+    for name, request in {**RECIPES.presets, **DEFENSES.presets}.items()
+}
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model", "profile"}
 
@@ -61,10 +65,11 @@ def meant(row: dict[str, Any]) -> list[str]:
 
 def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
     """The method as the paper profile has it, on every data set or the one that the row names."""
-    role = next(role for role, listed in ROLES.items() if name in listed or name in listed.presets)
+    kind, _, called = name.rpartition(" ")
+    role = kind or next(role for role, listed in ROLES.items() if name in listed or name in listed.presets)
     everywhere = IMAGES if role != "training" else ["cifar10"]
     for dataset in [row["dataset"]] if "dataset" in row else everywhere:
-        request: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: name, "profile": "paper"}
+        request: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: called, "profile": "paper"}
         found = getattr(resolve(**request), role)
         yield found.head if isinstance(found, Downstream) else found
 

@@ -20,6 +20,7 @@ from gifthorse.defenses.reformation.manifold_projection import AutoEncoder, Mani
 from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
 from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRetraining
+from gifthorse.defenses.sanitization.dhbe import Dhbe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
@@ -47,6 +48,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         FinePruning,
         AdversarialRetraining,
         NeuralCleanseUnlearning,
+        Dhbe,
         ActivationClustering,
         SpectralSignatures,
         NeuralCleanse,
@@ -57,10 +59,11 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Pipeline,
         Ensemble,
     ],
-    # The settings of fine-pruning that papers print; what they leave open stays as it is without the name.
+    # Settings that papers print by another name; what they leave open stays as it is without it.
     {
         "fp_dhbe": "fine_pruning[epochs=20,batch_size=64,lr=0.01,momentum=0.9,nesterov=false,schedule=[10,15],"
         "samples=2000]",
+        "pure_ad": "dhbe[abr=false]",
         "fp_rethink": "fine_pruning[prune_ratio=0.99,validation=0.5,epochs=0]",
     },
 )
