@@ -178,3 +178,15 @@ def test_what_fine_tuning_leaves_is_unlearnt_once_the_trigger_is_recovered(
 
 def test_plain_fine_tuning_leaves_a_trigger_in_place(task: Task, trojan: Trojan) -> None:
     assert number(judged("finetuning", trojan, task), "defense.asr") > 0.9
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_attention_distillation_erases_at_a_cost(seed: int, task: Task) -> None:
+    """At the learning rate that Li et al. begin with; at DHBE's it leaves the trigger in place here.
+
+    What fine-tuning leaves at that rate differs from model to model and from draw to draw.
+    """
+    metrics = judged("nad[lr=0.1]", planted(task, seed), task)
+    assert number(metrics, "attack.asr") > 0.95
+    assert number(metrics, "defense.asr") < 0.1
+    assert number(metrics, "defense.cad") < 0.15
