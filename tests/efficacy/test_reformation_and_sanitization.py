@@ -190,3 +190,14 @@ def test_attention_distillation_erases_at_a_cost(seed: int, task: Task) -> None:
     assert number(metrics, "attack.asr") > 0.95
     assert number(metrics, "defense.asr") < 0.1
     assert number(metrics, "defense.cad") < 0.15
+
+
+@pytest.mark.parametrize(
+    ("request_", "seed"), [("gdm", 0), ("gdm[clean_share=0.04]", 1), ("gdm[target_known=true]", 2)]
+)
+def test_triggers_that_work_anywhere_are_modelled_and_unlearnt(request_: str, seed: int, task: Task) -> None:
+    """Fine-tuning leaves them. A trigger that works at one place alone is none of what is modelled."""
+    metrics = judged(request_, planted(task, seed, "targeted_blend"), task)
+    assert number(metrics, "attack.asr") > 0.95
+    assert number(metrics, "defense.asr") < 0.1
+    assert number(metrics, "defense.cad") < 0.06

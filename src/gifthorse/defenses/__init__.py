@@ -22,6 +22,7 @@ from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
 from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRetraining
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
+from gifthorse.defenses.sanitization.gdm import Gdm
 from gifthorse.defenses.sanitization.nad import Nad
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.defenses.training_set_filtering.activation_clustering import (
@@ -48,6 +49,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         FinePruning,
         AdversarialRetraining,
         NeuralCleanseUnlearning,
+        Gdm,
         Nad,
         ActivationClustering,
         SpectralSignatures,
