@@ -178,3 +178,26 @@ def test_what_fine_tuning_leaves_is_unlearnt_once_the_trigger_is_recovered(
 
 def test_plain_fine_tuning_leaves_a_trigger_in_place(task: Task, trojan: Trojan) -> None:
     assert number(judged("finetuning", trojan, task), "defense.asr") > 0.9
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_attention_distillation_erases_at_a_cost(seed: int, task: Task) -> None:
+    """At the learning rate that Li et al. begin with; at DHBE's it leaves the trigger in place here.
+
+    What fine-tuning leaves at that rate differs from model to model and from draw to draw.
+    """
+    metrics = judged("nad[lr=0.1]", planted(task, seed), task)
+    assert number(metrics, "attack.asr") > 0.95
+    assert number(metrics, "defense.asr") < 0.1
+    assert number(metrics, "defense.cad") < 0.15
+
+
+@pytest.mark.parametrize(
+    ("request_", "seed"), [("gdm", 0), ("gdm[clean_share=0.04]", 1), ("gdm[target_known=true]", 2)]
+)
+def test_triggers_that_work_anywhere_are_modelled_and_unlearnt(request_: str, seed: int, task: Task) -> None:
+    """Fine-tuning leaves them. A trigger that works at one place alone is none of what is modelled."""
+    metrics = judged(request_, planted(task, seed, "targeted_blend"), task)
+    assert number(metrics, "attack.asr") > 0.95
+    assert number(metrics, "defense.asr") < 0.1
+    assert number(metrics, "defense.cad") < 0.06

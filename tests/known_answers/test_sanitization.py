@@ -77,7 +77,9 @@ def test_four_images_are_enough_to_tune_on_and_three_are_refused(
     assert settings.skip(small_view(3)) == "needs 4 clean images to tune on; there are 3"
 
 
-@pytest.mark.parametrize("request_", ["finetuning", "adversarial_retraining", "fine_pruning", "nc_unlearning"])
+@pytest.mark.parametrize(
+    "request_", ["finetuning", "adversarial_retraining", "fine_pruning", "nc_unlearning", "nad", "gdm"]
+)
 def test_a_class_that_no_clean_image_is_of_would_be_unlearnt(request_: str) -> None:
     view = small_view(60)
     given = replace(view, clean=view.clean.take(view.clean.labels != 1))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import torch
@@ -116,6 +117,23 @@ class Classifier(nn.Module):
     def stage(self, name: str, pixels: Tensor) -> Tensor:
         """Return the output ``(N, C', H', W')`` of one of ``stage_names``."""
         return self._capture(name, pixels, of_input=False)[0]
+
+    def stages_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the output ``(N, C', H', W')`` of every stage, in order, and the logits ``(N, K)`` of one pass."""
+        caught: dict[str, Tensor] = {}
+
+        def keep(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+            caught.setdefault(name, output)
+
+        hooks = [
+            self.network.get_submodule(name).register_forward_hook(partial(keep, name)) for name in self.stage_names
+        ]
+        try:
+            logits = self(pixels)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [caught[name] for name in self.stage_names], logits
 
     def continue_from(self, name: str, maps: Tensor, image: Tensor) -> Tensor:
         """Return the logits ``(N, K)`` that the network would give if stage ``name`` gave ``maps (N, C', H', W')``.

@@ -23,6 +23,8 @@ from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRe
 from gifthorse.defenses.sanitization.dhbe import Dhbe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
+from gifthorse.defenses.sanitization.gdm import Gdm
+from gifthorse.defenses.sanitization.nad import Nad
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.defenses.training_set_filtering.activation_clustering import (
     ActivationClustering,
@@ -49,6 +51,8 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         AdversarialRetraining,
         NeuralCleanseUnlearning,
         Dhbe,
+        Gdm,
+        Nad,
         ActivationClustering,
         SpectralSignatures,
         NeuralCleanse,

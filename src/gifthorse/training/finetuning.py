@@ -10,7 +10,7 @@ from torch import arange, nn
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import RecoveredTriggers
 from gifthorse.core.recipe import Recipe
-from gifthorse.training.loop import Batch, Mix, fit
+from gifthorse.training.loop import Batch, Mix, Objective, fit
 
 FEWEST = 4
 """Batch normalisation goes by the mini-batch while a network is tuned: with fewer images it learns next to nothing."""
@@ -23,16 +23,23 @@ class FineTuning(Recipe):
         0, ge=0, description="images per epoch, where there are fewer: these are repeated; 0: each is shown once"
     )
 
-    def tune(self, model: nn.Module, images: Images, seed: int, mix: Mix | None = None) -> None:
-        """Train ``model`` in place on clean images, which ``mix`` may change; it is left in evaluation mode."""
-        fit(model, repeated(images, self.samples), self, seed, mix=mix, label="fine-tuning")
+    def tune(
+        self,
+        model: nn.Module,
+        images: Images,
+        seed: int,
+        mix: Mix | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        """Train ``model`` in place on clean images, which ``mix`` may change; it is left in evaluation mode.
+
+        ``objective`` is the loss, cross-entropy unless given.
+        """
+        fit(model, repeated(images, self.samples), self, seed, mix=mix, objective=objective, label="fine-tuning")
 
 
 class Erasing(FineTuning):
-    """The recipe that DHBE gives to all that erase by tuning (appendix C); another that unlearns a trigger has it too.
-
-    How many images carry the trigger is lost in print; a fifth is Wang et al.'s (2019, section VI-C).
-    """
+    """The recipe that DHBE gives to all that erase by tuning (appendix C)."""
 
     epochs: int = Field(20, ge=1, description="passes over the clean images")
     batch_size: int = Field(64, ge=2, description="images per step")
@@ -42,11 +49,19 @@ class Erasing(FineTuning):
         (10, 15), description="learning rate over time; [10,15]: a tenth after each of so many epochs"
     )
     samples: int = Field(2000, ge=0, description="images per epoch, where there are fewer: these are repeated; 0: once")
+    shift: int = Field(0, ge=0, description="random crop of the clean images, in pixels")
+    flip: bool = Field(False, description="random left-right flip of the clean images")
+
+
+class Unlearning(Erasing):
+    """The same recipe for whoever shows recovered triggers with the right labels.
+
+    How many images carry the trigger is lost in print; a fifth is Wang et al.'s (2019, section VI-C).
+    """
+
     stamped: float = Field(
         0.2, ge=0, le=1, description="share of a batch that carries a recovered trigger, where there is one"
     )
-    shift: int = Field(0, ge=0, description="random crop of the clean images, in pixels")
-    flip: bool = Field(False, description="random left-right flip of the clean images")
 
 
 def unlearning(triggers: RecoveredTriggers, classes: Sequence[int], share: float, random: torch.Generator) -> Mix:

@@ -11,11 +11,11 @@ from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
-from gifthorse.training.finetuning import Erasing, too_few, unlearning
+from gifthorse.training.finetuning import Unlearning, too_few, unlearning
 from gifthorse.training.loop import Mix
 
 
-class Finetuning(CleanImagesDefense[ModelView], Erasing):
+class Finetuning(CleanImagesDefense[ModelView], Unlearning):
     """Tunes all layers on the defender's clean images."""
 
     name = "finetuning"

@@ -20,10 +20,10 @@ from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.outcomes import CleanModel, ModelVerdict
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import DataFreeView, KnownClassView, Materials, ModelView
-from gifthorse.training.finetuning import Erasing, too_few, unlearning
+from gifthorse.training.finetuning import Unlearning, too_few, unlearning
 
 
-class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Erasing):
+class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Unlearning):
     """Recovers the trigger of the suspect class and tunes the model to ignore it."""
 
     name = "neural_cleanse_unlearning"
