@@ -23,6 +23,7 @@ from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
 from gifthorse.defenses.sanitization.gdm import Gdm
+from gifthorse.defenses.sanitization.mcr import Mcr
 from gifthorse.defenses.sanitization.nad import Nad
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.defenses.training_set_filtering.activation_clustering import (
@@ -51,6 +52,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         NeuralCleanseUnlearning,
         Gdm,
         Nad,
+        Mcr,
         ActivationClustering,
         SpectralSignatures,
         NeuralCleanse,
