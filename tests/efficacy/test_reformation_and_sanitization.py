@@ -18,10 +18,12 @@ from gifthorse.core.pgd import Pgd
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import DataFreeView, ModelView
+from gifthorse.defenses.sanitization.mcr import Mcr
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Metrics
 from gifthorse.training.adversarial import perturb
+from gifthorse.training.curve import Curve
 from gifthorse.training.scratch import train
 from worlds import digits_task
 
@@ -201,3 +203,22 @@ def test_triggers_that_work_anywhere_are_modelled_and_unlearnt(request_: str, se
     assert number(metrics, "attack.asr") > 0.95
     assert number(metrics, "defense.asr") < 0.1
     assert number(metrics, "defense.cad") < 0.06
+
+
+def test_between_two_models_lies_a_curve_of_accurate_ones_where_the_straight_way_is_bad(
+    task: Task, trojan: Trojan
+) -> None:
+    repair = resolve(dataset="digits", defense="mcr", profile="laptop").defense
+    assert isinstance(repair, Mcr)
+    curve = Curve(trojan.model, train(task, 1), torch.Generator().manual_seed(0))
+    pixels, labels = task.test.floats(), task.test.labels
+    straight = accuracy(curve.at(0.5, task.holdout), pixels, labels)
+    repair.along_the_curve().tune(curve, task.holdout, 0, objective=repair.training(curve))
+    bent = accuracy(curve.at(0.5, task.holdout), pixels, labels)
+    assert bent > 0.9
+    assert bent > straight + 0.1
+
+
+def test_mode_connectivity_repair_keeps_accuracy(task: Task, trojan: Trojan) -> None:
+    """No more is claimed of so short a curve: here the trigger stays."""
+    assert number(judged("mcr", trojan, task), "defense.cad") < 0.04

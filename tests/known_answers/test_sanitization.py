@@ -78,7 +78,7 @@ def test_four_images_are_enough_to_tune_on_and_three_are_refused(
 
 
 @pytest.mark.parametrize(
-    "request_", ["finetuning", "adversarial_retraining", "fine_pruning", "nc_unlearning", "nad", "gdm"]
+    "request_", ["finetuning", "adversarial_retraining", "fine_pruning", "nc_unlearning", "nad", "gdm", "mcr"]
 )
 def test_a_class_that_no_clean_image_is_of_would_be_unlearnt(request_: str) -> None:
     view = small_view(60)

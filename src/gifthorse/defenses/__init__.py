@@ -24,6 +24,7 @@ from gifthorse.defenses.sanitization.dhbe import Dhbe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
 from gifthorse.defenses.sanitization.gdm import Gdm
+from gifthorse.defenses.sanitization.mcr import Mcr
 from gifthorse.defenses.sanitization.nad import Nad
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.defenses.training_set_filtering.activation_clustering import (
@@ -53,6 +54,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Dhbe,
         Gdm,
         Nad,
+        Mcr,
         ActivationClustering,
         SpectralSignatures,
         NeuralCleanse,
