@@ -26,6 +26,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import DataFreeView, KnownClassView, SuspectAndCleanView, joined
 from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.combination.ensemble import Ensemble
 from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
@@ -151,6 +152,8 @@ def test_a_pipeline_sees_what_its_parts_need_and_stands_in_the_table_of_its_last
         ("pipeline[defenses=[strip,flip]]", "no defense can follow strip: put it last"),
         ("pipeline[defenses=[flip]]", "at least 2"),
         ("pipeline[defenses=[flip,strip[clean_share=0.1]]]", "set clean_share here, not of strip"),
+        ("nc_unlearn[detector=neural_cleanse[clean_share=0.1]]", "set clean_share here, not of neural_cleanse"),
+        ("nc_unlearn[detector=activation_clustering]", "activation_clustering needs a SuspectDataView"),
         ("ensemble[defenses=[strip,tabor]]", "all filters of inputs or all detectors, not strip, tabor"),
         ("ensemble[defenses=[flip,shrinkpad]]", "all filters of inputs or all detectors"),
     ],
@@ -158,6 +161,44 @@ def test_a_pipeline_sees_what_its_parts_need_and_stands_in_the_table_of_its_last
 def test_what_can_never_work_is_refused_as_it_is_read(request_: str, reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         DEFENSES.build(request_)
+
+
+class Curious(Defense[ModelView]):
+    """Notes what it sees, and tells nothing."""
+
+    name = "curious"
+    family = "inspection"
+    view = ModelView
+
+    kind: Any = ModelView
+
+    def sees(self) -> type[DataFreeView]:
+        found: type[DataFreeView] = self.kind
+        return found
+
+    def defend(self, view: ModelView, seed: int) -> ModelVerdict:
+        SEEN.append((type(view), len(view.clean)))
+        return ModelVerdict(torch.arange(10.0), None)
+
+
+SEEN: list[tuple[type[DataFreeView], int]] = []
+
+
+@pytest.mark.parametrize("wide", [KnownClassView, SuspectAndCleanView])
+def test_no_part_sees_more_than_it_asks_for_whatever_the_others_are_told(
+    wide: type[DataFreeView], task: Task, trojan: Trojan
+) -> None:
+    """Or a method that is not told the attacked class would know it from its neighbour."""
+    delivered = with_delivered_set(trojan, task)
+    knowing = Curious.model_construct(kind=wide)
+    both: tuple[Any, ...] = Pipeline(defenses=(Curious(), knowing, Curious())), Ensemble(defenses=(Curious(), knowing))
+    for combined in both:
+        SEEN.clear()
+        view = view_of(combined, delivered, task)
+        assert type(view) is wide
+        combined.defend(view, 0)
+        assert [kind for kind, _ in SEEN] == [ModelView, wide, ModelView][: len(combined.defenses)]
+        assert {count for _, count in SEEN} == {len(task.holdout)}
 
 
 def test_what_follows_each_outcome() -> None:

@@ -1,13 +1,14 @@
 """What defenses that are made of several share: what these see, and what they prepare."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import model_validator
 from torch import Tensor
 
 from gifthorse.core.defense import CleanImagesDefense, Defense, V
-from gifthorse.core.views import DataFreeView, Materials, joined
+from gifthorse.core.views import DataFreeView, Materials, joined, narrowed
 
 
 class CombinedDefense(CleanImagesDefense[V]):
@@ -49,8 +50,8 @@ class CombinedDefense(CleanImagesDefense[V]):
         parts = {str(place): defense.preparation() for place, defense in enumerate(self.defenses)}
         return {**parts, "clean_share": self.clean_share} if any(parts.values()) else None
 
-    @staticmethod
-    def prepared_by(place: int, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the defense at a place prepared, under its own names."""
+    def shown(self, place: int, view: DataFreeView, prepared: Mapping[str, Tensor]) -> Any:
+        """Return what the defense at a place sees of a view: no more than it asks for, and what it prepared itself."""
         own = f"{place}/"
-        return {name.removeprefix(own): tensor for name, tensor in prepared.items() if name.startswith(own)}
+        mine = {name.removeprefix(own): tensor for name, tensor in prepared.items() if name.startswith(own)}
+        return replace(narrowed(view, self.defenses[place].sees()), prepared=mine)

@@ -4,8 +4,8 @@ Another threat model is another subclass, and a line in :data:`gifthorse.bench.v
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -132,6 +132,9 @@ class KnownClassView(ModelView):
     known_classes: tuple[int, ...]
 
 
+Kind = TypeVar("Kind", bound=DataFreeView)
+
+
 def joined(views: Iterable[type[DataFreeView]]) -> type[DataFreeView] | None:
     """Return the type that shows what each of ``views`` shows and as little else as there is; ``None`` where none does.
 
@@ -141,6 +144,11 @@ def joined(views: Iterable[type[DataFreeView]]) -> type[DataFreeView] | None:
     wanted = tuple(views)
     enough = [each for each in _kinds(DataFreeView) if all(issubclass(each, view) for view in wanted)]
     return min(enough, key=lambda each: len(each.__mro__), default=None)
+
+
+def narrowed(view: DataFreeView, kind: type[Kind]) -> Kind:
+    """Return what a view of a wider type shows as one of ``kind``: whoever asked for that gets to see no more."""
+    return kind(**{each.name: getattr(view, each.name) for each in fields(kind) if each.init})
 
 
 def _kinds(view: type[DataFreeView]) -> list[type[DataFreeView]]:

@@ -96,13 +96,14 @@ class Ensemble(CombinedDefense[ModelView]):
 
     def _screen(self, screens: list[InputScreen], view: ModelView) -> InputScreen:
         unseen = self._cut(view.clean)[1].floats()
-        ranked = [screen.score(unseen).sort().values for screen in screens]
+        clean = [screen.score(unseen) for screen in screens]
+        ordered = [scores.sort().values for scores in clean]
 
-        def score(pixels: Tensor) -> Tensor:
-            ranks = [rank(screen.score(pixels), clean) for screen, clean in zip(screens, ranked, strict=True)]
-            return self._combined(torch.stack(ranks))
+        def combined(scores: list[Tensor]) -> Tensor:
+            return self._combined(torch.stack([rank(*each) for each in zip(scores, ordered, strict=True)]))
 
-        return InputScreen(score, float(score(unseen).quantile(1 - self.fpr, interpolation="higher")))
+        threshold = combined(clean).quantile(1 - self.fpr, interpolation="higher")
+        return InputScreen(lambda pixels: combined([screen.score(pixels) for screen in screens]), float(threshold))
 
     def _verdict(self, outcomes: list[Outcome]) -> ModelVerdict:
         verdicts = [outcome for outcome in outcomes if isinstance(outcome, ModelVerdict) and outcome.scores is not None]
@@ -125,7 +126,8 @@ class Ensemble(CombinedDefense[ModelView]):
 
     def _given(self, place: int, view: ModelView) -> ModelView:
         clean = self._cut(view.clean)[0] if self._filters else view.clean
-        return replace(view, prepared=self.prepared_by(place, view.prepared), clean=clean)
+        shown: ModelView = self.shown(place, replace(view, clean=clean), view.prepared)
+        return shown
 
     def _cut(self, images: Images) -> tuple[Images, Images]:
         """Cut the clean images into those that the members get and those that they are ranked on."""

@@ -53,13 +53,13 @@ class Pipeline(CombinedDefense[DataFreeView]):
         for images in ("clean", "suspect"):
             if len(getattr(view, images, "some")) == 0:
                 return f"needs {images} images; there are none"
-        return self.defenses[0].skip(replace(view, prepared=self.prepared_by(0, view.prepared)))
+        return self.defenses[0].skip(self.shown(0, view, view.prepared))
 
     def defend(self, view: DataFreeView, seed: int) -> Outcome:
         """Run all; :class:`NotApplicableError` where one cannot follow after all."""
         held, replaced = view, False
         for place, defense in enumerate(self.defenses):
-            given = replace(held, prepared=self.prepared_by(place, view.prepared))
+            given = self.shown(place, held, view.prepared)
             reason = defense.skip(given)
             if reason is not None:
                 raise NotApplicableError(f"{defense.name}: {reason}")

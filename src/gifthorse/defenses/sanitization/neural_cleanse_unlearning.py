@@ -10,16 +10,16 @@ Differs: DHBE's share of stamped samples and its learning rate are lost in print
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gifthorse.core.defense import CleanImagesDefense, Defense
 from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.outcomes import CleanModel, ModelVerdict
 from gifthorse.core.seeds import derive, generator
-from gifthorse.core.views import DataFreeView, KnownClassView, Materials, ModelView
+from gifthorse.core.views import DataFreeView, KnownClassView, Materials, ModelView, narrowed
 from gifthorse.training.finetuning import Unlearning, too_few, unlearning
 
 
@@ -39,6 +39,14 @@ class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Unlearning):
     detector: Defense[Any] = Field("neural_cleanse", description="what recovers a trigger of every class")  # type: ignore[arg-type]
     target_known: bool = Field(False, description="the defender is told which classes are attacked, as DHBE assumes")
 
+    @model_validator(mode="after")
+    def _detector_sees_what_is_shown(self) -> Self:
+        if getattr(self.detector, "clean_share", None) is not None:
+            raise ValueError(f"it has the same clean images: set clean_share here, not of {self.detector.name}")
+        if not issubclass(ModelView, self.detector.sees()):
+            raise ValueError(f"{self.detector.name} needs a {self.detector.sees().__name__}, which this method has not")
+        return self
+
     def sees(self) -> type[DataFreeView]:
         """Return the view that tells the attacked classes, if they are known."""
         return KnownClassView if self.target_known else ModelView
@@ -54,11 +62,12 @@ class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Unlearning):
 
     def skip(self, view: ModelView) -> str | None:
         """Ask for enough images to tune on, and what the detector asks for."""
-        return too_few(view.clean) or self.detector.skip(view)
+        return too_few(view.clean) or self.detector.skip(narrowed(view, self.detector.sees()))
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:
         """Recover, tell which classes are meant, tune a copy."""
-        verdict = view.verdict or self.detector.defend(view, derive(seed, "detector"))
+        seen = narrowed(view, self.detector.sees())
+        verdict = view.verdict or self.detector.defend(seen, derive(seed, "detector"))
         if not isinstance(verdict, ModelVerdict) or verdict.triggers is None:
             raise NotApplicableError(f"{self.detector.name} recovers no trigger that could be unlearnt")
         classes: Sequence[int] = [] if verdict.suspect is None else [verdict.suspect]
