@@ -1,6 +1,6 @@
 """What a defense hands back. Higher scores are more suspicious, always; one that is not finite fails the cell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TypeVar
@@ -33,10 +33,15 @@ class CleanModel(Outcome):
     ``model`` maps float pixels in [0,1] to logits in evaluation mode. ``reform``, where the defense reforms inputs,
     is that first step alone: float pixels to float pixels. Both are called under ``torch.inference_mode()``; a reform
     that needs gradients leaves it (``torch.inference_mode(False)``, ``torch.enable_grad()``) and works on a clone.
+
+    ``findings`` is what the defense can tell of the model without the truth, shares in [0,1] by the last part of a
+    metric's name; ``samples (N, C, H, W)`` in [0,1] are some of those that it made to train on.
     """
 
     model: nn.Module
     reform: Callable[[Tensor], Tensor] | None = None
+    findings: Mapping[str, float] = field(default_factory=dict)
+    samples: Tensor | None = None
 
     def after(self, view: V) -> V | str:
         """Put the model in the place of the one that was looked at."""
