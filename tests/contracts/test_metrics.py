@@ -22,6 +22,7 @@ from gifthorse.defenses import DEFENSES
 from gifthorse.inversion.inspector import HELD_OUT
 from gifthorse.metrics import attacks
 from gifthorse.metrics.input_screen import SCREENED
+from gifthorse.metrics.reactions import COMPARED
 from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS
 from worlds import affordable, digits_task, requests
@@ -74,6 +75,23 @@ def of_the_weakest_target(record: Record, task: Task) -> int:
     rates = record.metrics["attack.asr_by_target"]
     assert isinstance(rates, list)
     return of_each_target(record, task)[rates.index(min(rates))]
+
+
+def rightly_answered(acc: str, images: Callable[[Record, Task], int]) -> "Rule":
+    """As many as are stamped, but for those that are wrong without a trigger, whatever class these are of."""
+
+    def rule(record: Record, task: Task) -> int:
+        wrong = round((1 - float(record.metrics[acc])) * len(task.test))  # type: ignore[arg-type]
+        found = record.counts[f"{acc.partition('.')[0]}.asr_restricted"]
+        assert isinstance(found, int)
+        assert images(record, task) - wrong <= found <= images(record, task)
+        return found
+
+    return rule
+
+
+def compared(record: Record, task: Task) -> int:
+    return int(goal_of(record, task).sources(task.test.labels[:COMPARED]).sum())
 
 
 def of_other_sources(record: Record, task: Task) -> int:
@@ -152,6 +170,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["benign.adversarial_acc", "attack.adversarial_acc"], attacked),
     "attack.asr_by_target": of_each_target,
     "attack.asr_min": of_the_weakest_target,
+    "attack.asr_restricted": rightly_answered("attack.acc", stamped),
+    "defense.asr_restricted": rightly_answered("defense.acc", of_answered_stamped),
+    **{f"{s}.{layer}_difference": compared for s in ("attack", "defense") for layer in ("latent", "logit")},
     "attack.leakage": of_other_sources,
     **dict.fromkeys(["defense.fpr", "defense.passed_acc"], screened_clean),
     **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr"], screened_stamped),
@@ -161,7 +182,10 @@ RULES: dict[str, Rule] = {
     "defense.held_out_asr": held_out,
 }
 """Of how many samples each metric is, worked out from the request and the images."""
+FOUND = "is what the defense found on images of its own"
 OTHER_RULES = {
+    **dict.fromkeys(["defense.agreement", "defense.agreement_on_samples"], FOUND),
+    **dict.fromkeys(["defense.found_asr_before", "defense.found_asr_after"], FOUND),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
 }
@@ -175,7 +199,8 @@ def check_counts(record: Record, task: Task) -> None:
 
 def test_every_share_has_a_rule_of_what_it_is_a_share_of() -> None:
     shares = {name for name, metric in METRICS.items() if metric.unit in (PERCENT, POINTS, FRACTION)}
-    assert shares == RULES.keys() | OTHER_RULES.keys(), "say of how many images it is"
+    unitless = {f"{stage}.{layer}_difference" for stage in ("attack", "defense") for layer in ("latent", "logit")}
+    assert shares == (RULES.keys() - unitless) | OTHER_RULES.keys(), "say of how many images it is"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,20 @@ from gifthorse.cli.filters import check_store, conditions, empty_store
 from gifthorse.cli.options import store_option
 from gifthorse.core.errors import RequestError
 
-KINDS = ("sweep", "matrix", "roc", "populations", "scores", "classes", "triggers", "stamped", "recovered")
+KINDS = (
+    "sweep",
+    "matrix",
+    "tradeoff",
+    "differences",
+    "roc",
+    "populations",
+    "scores",
+    "classes",
+    "triggers",
+    "stamped",
+    "samples",
+    "recovered",
+)
 FORMATS = ("pdf", "svg", "png")
 
 
@@ -38,12 +51,15 @@ def figures(
     \b
     sweep        ASR and accuracy along a field that takes several values
     matrix       every attack × every defense
+    tradeoff     accuracy against ASR over learning rates, with a logistic fit
+    differences  how far a trigger moves activations after every defense
     roc          ROC curves of defenses that score images
     populations  ROC curves of defenses that inspect models
     scores       histograms of the scores of clean and stamped images
     classes      what a detector compares between classes
     triggers     the triggers of all attacks, alone and on an image
     stamped      clean and stamped images with true → predicted class
+    samples      what a data-free defense generated
     recovered    recovered masks and patterns beside the planted ones
 
     Every file's name says what it shows, and every figure how many seeds, images or models it is about. The same store

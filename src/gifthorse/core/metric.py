@@ -172,6 +172,13 @@ METRICS = Metrics(
            short="Leakage"),
     Metric("attack.tmc", "trojan: misclassification confidence", "attack", PERCENT, True,
            "mean confidence in the target over successful stamped images", "TrojanZoo 4.2", "TMC"),
+    Metric("attack.asr_restricted", "trojan: attack success rate on images that it gets right", "attack", PERCENT, True,
+           f"the attack success rate over those {_STAMPED} that the model classifies correctly without the trigger",
+           "#{f(x′) = t, f(x) = y ≠ t} / #{f(x) = y ≠ t}, DHBE 5.1.4"),
+    Metric("attack.latent_difference", "trojan: difference of inner activations", "attack", NORM, None,
+           "mean L2 distance of the penultimate layer between an image and the same one stamped", "DHBE 5.3"),
+    Metric("attack.logit_difference", "trojan: difference of output activations", "attack", NORM, None,
+           "mean L2 distance of the logits between an image and the same one stamped", "DHBE 5.3"),
     Metric("attack.twin_acc", "twin: accuracy", "benign twin", PERCENT, True,
            "share of clean test images that the trojan's benign twin classifies correctly: trained as long, on clean "
            "images alone", "#{f₀(x) = y} / #x", "Twin accuracy"),
@@ -189,6 +196,16 @@ METRICS = Metrics(
            "share of clean test images classified correctly after the defense", "#{f(x) = y} / #x", "Accuracy"),
     Metric("defense.asr", "attack success rate after the defense", "defense", PERCENT, False,
            f"share of {_STAMPED} that get it in spite of the defense", "TrojanZoo eq. 3", "ASR"),
+    Metric("defense.asr_restricted", "attack success rate after the defense on images it gets right", "defense",
+           PERCENT, False,
+           f"the attack success rate over those {_STAMPED} that are classified correctly without the trigger",
+           "#{f(x′) = t, f(x) = y ≠ t} / #{f(x) = y ≠ t}, DHBE 5.1.4", "ASR, right"),
+    Metric("defense.latent_difference", "difference of inner activations after the defense", "defense", NORM, False,
+           "mean L2 distance of the penultimate layer between an image and the same one stamped", "DHBE 5.3",
+           "Inner difference"),
+    Metric("defense.logit_difference", "difference of output activations after the defense", "defense", NORM, False,
+           "mean L2 distance of the logits between an image and the same one stamped", "DHBE 5.3",
+           "Output difference"),
     Metric("defense.unstamped_asr", "clean images that get the target after the defense", "defense", PERCENT, None,
            "share of clean test images of other classes that get the target after the defense: what a defense that "
            "changes images does by itself", "#{f(x) = t, y ≠ t} / #{y ≠ t}"),
@@ -200,6 +217,17 @@ METRICS = Metrics(
            "mean confidence in the true class of clean test images after the defense", "TrojanZoo 4.4", "CCC"),
     Metric("defense.ard", "attack rate deduction", "defense", POINTS, True,
            "ASR before minus after the defense", "TrojanZoo 4.4", "ARD"),
+
+    Metric("defense.agreement", "agreement with the delivered model", "defense", PERCENT, None,
+           "share of the defender's own clean images that delivered and defended model give one class: what the "
+           "defender can see of the cost", short="Agreement"),
+    Metric("defense.agreement_on_samples", "agreement with the delivered model on generated samples", "defense",
+           PERCENT, None, "the same on samples that the defense generated", short="Agreement, samples"),
+    Metric("defense.found_asr_before", "found triggers: ASR on the delivered model", "defense", PERCENT, None,
+           "share of the defender's clean images of other classes that a trigger which the defense found sends to its "
+           "class"),
+    Metric("defense.found_asr_after", "found triggers: ASR after the defense", "defense", PERCENT, False,
+           "the same after the defense: what the defender can see of the gain", short="Found ASR"),
 
     Metric("defense.tpr", "true positive rate", "filter", PERCENT, True,
            "share of stamped samples flagged: test images of other classes than the target, by a threshold set on "

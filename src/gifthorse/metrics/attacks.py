@@ -14,6 +14,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics import functional
 from gifthorse.metrics.functional import Counted
+from gifthorse.metrics.reactions import logits_and_latents, reactions
 from gifthorse.metrics.stamped import (
     Evidence,
     Metrics,
@@ -44,7 +45,8 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
     """Measure a trojan against its benign twin on the test set."""
     labels = task.test.labels
     benign_acc = functional.accuracy(logits_of(benign, task.test, "benign model"), labels)
-    clean = logits_of(trojan.model, task.test, "trojaned model")
+    whole = logits_and_latents(trojan.model, task.test, "trojaned model")
+    clean = whole[0]
     acc = functional.accuracy(clean, labels)
     metrics: Metrics = {
         "benign.acc": benign_acc,
@@ -68,7 +70,7 @@ def judge_attack(trojan: Trojan, task: Task, benign: Classifier) -> tuple[Metric
         if trojan.twin is not benign:
             twin_acc = functional.accuracy(logits_of(trojan.twin, task.test, "benign twin"), labels)
         metrics |= {"attack.twin_acc": twin_acc, "attack.cad": Counted(twin_acc - acc, acc.n)}
-        measured, found = _with_backdoor(trojan, backdoor, task.test, shown)
+        measured, found = _with_backdoor(trojan, backdoor, task.test, whole, shown)
         metrics |= measured
         evidence |= found
         metrics["attack.valid"] = not doubts(applicable(metrics))
@@ -108,17 +110,26 @@ def doubts(metrics: Mapping[str, Metric]) -> list[str]:
     return found
 
 
-def _with_backdoor(trojan: Trojan, backdoor: Backdoor, test: Images, shown: Tensor) -> tuple[Metrics, Evidence]:
-    """Count what stamped test images become, for each target and beyond the sources; keep those at ``shown (P,)``."""
+def _with_backdoor(
+    trojan: Trojan, backdoor: Backdoor, test: Images, clean: tuple[Tensor, Tensor | None], shown: Tensor
+) -> tuple[Metrics, Evidence]:
+    """Count what stamped test images become, for each target and beyond the sources; keep those at ``shown (P,)``.
+
+    ``clean`` is what :func:`logits_and_latents` gave for the same images without a trigger.
+    """
     stamped, targets = stamp_for_judging(backdoor, test)
-    logits, labels = logits_of(trojan.model, stamped, "trojaned model"), test.labels
+    with_trigger_on, labels = logits_and_latents(trojan.model, stamped, "trojaned model"), test.labels
+    logits = with_trigger_on[0]
     unwanted = backdoor.goal.unwanted(labels)
-    metrics = with_trigger(logits, labels, targets, "attack") | _by_target(logits, labels, targets)
+    metrics = with_trigger(logits, labels, targets, "attack", clean[0]) | _by_target(logits, labels, targets)
+    reacted, distances = reactions(clean, with_trigger_on, labels != targets, "attack")
+    metrics |= reacted
     by_twin = logits_of(trojan.twin, stamped, "benign twin")
     metrics["benign.asr"] = functional.attack_success_rate(by_twin, labels, targets)
     if unwanted is not None:
         metrics["attack.leakage"] = functional.attack_success_rate(logits, labels, unwanted)
     return metrics, {
+        **distances,
         "stamped": to_array(to_levels(stamped[shown])),
         "targets": to_array(targets[shown]),
         "stamped_predictions": to_array(logits[shown].argmax(1)),

@@ -12,10 +12,11 @@ from gifthorse.core.outcomes import CleanModel
 from gifthorse.metrics import functional
 from gifthorse.metrics.functional import Counted
 from gifthorse.metrics.kind import Case, Kind, Watch
+from gifthorse.metrics.reactions import logits_and_latents, reactions
 from gifthorse.metrics.stamped import (
     Evidence,
     Metrics,
-    logits_of,
+    named,
     shown_in_reports,
     stamp_for_judging,
     to_array,
@@ -28,20 +29,24 @@ Reform = Callable[[Tensor], Tensor]
 def judge_model(model: nn.Module, case: Case, reform: Reform | None = None) -> tuple[Metrics, Evidence]:
     """Measure what a model still gets right, and what the trigger still does to it.
 
-    The evidence is what becomes of the images that reports show, with the trigger where there is one.
+    The evidence is what becomes of the images that reports show, with the trigger where there is one, and how far the
+    trigger moves the model's activations.
     """
     task, backdoor = case.task, case.trojan.backdoor
     labels, shown = task.test.labels, shown_in_reports(case.trojan, task)
-    clean = logits_of(model, case.clean(task.test), "defended model")
-    metrics = kept(clean, labels, case)
+    clean = logits_and_latents(model, case.clean(task.test), "defended model")
+    metrics, evidence = kept(clean[0], labels, case), Evidence()
     if backdoor is None:
-        logits, pictures = clean, case.clean(task.test.take(shown)).floats()
+        logits, pictures = clean[0], case.clean(task.test.take(shown)).floats()
     else:
         stamped, targets = stamp_for_judging(backdoor, task.test)
-        logits, pictures = logits_of(model, stamped, "defended model"), stamped[shown]
-        metrics |= gained(logits, labels, targets, case)
-        metrics["defense.unstamped_asr"] = functional.attack_success_rate(clean, labels, targets)
-    evidence: Evidence = {"defended_predictions": to_array(logits[shown].argmax(1))}
+        reacting, pictures = logits_and_latents(model, stamped, "defended model"), stamped[shown]
+        logits = reacting[0]
+        metrics |= gained(logits, labels, targets, case, clean[0])
+        metrics["defense.unstamped_asr"] = functional.attack_success_rate(clean[0], labels, targets)
+        reacted, evidence = reactions(clean, reacting, labels != targets, "defense")
+        metrics |= reacted
+    evidence["defended_predictions"] = to_array(logits[shown].argmax(1))
     if reform is not None:
         with torch.inference_mode():
             evidence["reformed"] = to_array(to_levels(reform(pictures)))
@@ -58,15 +63,21 @@ def kept(logits: Tensor, labels: Tensor, case: Case) -> Metrics:
     }
 
 
-def gained(logits: Tensor, labels: Tensor, targets: Tensor, case: Case) -> Metrics:
-    """Measure on the logits ``(N, K)`` of stamped images what the trigger still does, and what that gained."""
+def gained(logits: Tensor, labels: Tensor, targets: Tensor, case: Case, clean: Tensor | None = None) -> Metrics:
+    """Measure on the logits ``(N, K)`` of stamped images what the trigger still does, and what that gained.
+
+    ``clean (N, K)`` are the logits of the same images without a trigger, where these are known.
+    """
     asr = functional.attack_success_rate(logits, labels, targets)
     ard = Counted(float(case.attack["attack.asr"]) - asr, asr.n)  # type: ignore[arg-type]
-    return {**with_trigger(logits, labels, targets, "defense"), "defense.ard": ard}
+    return {**with_trigger(logits, labels, targets, "defense", clean), "defense.ard": ard}
 
 
 def _judge(outcome: CleanModel, case: Case) -> tuple[Metrics, Evidence]:
-    return judge_model(outcome.model, case, outcome.reform)
+    metrics, evidence = judge_model(outcome.model, case, outcome.reform)
+    if outcome.samples is not None:
+        evidence["samples"] = to_array(to_levels(outcome.samples))
+    return metrics | named(outcome.findings, "defense"), evidence
 
 
 class _Watched(nn.Module):

@@ -46,6 +46,15 @@ def attack_success_rate(logits: Tensor, labels: Tensor, targets: Tensor) -> Coun
     return accuracy(logits[tried], targets[tried])
 
 
+def restricted_success_rate(logits: Tensor, clean: Tensor, labels: Tensor, targets: Tensor) -> Counted:
+    """ASR, DHBE section 5.1.4: :func:`attack_success_rate` over images that are right without a trigger.
+
+    ``clean (N, K)`` are the same model's logits of the images as they are.
+    """
+    right = clean.argmax(1) == labels
+    return attack_success_rate(logits[right], labels[right], targets[right])
+
+
 def confidence(logits: Tensor, labels: Tensor) -> Counted:
     """CCC, TrojanZoo section 4.2: mean softmax probability at ``labels (N,)`` of ``logits (N, K)``."""
     return Counted(logits.softmax(1).gather(1, labels.unsqueeze(1)).mean(), len(labels))

@@ -27,12 +27,18 @@ Reports and figures draw them by name.
 """
 
 
-def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str) -> Metrics:
-    """Count what stamped images ``(N,)`` became: ``stage`` scopes the names."""
-    return {
+def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str, clean: Tensor | None = None) -> Metrics:
+    """Count what stamped images ``(N,)`` became: ``stage`` scopes the names.
+
+    ``clean (N, K)`` are the same model's logits of the same images without a trigger, where these are known.
+    """
+    found: Metrics = {
         f"{stage}.asr": functional.attack_success_rate(logits, labels, targets),
         f"{stage}.tmc": functional.trojan_confidence(logits, labels, targets),
     }
+    if clean is not None:
+        found[f"{stage}.asr_restricted"] = functional.restricted_success_rate(logits, clean, labels, targets)
+    return found
 
 
 def finite(values: Tensor, what: str) -> Tensor:

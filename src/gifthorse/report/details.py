@@ -11,7 +11,7 @@ from gifthorse.core.metric import CLASS, METRICS, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
 from gifthorse.report.evidence import Arrays, class_values, drawable, mask_norms, suspect_of, true_targets
-from gifthorse.report.figures import Histogram, bar_chart, histograms, recovered_triggers
+from gifthorse.report.figures import Histogram, bar_chart, difference_chart, histograms, recovered_triggers
 from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
@@ -33,6 +33,7 @@ _PICTURES = {
     "stamped": "Stamped with the trigger",
     "varied": "With the trigger as it was shown here",
     "unstamped": "Transformed without a trigger",
+    "samples": "Samples that the defense generated",
     "reformed": "Reformed by the defense, as the model sees them",
 }
 
@@ -156,7 +157,7 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) 
     triggers, caption = _triggers(line.record, evidence, pictures, extent)
     return CellDetail(
         line=line,
-        rows=_picture_rows(evidence, reformed, pictures, extent),
+        rows=_picture_rows(evidence, (*reformed, "samples"), pictures, extent),
         charts=_charts(line.record, evidence),
         triggers=triggers,
         triggers_caption=caption,
@@ -193,7 +194,8 @@ def _picture_rows(evidence: Arrays, names: Sequence[str], pictures: Pictures, ex
 
 def _charts(record: Record, evidence: Arrays) -> tuple[Chart, ...]:
     """Draw all that is drawn of a cell."""
-    return tuple(chart for chart in (_class_chart(record, evidence), _score_chart(evidence)) if chart is not None)
+    found = _class_chart(record, evidence), _score_chart(evidence), _difference_chart(evidence)
+    return tuple(chart for chart in found if chart is not None)
 
 
 def _class_chart(record: Record, evidence: Arrays) -> Chart | None:
@@ -227,6 +229,16 @@ def _score_chart(evidence: Arrays) -> Chart | None:
     if not any(np.isfinite(panel.values).any() for panel in panels):
         return None
     return Chart(histograms(panels, threshold, "score (flagged: above the threshold)"), caption)
+
+
+def _difference_chart(evidence: Arrays) -> Chart | None:
+    stages = {"before": "attack_latent_differences", "after": "defense_latent_differences"}
+    found = {when: evidence[name][1] for when, name in stages.items() if name in evidence}
+    if len(found) < len(stages) or not all(np.isfinite(values).all() and len(values) for values in found.values()):
+        return None
+    caption = "How far the trigger moves the penultimate layer, before and after the defense: L2 distance between an "
+    caption += "image and the same one stamped; boxes are quartiles, whiskers 5 and 95 %."
+    return Chart(difference_chart(found), caption)
 
 
 def _triggers(record: Record, evidence: Arrays, pictures: Pictures, extent: Extent) -> tuple[tuple[Shown, ...], str]:

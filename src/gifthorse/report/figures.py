@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -101,6 +101,21 @@ def histograms(panels: Sequence[Histogram], threshold: float, axis: str) -> Mark
     )
     summary = f"Histogram of {axis}: {means}; threshold {threshold:.3g}"
     return _chart(len(panels), summary, lambda found: plots.score_panels(found, panels, threshold, axis))
+
+
+def difference_chart(groups: Mapping[str, np.ndarray]) -> Markup:
+    """Return a box for each group of distances, by its name."""
+    if not can_draw():
+        return _missing()
+    from gifthorse.report import plots
+
+    spreads = [
+        plots.Spread(name, values, "plain" if place else "stamped")
+        for place, (name, values) in enumerate(groups.items())
+    ]
+    medians = ", ".join(f"{name} {float(np.median(values)):.3g}" for name, values in groups.items())
+    summary = f"Distances between activations on clean and stamped images; medians: {medians}"
+    return _chart(1, summary, lambda panels: plots.boxes(panels[0], spreads, "L2 distance"))
 
 
 def roc_curve(

@@ -4,7 +4,7 @@ What is drawn is what was given; a number that is none or infinite is left out, 
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -57,6 +57,15 @@ class Curve:
     sound: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The values of one box of a box plot; ``style`` is ``plain``, or ``stamped`` for the one that is set off."""
+
+    label: str
+    values: np.ndarray
+    style: str = "plain"
+
+
 @dataclass(frozen=True)
 class Point:
     """A mean over seeds with the ends of its interval, which are the mean itself where there is no interval."""
@@ -74,6 +83,17 @@ class Track:
 
     label: str
     points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TradeOff:
+    """What a defense made of accuracy and ASR, in [0,1], a point for each model, with a fit from one to the other."""
+
+    label: str
+    accuracy: tuple[float, ...]
+    success: tuple[float, ...]
+    sound: tuple[bool, ...]
+    fit: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,6 +275,47 @@ def sweep(axes: Axes, tracks: Sequence[Track], unit: Unit) -> None:
     axes.xaxis.set_major_formatter(FixedFormatter([number(value) for value in shown]))
     axes.grid(visible=True, axis="y", color=LINE, linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def boxes(axes: Axes, spreads: Sequence[Spread], what: str) -> None:
+    """Draw a box for each group of values, one below the other: quartiles, the median, whiskers at 5 and 95 %."""
+    edges = [np.percentile(each.values, [5, 25, 50, 75, 95]) for each in spreads]
+    ticks = _ticks(0.0, max(float(each[-1]) for each in edges))
+    for place, (spread, (low, first, middle, third, high)) in enumerate(zip(spreads, edges, strict=True)):
+        color = STAMPED if spread.style == "stamped" else BAR
+        for ends in ((low, first), (third, high)):
+            axes.add_artist(Line2D(ends, [place, place], color=SOFT, linewidth=1))
+        box = Rectangle((first, place - 0.3), third - first, 0.6, facecolor=color, edgecolor=SOFT, linewidth=0.6)
+        axes.add_artist(box)
+        axes.add_artist(Line2D([middle, middle], [place - 0.3, place + 0.3], color=INK, linewidth=1.5))
+    axes.set_ylim(len(spreads) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(FixedLocator(range(len(spreads))))
+    axes.yaxis.set_major_formatter(FixedFormatter([each.label for each in spreads]))
+    axes.set_xlim(ticks[0], ticks[-1])
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([number(tick) for tick in ticks]))
+    axes.set_xlabel(what)
+
+
+def trade_off(axes: Axes, curves: Sequence[TradeOff]) -> None:
+    """Draw ASR against accuracy in percent, a point for each model, with the logistic curve where there is one."""
+    for series, curve in zip(cycle(SERIES), curves, strict=False):
+        accuracy, success = 100 * np.asarray(curve.accuracy), 100 * np.asarray(curve.success)
+        faces = [series.color if sound else PAPER for sound in curve.sound]
+        axes.scatter(
+            accuracy, success, marker=series.marker, s=14, c=faces, edgecolors=series.color, linewidths=0.8, zorder=3,
+            clip_on=False,
+        )  # fmt: skip
+        axes.plot([], [], color=series.color, linestyle=series.dashes, marker=series.marker, label=curve.label)
+        if curve.fit is not None:
+            at = np.linspace(accuracy.min(), accuracy.max(), 100)
+            axes.plot(at, 100 * curve.fit(at / 100), color=series.color, linestyle=series.dashes, linewidth=1.2)
+    axes.set_ylim(0, 100)
+    axes.yaxis.set_major_locator(FixedLocator(_PERCENT))
+    axes.grid(visible=True, axis="y", color=LINE, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("accuracy [%]")
+    axes.set_ylabel("attack success rate [%]")
 
 
 def heat_map(

@@ -1,11 +1,13 @@
-"""What whoever erases can say of the result without the truth: does it still answer as the delivered model did?"""
+"""What whoever erases can say of the result without the truth: whether it still answers as the delivered model did."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images
-from gifthorse.core.outcomes import CleanModel
+from gifthorse.core.outcomes import CleanModel, RecoveredTriggers
 
 SHOWN = 8
 """Generated samples that are handed back to be looked at."""
@@ -29,13 +31,25 @@ def erased(
     if given is not None and len(given):
         findings["agreement"] = _share(predict(before, given).argmax(1) == predict(after, given).argmax(1))
     if samples is not None:
-        findings["agreement_on_samples"] = _share(predict(before, samples).argmax(1) == predict(after, samples).argmax(1))
+        findings["agreement_on_samples"] = _share(
+            predict(before, samples).argmax(1) == predict(after, samples).argmax(1)
+        )
         samples = samples[:SHOWN].clamp(0, 1)
     if triggered is not None and len(triggered[0]):
         pixels, wanted = triggered
         findings["found_asr_before"] = _share(predict(before, pixels).argmax(1) == wanted)
         findings["found_asr_after"] = _share(predict(after, pixels).argmax(1) == wanted)
     return CleanModel(after, findings=findings, samples=samples)
+
+
+def with_triggers(triggers: RecoveredTriggers, classes: Sequence[int], images: Images) -> tuple[Tensor, Tensor]:
+    """Return images of other classes with the trigger recovered for each of ``classes``, and that class ``(N,)``."""
+    stamped, wanted = [], []
+    for label in classes:
+        others = images.take(images.labels != label)
+        stamped.append(triggers.stamp(others.floats(), label))
+        wanted.append(torch.full_like(others.labels, label))
+    return torch.cat(stamped), torch.cat(wanted)
 
 
 def _share(right: Tensor) -> float:

@@ -14,6 +14,7 @@ from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
+from gifthorse.training.erased import erased
 from gifthorse.training.finetuning import too_few
 from gifthorse.training.loop import fit
 
@@ -42,4 +43,4 @@ class AdversarialRetraining(CleanImagesDefense[ModelView], AdversarialRecipe):
         """Train a copy; what it is after the last epoch is handed back, whatever it was in between."""
         model = view.model.clone()
         fit(model, view.clean, self, derive(seed, self.name), label="adversarial retraining")
-        return CleanModel(model)
+        return erased(view.model, model, view.clean)

@@ -25,6 +25,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
+from gifthorse.training.erased import erased
 from gifthorse.training.finetuning import FineTuning, too_few
 
 TRIES = 32
@@ -83,7 +84,7 @@ class FinePruning(CleanImagesDefense[ModelView], FineTuning):
 
         if self.epochs:
             self.tune(model, view.clean, derive(seed, self.name))
-        return CleanModel(model.eval())
+        return erased(view.model, model.eval(), view.clean)
 
     def parts(self, clean: Images, seed: int) -> tuple[Images, Images]:
         """Return the images that channels are ranked by, and those that choose how many are pruned."""

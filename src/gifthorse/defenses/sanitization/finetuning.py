@@ -11,8 +11,8 @@ from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
+from gifthorse.training.erased import erased, with_triggers
 from gifthorse.training.finetuning import Unlearning, too_few, unlearning
-from gifthorse.training.loop import Mix
 
 
 class Finetuning(CleanImagesDefense[ModelView], Unlearning):
@@ -32,13 +32,11 @@ class Finetuning(CleanImagesDefense[ModelView], Unlearning):
     def defend(self, view: ModelView, seed: int) -> CleanModel:
         """Tune a copy; what it is after the last epoch is handed back, whatever it was in between."""
         model = view.model.clone()
-        self.tune(model, view.clean, derive(seed, self.name), self.recovered(view, seed))
-        return CleanModel(model)
-
-    def recovered(self, view: ModelView, seed: int) -> Mix | None:
-        """Return what stamps the trigger of the suspect class, if a detector told of one."""
-        verdict = view.verdict
-        if verdict is None or verdict.triggers is None or verdict.suspect is None or self.stamped == 0:
-            return None
-        random = generator(seed, self.name, "stamp", device=view.device)
-        return unlearning(verdict.triggers, [verdict.suspect], self.stamped, random)
+        verdict, mix, triggered = view.verdict, None, None
+        if verdict is not None and verdict.triggers is not None and verdict.suspect is not None:
+            triggered = with_triggers(verdict.triggers, [verdict.suspect], view.clean)
+            if self.stamped > 0:
+                random = generator(seed, self.name, "stamp", device=view.device)
+                mix = unlearning(verdict.triggers, [verdict.suspect], self.stamped, random)
+        self.tune(model, view.clean, derive(seed, self.name), mix)
+        return erased(view.model, model, view.clean, triggered=triggered)

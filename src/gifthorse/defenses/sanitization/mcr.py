@@ -27,6 +27,7 @@ from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
 from gifthorse.training.curve import Curve
+from gifthorse.training.erased import erased
 from gifthorse.training.finetuning import Erasing, too_few
 from gifthorse.training.loop import Batch, Objective
 
@@ -70,7 +71,7 @@ class Mcr(CleanImagesDefense[ModelView], Erasing):
             self.tune(last, images, derive(seed, self.name, "end"))
         curve = Curve(view.model, last, generator(seed, self.name, "t"))
         self.along_the_curve().tune(curve, images, derive(seed, self.name), objective=self.training(curve))
-        return CleanModel(self.chosen(curve, view.model, images, validated))
+        return erased(view.model, self.chosen(curve, view.model, images, validated), view.clean)
 
     def along_the_curve(self) -> Erasing:
         """Return the recipe of the curve, whose rate falls after the same shares of its epochs; θ does not decay."""

@@ -20,6 +20,7 @@ from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import ModelView
+from gifthorse.training.erased import erased
 from gifthorse.training.finetuning import Erasing, too_few
 from gifthorse.training.loop import Batch, Objective
 
@@ -46,7 +47,7 @@ class Nad(CleanImagesDefense[ModelView], Erasing):
         teacher, student = view.model.clone(), view.model.clone()
         self.tune(teacher, view.clean, derive(seed, self.name, "teacher"))
         self.tune(student, view.clean, derive(seed, self.name), objective=self.distillation(teacher, student))
-        return CleanModel(student)
+        return erased(view.model, student, view.clean)
 
     def distillation(self, teacher: Classifier, student: Classifier) -> Objective:
         """Return cross-entropy + β · (distance of the attention maps, summed over the stages); the teacher is fixed.

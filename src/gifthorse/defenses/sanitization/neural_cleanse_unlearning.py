@@ -20,6 +20,7 @@ from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.outcomes import CleanModel, ModelVerdict
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import DataFreeView, KnownClassView, Materials, ModelView, narrowed
+from gifthorse.training.erased import erased, with_triggers
 from gifthorse.training.finetuning import Unlearning, too_few, unlearning
 
 
@@ -73,9 +74,10 @@ class NeuralCleanseUnlearning(CleanImagesDefense[ModelView], Unlearning):
         classes: Sequence[int] = [] if verdict.suspect is None else [verdict.suspect]
         if isinstance(view, KnownClassView):
             classes = view.known_classes
-        model = view.model.clone()
+        model, triggered = view.model.clone(), None
         if classes:
+            triggered = with_triggers(verdict.triggers, classes, view.clean)
             random = generator(seed, self.name, "stamp", device=view.device)
             mix = unlearning(verdict.triggers, classes, self.stamped, random)
             self.tune(model, view.clean, derive(seed, self.name), mix)
-        return CleanModel(model)
+        return erased(view.model, model, view.clean, triggered=triggered)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gifthorse.report.drawings.cells import classes, scores
 from gifthorse.report.drawings.curves import populations, rocs
+from gifthorse.report.drawings.erasing import RATES, differences, samples, trade_offs
 from gifthorse.report.drawings.material import Drawing, Kind
 from gifthorse.report.drawings.material import Material as Material
 from gifthorse.report.drawings.matrices import matrices
@@ -22,6 +23,16 @@ KINDS = {
         sweeps,
     ),
     "matrix": Kind("every attack × every defense, a heat map for each metric", "records with a defense", matrices),
+    "tradeoff": Kind(
+        "accuracy against ASR over learning rates, with a logistic fit, a figure for each attack",
+        f"records of a defense at {RATES} or more learning rates",
+        trade_offs,
+    ),
+    "differences": Kind(
+        "how far the trigger moves activations after every defense, a box plot for each attack",
+        "records of an attack and of a defense that hands back a model",
+        differences,
+    ),
     "roc": Kind(
         "ROC curves of defenses that score images, a figure for each attack",
         "records of an attack and of a defense that scores images",
@@ -42,6 +53,7 @@ KINDS = {
     ),
     "triggers": Kind("the triggers of all attacks, alone and on an image", "records of an attack", triggers),
     "stamped": Kind("clean and stamped images with true → predicted class", "records with pictures", stamped),
+    "samples": Kind("the samples that a defense generated", "records of a data-free defense", samples),
     "recovered": Kind(
         "recovered masks, patterns and both together, beside those that were planted",
         "records of a defense that recovers triggers",
