@@ -504,13 +504,31 @@ def test_masks_and_patterns_are_drawn_apart_beside_the_planted_ones() -> None:
 # ---- files
 
 
+def tuned() -> list[Record]:
+    """Return an eraser at three learning rates."""
+    before = TOOK | {"defense.agreement_on_samples": 0.9}
+    return [
+        record(metrics=before | {"defense.asr": asr, "defense.acc": acc}, seed=2)
+        .model_copy(update={"defense": {"name": "dhbe", "lr": lr}, "family": "sanitization"})
+        for lr, acc, asr in ((0.01, 0.95, 0.9), (0.05, 0.9, 0.4), (0.1, 0.8, 0.1))
+    ]  # fmt: skip
+
+
+def tuned_ones(records: Sequence[Record]) -> list[Record]:
+    return [each for each in records if each.defense is not None and "lr" in each.defense]
+
+
 def everything() -> tuple[list[Record], Evidence, list[Population]]:
     """Return a store's worth in which every kind finds something."""
     screen, scores = screened(0)
     verdict, masks = inspected()
     repaired = record("shrinkpad", TOOK | {"defense.asr": 0.1, "defense.acc": 0.9}, seed=1)
-    found = [*rates((0.01, 0, 0.5), (0.05, 0, 0.9)), screen, verdict, repaired]
+    found = [*rates((0.01, 0, 0.5), (0.05, 0, 0.9)), screen, verdict, repaired, *tuned()]
     evidence = {each.id: pictures() for each in found}
+    moved = np.array([[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]], np.float32)
+    for each in tuned_ones(found):
+        evidence[each.id] |= {"attack_logit_differences": moved, "defense_logit_differences": moved / 2}
+        evidence[each.id] |= {"samples": pictures()["clean"]}
     evidence[screen.id] |= scores
     evidence[verdict.id] |= masks
     return found, evidence, [judged()]
