@@ -77,6 +77,15 @@ def of_the_weakest_target(record: Record, task: Task) -> int:
     return of_each_target(record, task)[rates.index(min(rates))]
 
 
+def of_answered_all(record: Record, task: Task) -> int:
+    """A filter is asked about stamped images of other classes than the target alone."""
+    return screened_stamped(record, task) if record.family == "filtering" else len(task.test)
+
+
+def of_other_classes(record: Record, task: Task) -> int:
+    return task.classes - len(goal_of(record, task).classes() if record.attack["name"] != "none" else ())
+
+
 def rightly_answered(acc: str, images: Callable[[Record, Task], int]) -> "Rule":
     """As many as are stamped, but for those that are wrong without a trigger, whatever class these are of."""
 
@@ -164,6 +173,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["defense.acc", "defense.ccc", "defense.cad"], of_answered_images),
     **dict.fromkeys(["attack.asr", "benign.asr", "defense.unstamped_asr"], stamped),
     **dict.fromkeys(["defense.asr", "defense.ard"], of_answered_stamped),
+    "attack.asr_all": of_test_images,
+    "defense.asr_all": of_answered_all,
+    "defense.false_positive_classes": of_other_classes,
     **dict.fromkeys(["downstream.asr", "downstream.benign_asr", "defense.recovered_asr"], stamped),
     **dict.fromkeys(["stamp.asr", "stamp.benign_asr", "stamp.unstamped_asr"], stamped),
     **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream", "stamp")},
@@ -185,6 +197,7 @@ RULES: dict[str, Rule] = {
 FOUND = "is what the defense found on images of its own"
 OTHER_RULES = {
     **dict.fromkeys(["defense.agreement", "defense.agreement_on_samples"], FOUND),
+    **dict.fromkeys(["defense.reached", "defense.stability"], FOUND),
     **dict.fromkeys(["defense.found_asr_before", "defense.found_asr_after"], FOUND),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",

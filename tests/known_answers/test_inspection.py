@@ -224,8 +224,8 @@ def test_of_restarts_each_class_takes_its_own_smallest() -> None:
 def test_restarts_never_give_a_larger_trigger() -> None:
     view = live_pixel_view(target=2, row=7, column=5)
     quick = NeuralCleanse(steps=80, batches=1, batch_size=16)
-    once = quick.search(view.model, view.clean, 0)[1]
-    thrice = quick.model_copy(update={"restarts": 3}).search(view.model, view.clean, 0)[1]
+    once = quick.recover(view.model, view.clean, 0)[1]
+    thrice = quick.model_copy(update={"restarts": 3}).recover(view.model, view.clean, 0)[1]
     assert once.shape == thrice.shape == (6,)
     assert (thrice.mean() <= once.mean() + 0.05).all()
 
@@ -233,7 +233,7 @@ def test_restarts_never_give_a_larger_trigger() -> None:
 def test_one_forward_pass_holds_no_more_images_than_allowed() -> None:
     view, seen = live_pixel_view(target=1, row=6, column=2), []
     view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    NeuralCleanse(steps=3, batches=1, batch_size=16, max_batch=32).search(view.model, view.clean, 0)
+    NeuralCleanse(steps=3, batches=1, batch_size=16, max_batch=32).recover(view.model, view.clean, 0)
     assert max(seen) == 32
     assert sum(seen) == 3 * 16 * 6
 

@@ -92,6 +92,9 @@ class ModelVerdict(Outcome):
     That index is the anomaly index of the scores unless the method has one of its own (``decisive``). ``readouts``
     holds further model-level indices by name (higher = more suspicious). A method that judges the model as a whole has
     no scores, and then has to give ``decisive`` and ``flagged``; otherwise a model is flagged where a class is suspect.
+
+    ``suspects`` are all classes above the threshold, the suspect alone unless given. ``findings`` is what else a method
+    tells, by the last part of a metric's name, and ``evidence`` the arrays that reports draw, by name.
     """
 
     scores: Tensor | None
@@ -100,6 +103,9 @@ class ModelVerdict(Outcome):
     readouts: dict[str, float] = field(default_factory=dict)
     decisive: float | None = None
     flagged: bool | None = None
+    suspects: tuple[int, ...] | None = None
+    findings: Mapping[str, float | list[float]] = field(default_factory=dict)
+    evidence: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.scores is None and (self.decisive is None or self.flagged is None):
@@ -108,6 +114,8 @@ class ModelVerdict(Outcome):
             )
         if self.flagged is None:
             object.__setattr__(self, "flagged", self.suspect is not None)
+        if self.suspects is None:
+            object.__setattr__(self, "suspects", () if self.suspect is None else (self.suspect,))
 
     def __repr__(self) -> str:
         named = "" if self.suspect is None else f", class {self.suspect} is suspect"

@@ -10,6 +10,7 @@ from gifthorse.defenses.filtering.neo import Neo
 from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFilter
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
+from gifthorse.defenses.inspection.aegis import Aegis
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
@@ -60,6 +61,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         NeuralCleanse,
         Tabor,
         Abs,
+        Aegis,
         DeepInspect,
         NeuronInspect,
         Pipeline,

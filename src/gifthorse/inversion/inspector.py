@@ -105,8 +105,10 @@ def judge_by_size(sizes: Tensor, triggers: RecoveredTriggers, threshold: float) 
     The triggers come with their success; what does not work counts as :func:`credited` says.
     """
     scores = credited(-sizes, triggers)
-    suspect = suspected(anomaly_indices(scores), triggers, threshold)
-    return ModelVerdict(scores, suspect, triggers, norm_readouts(-scores))
+    indices = anomaly_indices(scores)
+    above = ((indices > threshold) & _works(triggers)).nonzero().flatten().tolist()
+    suspect = suspected(indices, triggers, threshold)
+    return ModelVerdict(scores, suspect, triggers, norm_readouts(-scores), suspects=tuple(above))
 
 
 def masked(shown: Tensor) -> RecoveredTriggers:

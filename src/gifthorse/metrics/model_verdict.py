@@ -25,7 +25,9 @@ def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
         if outcome.decisive is None or says_something(outcome.scores):
             metrics["defense.aiv"] = outcome.anomaly_index
     metrics |= named({f"aiv_{name}": value for name, value in outcome.readouts.items()}, "defense")
-    evidence: Evidence = {}
+    metrics |= {f"defense.{name}": value for name, value in outcome.findings.items()}
+    evidence: Evidence = {name: to_array(array) for name, array in outcome.evidence.items()}
+    metrics |= _flagged_classes(outcome, case)
     if outcome.suspect is not None:
         metrics["defense.suspect_class"] = outcome.suspect
     triggers = outcome.triggers
@@ -47,6 +49,22 @@ def _judge(outcome: ModelVerdict, case: Case) -> tuple[Metrics, Evidence]:
         if triggers is not None and targets:
             metrics |= _judge_triggers(triggers, targets, case)
     return metrics, evidence
+
+
+def _flagged_classes(outcome: ModelVerdict, case: Case) -> Metrics:
+    """Compare the classes above the threshold with the targets; on a benign model every one of them is wrong."""
+    backdoor, suspects = case.trojan.backdoor, set(outcome.suspects or ())
+    targets = set() if backdoor is None else set(targets_when_judged(backdoor, case.task.test))
+    found: Metrics = {}
+    if targets:
+        found["defense.missed"] = not outcome.flagged
+    if outcome.scores is not None:
+        others = set(range(len(outcome.scores))) - targets
+        if others:
+            found["defense.false_positive_classes"] = Counted(len(suspects & others) / len(others), len(others))
+        if targets:
+            found["defense.class_detected"] = bool(suspects & targets)
+    return found
 
 
 def _judge_triggers(triggers: RecoveredTriggers, targets: list[int], case: Case) -> Metrics:

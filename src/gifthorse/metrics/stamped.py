@@ -36,6 +36,8 @@ def with_trigger(logits: Tensor, labels: Tensor, targets: Tensor, stage: str, cl
         f"{stage}.asr": functional.attack_success_rate(logits, labels, targets),
         f"{stage}.tmc": functional.trojan_confidence(logits, labels, targets),
     }
+    if stage in ("attack", "defense"):
+        found[f"{stage}.asr_all"] = functional.accuracy(logits, targets)
     if clean is not None:
         found[f"{stage}.asr_restricted"] = functional.restricted_success_rate(logits, clean, labels, targets)
     return found

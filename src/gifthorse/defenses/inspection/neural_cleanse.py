@@ -6,7 +6,9 @@ Differs: all classes are searched side by side (same mathematics). Budget, patie
     tried, not what the step made of it; a class that is finished is searched on for up to nine steps. A fifth of the
     clean images is held out to measure the recovered triggers on. Beside the published index the verdict reads out the
     same index on log norms and the ratio of median to smallest norm. Restarts and the comparison with reference models
-    are ours, and off. Mitigation by unlearning belongs to the sanitizers.
+    are ours, and off. Mitigation by unlearning belongs to the sanitizers. With ``search=pgd[norm=l2]`` it is what AEGIS
+    compares itself with (Soremekun et al. 2020, arXiv:2003.00865, RQ3): every image has a perturbation of its own, by
+    targeted PGD, and what is compared is their mean norm; the seven budgets and step sizes are lost in print.
 """
 
 from typing import Any
@@ -15,14 +17,18 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from gifthorse.core.anomaly import anomaly_indices, norm_readouts
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
-from gifthorse.core.seeds import derive
+from gifthorse.core.pgd import Pgd
+from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart, invert
+from gifthorse.inversion.frozen import freeze
 from gifthorse.inversion.inspector import Inspector, credited, hold_out, judge_by_size, masked, suspected, with_success
 from gifthorse.inversion.reference import against_references, reference_models
+from gifthorse.inversion.translation import PENULTIMATE, translate
 
 REFERENCES = "reference_norms"
 """The trigger norms ``(R, K)`` of the reference models, as prepared."""
@@ -34,7 +40,11 @@ class NeuralCleanse(Inspector):
     name = "neural_cleanse"
     aliases = ("nc", "neuralcleanse")
     paper = "Wang et al. 2019, IEEE S&P, doi:10.1109/SP.2019.00031"
-    variants = ("neural_cleanse[reference=2]", "neural_cleanse[restarts=2,max_batch=64]")
+    variants = (
+        "neural_cleanse[reference=2]",
+        "neural_cleanse[search=pgd[norm=l2]]",
+        "neural_cleanse[restarts=2,max_batch=64]",
+    )
 
     steps: int = Field(1000, ge=1, description="steps of the search; the cost may change after each")
     batches: int = Field(31, ge=1, description="mini-batches per step")
@@ -57,6 +67,10 @@ class NeuralCleanse(Inspector):
         3.0, gt=0, description="standard deviations below the reference models from which a class is suspect"
     )
     max_batch: int | None = Field(None, ge=1, description="stamped images per forward pass; null: by device")
+    search: Pgd | None = Field(
+        None, description="pgd[…]: a perturbation for every image in place of one trigger for all (AEGIS, RQ3)"
+    )
+    pgd_images: int = Field(100, ge=1, description="images that get a perturbation, where it is searched for by PGD")
 
     @field_validator("reference")
     @classmethod
@@ -67,8 +81,10 @@ class NeuralCleanse(Inspector):
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Search all classes, then look for the outlier."""
+        if self.search is not None:
+            return self.by_perturbations(view, self.search, seed)
         searched, held_out = hold_out(view.clean, seed)
-        shown, norms = self.search(view.model, searched, seed)
+        shown, norms = self.recover(view.model, searched, seed)
         triggers = with_success(view.model, masked(shown), held_out)
         verdict = judge_by_size(norms, triggers, self.anomaly_threshold)
         if self.reference == 0:
@@ -77,19 +93,31 @@ class NeuralCleanse(Inspector):
         suspect = suspected(scores, triggers, self.reference_threshold)
         return ModelVerdict(scores, suspect, triggers, verdict.readouts, float(scores.max()))
 
+    def by_perturbations(self, view: ModelView, search: Pgd, seed: int) -> ModelVerdict:
+        """Compare the classes by the mean L2 norm of what brings images to them."""
+        order = torch.randperm(len(view.clean), generator=generator(seed, "perturbed"))[: self.pgd_images]
+        seeds = view.clean.take(order.to(view.device)).floats()
+        towards = search.search(targeted=True, start="image")
+        norms = translate(freeze(view.model), seeds, towards, PENULTIMATE, 0).change
+        indices = anomaly_indices(-norms)
+        above = (indices > self.anomaly_threshold).nonzero().flatten().tolist()
+        suspect = int(indices.argmax()) if above else None
+        found: dict[str, float | list[float]] = {"trigger_norms": norms.tolist()}
+        return ModelVerdict(-norms, suspect, None, norm_readouts(norms), suspects=tuple(above), findings=found)
+
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
         """Train the reference models, and search them as the model in question will be."""
         searched, _ = hold_out(materials.clean, seed)
         structure = materials.trainer.architecture.build(searched.shape, searched.classes, seed).to(materials.device)
         models = reference_models(structure, searched, self.reference, seed)
-        return {REFERENCES: torch.stack([self.search(model, searched, seed)[1] for model in models])}
+        return {REFERENCES: torch.stack([self.recover(model, searched, seed)[1] for model in models])}
 
     def preparation(self) -> dict[str, Any] | None:
         """Name all settings but the thresholds; without reference models there is nothing to prepare."""
         settings = self.model_dump(mode="json", exclude={"anomaly_threshold", "reference_threshold"})
         return settings if self.reference else None
 
-    def search(self, model: Classifier, images: Images, seed: int) -> tuple[Tensor, Tensor]:
+    def recover(self, model: Classifier, images: Images, seed: int) -> tuple[Tensor, Tensor]:
         """Return the smallest trigger ``(K, 1 + C, H, W)`` of every class, and the L1 norms ``(K,)`` of their masks."""
         targets = torch.arange(model.classes, device=images.device).repeat(self.restarts)
         source = Masked.uniform(len(targets), images, derive(seed, self.name))
