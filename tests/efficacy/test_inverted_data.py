@@ -31,7 +31,7 @@ def trojan(task: Task) -> Trojan:
 
 @pytest.fixture(scope="module")
 def settings() -> InvertedDataDistillation:
-    found = resolve(dataset="digits", defense="inverted_data_distillation[images=600]", profile="laptop").defense
+    found = resolve(dataset="digits", defense="inverted_data_distillation[images=512]", profile="laptop").defense
     assert isinstance(found, InvertedDataDistillation)
     return found
 
@@ -61,11 +61,20 @@ def test_images_are_of_their_class_and_as_dark_and_varied_as_the_digits_nobody_s
     assert torch.unique(images.pixels, dim=0).shape[0] == len(images)
 
 
-@pytest.mark.parametrize(("start", "epochs"), [("teacher", 20), ("fresh", 60)])
+@pytest.mark.parametrize(
+    ("start", "epochs", "accuracy_lost", "success"), [("teacher", 20, 0.04, 0.8), ("fresh", 60, 0.08, 0.3)]
+)
 def test_the_backdoor_passes_to_the_student_and_so_does_accuracy(
-    start: str, epochs: int, settings: InvertedDataDistillation, images: Images, task: Task, trojan: Trojan
+    start: str,
+    epochs: int,
+    accuracy_lost: float,
+    success: float,
+    settings: InvertedDataDistillation,
+    images: Images,
+    task: Task,
+    trojan: Trojan,
 ) -> None:
-    """Also to one that has never seen the teacher's weights, nor a digit, nor the trigger."""
+    """In part also to one that has never seen the teacher's weights, nor a digit, nor the trigger."""
     chosen = settings.changed(start=start, epochs=epochs)
     view = view_of(chosen, trojan, task)
     assert isinstance(view, DataFreeView)
@@ -73,5 +82,5 @@ def test_the_backdoor_passes_to_the_student_and_so_does_accuracy(
     fit(student, images, chosen, 0, objective=imitation(freeze(view.model)))
     before, after = rates(trojan.model, task, trojan), rates(student, task, trojan)
     assert before[1] > 0.95
-    assert after[0] > before[0] - 0.06
-    assert after[1] > 0.6
+    assert after[0] > before[0] - accuracy_lost
+    assert after[1] > success
