@@ -4,10 +4,10 @@ Paper: Yin et al. 2020, arXiv:1912.08795 (DeepInversion), section 3: cross-entro
     the matching of every layer's batch-norm statistics (Eq. 4). Settings are those of its code for CIFAR-10, where the
     images are made in normalised pixels, as here; its L2 weight there is 0.
 Differs: a pixel is kept where an image can be, in [0,1], and is rounded to 8 bits at the end. What is taken is what the
-    last step leaves, as in that code. The competition with a student (Adaptive
-    DeepInversion) is left out: images are made once, before there is a student. A model that normalises by no running
-    statistics has images of the right class and of the prior alone: nothing then says what its training images were
-    like, and they look like noise.
+    last step leaves, as in that code. The competition with a student (Adaptive DeepInversion) is left out: images are
+    made once, before there is a student. A model that normalises by no running statistics has images of the right class
+    and of the prior alone: nothing then says what its training images were like, and they are far from them. Mirroring
+    (``mirror``) is what the code for ImageNet does.
 """
 
 from functools import partial
