@@ -5,6 +5,7 @@ from typing import Any
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.defense import Defense
 from gifthorse.defenses.combination.ensemble import Ensemble
+from gifthorse.defenses.combination.inverted_images import InvertedImages
 from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.neo import Neo
 from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFilter
@@ -25,6 +26,7 @@ from gifthorse.defenses.sanitization.dhbe import Dhbe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.defenses.sanitization.finetuning import Finetuning
 from gifthorse.defenses.sanitization.gdm import Gdm
+from gifthorse.defenses.sanitization.inverted_data_distillation import InvertedDataDistillation
 from gifthorse.defenses.sanitization.mcr import Mcr
 from gifthorse.defenses.sanitization.nad import Nad
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
@@ -53,6 +55,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         AdversarialRetraining,
         NeuralCleanseUnlearning,
         Dhbe,
+        InvertedDataDistillation,
         Gdm,
         Nad,
         Mcr,
@@ -66,6 +69,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         NeuronInspect,
         Pipeline,
         Ensemble,
+        InvertedImages,
     ],
     # Settings that papers print by another name; what they leave open stays as it is without it.
     {

@@ -1,4 +1,4 @@
-"""AEGIS: what a robust model has learnt of a class shows in images translated to it, and a backdoor as one more cluster.
+"""AEGIS: what a robust model learnt of a class shows in images translated to it, and a backdoor as one more cluster.
 
 Paper: Soremekun, Udeshi, Chattopadhyay 2020, arXiv:2003.00865, section IV (Algorithm 1), section V-A and Table XV (500
     seed images, l2 budget 100, perplexity 30, mean shift with scikit-learn's estimate of the bandwidth, more than two
