@@ -250,6 +250,8 @@ METRICS = Metrics(
            "the same index on NeuronInspect's smoothness alone: the L1 norm of the heat maps' Laplacian"),
     Metric("defense.aiv_persistence", "anomaly index of heat-map persistence", "detector", INDEX, None,
            "the same index on NeuronInspect's persistence alone: the pixels that two images' heat maps disagree on"),
+    Metric("defense.aiv_placed", "success of the best placed trigger", "detector", INDEX, None,
+           "the most held-out images that one of MESA's triggers, at its best place, sends to its class, as a share"),
     Metric("defense.aiv_*", "further index", "detector", INDEX, None,
            "a model-level index of the method, which names it; higher is more suspicious"),
     Metric("defense.flagged", "model flagged", "detector", FLAG, None,

@@ -11,6 +11,7 @@ from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFil
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
+from gifthorse.defenses.inspection.mesa import Mesa
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
@@ -62,6 +63,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Abs,
         DeepInspect,
         NeuronInspect,
+        Mesa,
         Pipeline,
         Ensemble,
     ],
