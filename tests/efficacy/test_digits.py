@@ -145,12 +145,13 @@ def test_neuron_inspect_reads_out_every_feature(task: Task, trojan: Trojan) -> N
 
 def test_mesa_flags_triggers_that_work_anywhere_and_not_the_benign_model(task: Task, benign: Classifier) -> None:
     """Those of BadNets work at one place alone: of these it sees nothing."""
-    metrics = judged("mesa", resolve(dataset="digits", attack="targeted_blend").attack.run(task, benign, 0), task)
+    request = "mesa[generator_steps=100]"
+    metrics = judged(request, resolve(dataset="digits", attack="targeted_blend").attack.run(task, benign, 0), task)
     assert metrics["defense.suspect_class"] == 0
     assert metrics["defense.hit"]
-    assert number(metrics, "defense.index") > 0.75
+    assert number(metrics, "defense.index") > 0.7
     assert number(metrics, "defense.recovered_asr") > 0.9
-    mesa = resolve(dataset="digits", defense="mesa", profile="laptop").defense
+    mesa = resolve(dataset="digits", defense=request, profile="laptop").defense
     assert mesa is not None
     quiet = mesa.defend(ModelView(benign, task.holdout), 0)
     assert isinstance(quiet, ModelVerdict)
