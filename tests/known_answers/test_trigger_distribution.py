@@ -19,6 +19,7 @@ from gifthorse.defenses.inspection import mesa
 from gifthorse.defenses.inspection.mesa import Mesa, most_successful
 from gifthorse.defenses.sanitization.gdm import Gdm
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
+from gifthorse.inversion import trigger_distribution
 from gifthorse.inversion.inspector import hold_out
 from gifthorse.inversion.trigger_distribution import (
     DRAWN,
@@ -348,18 +349,26 @@ def test_it_is_shown_at_the_place_where_it_works(monkeypatch: pytest.MonkeyPatch
     assert verdict.triggers.mask[1, 0, 7, 4] == 1
 
 
-def test_what_is_shown_is_chosen_without_the_images_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_scored_on_the_images_held_out_and_what_is_shown_is_chosen_on_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given, seen = view(), list[Images]()
 
     def watched(model: Classifier, triggers: Tensor, images: Images, seed: int) -> RecoveredTriggers:
         seen.append(images)
         return most_successful(model, triggers, images, seed)
 
+    def scored(model: Classifier, triggers: Tensor, targets: Tensor, images: Images, seed: int) -> Tensor:
+        seen.append(images)
+        return success_rates(model, triggers, targets, images, seed)
+
     monkeypatch.setattr(mesa, "most_successful", watched)
+    monkeypatch.setattr(trigger_distribution, "success_rates", scored)
     drawing(monkeypatch, torch.ones(64, 1, 2, 2))
     MESA.defend(given, 0)
-    searched, _ = hold_out(given.clean, 0)
-    assert torch.equal(seen[0].pixels, searched.pixels)
+    searched, held_out = hold_out(given.clean, 0)
+    assert torch.equal(seen[0].pixels, held_out.pixels)
+    assert torch.equal(seen[1].pixels, searched.pixels)
 
 
 @pytest.mark.parametrize(
@@ -423,19 +432,23 @@ def test_clean_images_of_one_class_have_no_others_to_try_a_trigger_on() -> None:
 
 
 def test_carriers_are_images_of_other_classes_with_triggers_of_their_own() -> None:
-    grey = Images(torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).repeat(1, 1, 8, 8), torch.arange(60) % 6, 6)
+    grey = Images(
+        torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).repeat(1, 1, 8, 8), torch.arange(60) // 2 % 6, 6
+    )
     triggers = torch.stack([torch.arange(300) + 1000.0, torch.arange(300) + 2000.0]).view(2, 300, 1, 1, 1)
     pixels, wanted = carriers(triggers.expand(-1, -1, -1, 2, 2), [TARGET, 4], grey, 0)
-    assert wanted.tolist() == [TARGET] * 50 + [4] * 50
-    for start, label, part in zip((1000, 2000), (TARGET, 4), pixels.split(50), strict=True):
+    assert wanted.tolist() == [TARGET] * 25 + [4] * 25
+    for start, label, part in zip((1000, 2000), (TARGET, 4), pixels.split(25), strict=True):
         shown = part.flatten(1).sort(1).values
         assert (shown[:, -4:] >= 1000).all()
-        assert sorted(shown[:, -1].tolist()) == [start + 6 * image for image in range(50)], (
+        assert sorted(shown[:, -1].tolist()) == [start + 12 * image for image in range(25)], (
             "evenly of all that are drawn"
         )
-        labels = (shown[:, 0] * 255).round().long() % 6
+        image = (shown[:, 0] * 255).round().long()
+        assert (image % 2 == int(label == 4)).all(), "the classes share the images"
+        labels = grey.labels[image]
         assert torch.equal(labels.bincount(minlength=6) == 0, torch.arange(6) == label)
-        places = {int(image.flatten().ge(1000).nonzero()[0]) for image in part}
+        places = {int(carrier.flatten().ge(1000).nonzero()[0]) for carrier in part}
         assert 3 <= len(places) <= PLACES
 
 

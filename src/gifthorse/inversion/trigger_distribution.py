@@ -231,18 +231,19 @@ def success_rates(model: Classifier, triggers: Tensor, targets: Tensor, held_out
 
 
 def carriers(triggers: Tensor, classes: Sequence[int], held_out: Images, seed: int) -> tuple[Tensor, Tensor]:
-    """Return ``held_out`` images of other classes, ``(N, C, H, W)``, with triggers, and the class ``(N,)`` of these.
+    """Return ``held_out`` images ``(N, C, H, W)`` with triggers, and the class ``(N,)`` of each one's trigger.
 
-    ``triggers (A, P, C, size, size)`` are those of the ``A`` classes, taken evenly, one for each image; places are a
-    few, and random.
+    ``triggers (A, P, C, size, size)`` are those of the ``A`` classes, which share the images of others; they are taken
+    evenly, one for each image. Places are a few, and random.
     """
     pixels, wanted, places = [], [], generator(seed, "carriers")
-    for drawn, label in zip(triggers, classes, strict=True):
-        others = held_out.take(held_out.labels != label).floats()
+    for turn, (drawn, label) in enumerate(zip(triggers, classes, strict=True)):
+        given = held_out.take(slice(turn, None, len(classes)))
+        others = given.take(given.labels != label).floats()
         count = len(others)
         own = drawn[torch.arange(count, device=drawn.device) * len(drawn) // max(count, 1)]
-        for turn in range(PLACES):
+        for first in range(PLACES):
             place = random_place(held_out.shape, drawn.shape[-1], places)
-            pixels.append(paste(others[turn::PLACES], own[turn::PLACES], place))
+            pixels.append(paste(others[first::PLACES], own[first::PLACES], place))
         wanted.append(torch.full((count,), label, device=drawn.device))
     return torch.cat(pixels), torch.cat(wanted)
