@@ -26,7 +26,7 @@ from gifthorse.inversion.trigger_distribution import TriggerModelling, paste, ra
 
 TRIED = 64
 """Drawn triggers of a class, each at a random place, of which the most successful is shown."""
-TRIED_ON = 64
+TRIED_ON = 32
 """Images that it has to be most successful on."""
 
 
