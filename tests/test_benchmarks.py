@@ -1,18 +1,26 @@
 """Benchmarks ask for what can be carried out, and time what they say."""
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from benchmarks import dhbe_gpu
 from benchmarks.against_trojanzoo import Quality, Reached, Triggers, fastest
+from benchmarks.dhbe import Floor
 from benchmarks.tables import make_store
 from benchmarks.timing import Pairs, seconds, spread
+from torch.utils.flop_counter import FlopCounterMode
 
 from gifthorse.bench.query import read_records
 from gifthorse.bench.store import Store
+from gifthorse.core.views import DataFreeView
+from gifthorse.defenses.sanitization.dhbe import Dhbe, Distillation
+from gifthorse.models.resnet import ResNet18
 
 
 def test_waiting_costs_nothing_and_a_process_waited_for_does() -> None:
@@ -55,6 +63,42 @@ def test_the_fastest_search_that_is_good_enough_counts_at_the_least_budget_that_
         assert (found.schedule, found.budget, found.quality.l1) == ("quick", 50, 2.0)
         assert 0.05 <= found.seconds < 0.1
     assert compare("never") is None
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu_at_a_small_size(tmp_path: Path) -> None:
+    out = tmp_path / "results" / "dhbe_gpu.json"
+    small = ["--width", "2", "--batch-size", "4", "--generators", "2", "--device", "cpu"]
+    dhbe_gpu.main(["--out", str(out), *small, "--iterations", "5", "--warm", "1", "--full", "--schedule", "2"])
+    found = json.loads(out.read_text())
+    assert found["seconds_per_iteration"] > 0
+    assert found["ratio_to_floor"] > 0.5
+    assert found["predicted_minutes"] == found["seconds_per_iteration"] * 2 / 60
+    assert found["timed_iterations"] == 5
+    assert (found["precision"], found["host_syncs"]) == ("float32", None)
+    assert found["settings"]["student_steps"] == 5
+    assert found["machine"]["torch"] == torch.__version__
+    assert found["full_minutes"] > 0
+    assert 0 <= found["agreement_on_samples"] <= 1
+
+
+def test_an_iteration_of_dhbe_has_the_passes_that_its_benchmark_names() -> None:
+    """41 forward passes of the classifier and 8 of each generator, and the floor has as many."""
+    settings = Dhbe(batch_size=2, width=8, noise=8)
+    view = DataFreeView(ResNet18(width=4).build((3, 32, 32), 10, 0).eval(), shape=(3, 32, 32))
+    found = Distillation(settings, view, 0)
+
+    def operations(work: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        count: int = counter.get_total_flops()
+        return count
+
+    with torch.no_grad():
+        parts = [operations(partial(each, found.draw())) for each in (found.samples, found.patches)]
+        named = 41 * operations(lambda: found.teacher(torch.rand(2, 3, 32, 32))) + 8 * sum(parts)
+    floor = Floor(view.model, (3, 32, 32), settings)
+    for work in (found.iterate, lambda: floor.run(1)):
+        assert 0.97 < operations(work) / named < 1.01
 
 
 def test_the_synthetic_records_are_records(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.views import view_of
 from gifthorse.core.classifier import Classifier, predict
-from gifthorse.core.outcomes import CleanModel, InputScreen
+from gifthorse.core.outcomes import CleanModel, InputScreen, ModelVerdict
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
@@ -141,6 +141,22 @@ def test_neuron_inspect_reads_out_every_feature(task: Task, trojan: Trojan) -> N
     indices = [number(metrics, f"defense.aiv{name}") for name in ("", "_sparseness", "_smoothness", "_persistence")]
     assert min(indices) > 0
     assert "defense.mln" not in metrics
+
+
+def test_mesa_flags_triggers_that_work_anywhere_and_not_the_benign_model(task: Task, benign: Classifier) -> None:
+    """Those of BadNets work at one place alone: of these it sees nothing."""
+    request = "mesa[generator_steps=100]"
+    metrics = judged(request, resolve(dataset="digits", attack="targeted_blend").attack.run(task, benign, 0), task)
+    assert metrics["defense.suspect_class"] == 0
+    assert metrics["defense.hit"]
+    assert number(metrics, "defense.index") > 0.7
+    assert number(metrics, "defense.recovered_asr") > 0.9
+    mesa = resolve(dataset="digits", defense=request, profile="laptop").defense
+    assert mesa is not None
+    quiet = mesa.defend(ModelView(benign, task.holdout), 0)
+    assert isinstance(quiet, ModelVerdict)
+    assert quiet.suspect is None
+    assert quiet.index < 0.2
 
 
 def test_doing_nothing_and_guessing_get_no_credit(task: Task, trojan: Trojan) -> None:

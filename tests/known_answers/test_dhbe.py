@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.views import DataFreeView
 from gifthorse.defenses import DEFENSES
+from gifthorse.defenses.sanitization import dhbe
 from gifthorse.defenses.sanitization.dhbe import Dhbe, Distillation
 from gifthorse.models.small_cnn import SmallCnn
+from gifthorse.training import precision
+from gifthorse.training.erased import erased
 from gifthorse.training.generators import PatchGenerator, SampleGenerator, add_patches, total_variation
 
 SHAPE = (3, 12, 17)
@@ -248,12 +252,109 @@ def test_the_generators_rate_follows_the_students_unless_it_is_said() -> None:
     assert distillation(lr=0.05, generator_lr=0.01).of_patches.param_groups[0]["lr"] == 0.01
 
 
-def test_a_network_that_normalises_nothing_is_distilled_as_well() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    model = Classifier(network, mean=[0.0], std=[1.0], head="4", stages=("0",)).eval()
-    settings = Dhbe(iterations=3, batch_size=8, noise=8, width=4, patch_size=3)
-    cleaned = settings.defend(DataFreeView(model, shape=(1, 12, 12)), 0).model
-    assert cleaned(torch.rand(4, 1, 12, 12)).isfinite().all()
+def plain_model(classes: int = 3, mean: float = 0.0, std: float = 1.0) -> Classifier:
+    """A network without batch normalisation."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+    return Classifier.wrap(network, (mean,), (std,), example_shape=(1, 12, 12)).eval()
+
+
+def test_a_network_without_batch_normalisation_is_distilled_and_nothing_but_patches_moves_it_at_first() -> None:
+    settings = Dhbe(iterations=3, batch_size=8, noise=8, width=4, patch_size=3, mean=(0.5,), deviation=(0.25,))
+    view = DataFreeView(plain_model(), shape=(1, 12, 12))
+    assert settings.skip(view) is None
+    assert settings.defend(view, 0).model(torch.rand(4, 1, 12, 12)).isfinite().all()
+    apart = {
+        abr: float(Distillation(settings.changed(abr=abr, regularisation=1.0), view, 0).student_loss().detach())
+        for abr in (False, True)
+    }
+    assert apart[False] < 1e-6
+    assert apart[True] > 1e-4
+
+
+def test_a_network_that_takes_pixels_as_they_are_does_not_tell_what_images_are_like() -> None:
+    """Samples would have mean 0 and deviation 1 where pixels lie in [0,1]."""
+    view = DataFreeView(plain_model(), shape=(1, 12, 12))
+    sentence = "the network takes pixels as they are: mean and deviation have to say what images are like"
+    for incomplete in (Dhbe(), Dhbe(mean=(0.5,)), Dhbe(deviation=(0.25,)), Dhbe(abr=False)):
+        assert incomplete.skip(view) == sentence
+    assert Dhbe(mean=(0.5,), deviation=(0.25,)).skip(view) is None
+    assert Dhbe(mean=(0.0,), deviation=(1.0,)).skip(view) is None, "whoever says so means it"
+    for said in ((0.0, 0.5), (0.5, 1.0)):
+        assert Dhbe().skip(DataFreeView(plain_model(3, *said), shape=(1, 12, 12))) is None
+
+
+def test_a_model_of_one_class_is_refused_with_a_sentence() -> None:
+    found = [Dhbe().skip(DataFreeView(plain_model(count, 0.5, 0.5), shape=(1, 12, 12))) for count in (1, 2)]
+    assert found == ["the model has one class: there is no decision to distil", None]
+
+
+def test_the_student_is_compared_with_the_teacher_on_fresh_samples_which_change_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Dhbe(iterations=2, batch_size=8, noise=8, width=4, patch_size=3)
+    view = DataFreeView(SmallCnn(width=4).build(SHAPE, 3, 0), shape=SHAPE)
+    compared = list[Tensor]()
+
+    def noted(before: Classifier, after: Classifier, *, samples: Tensor) -> CleanModel:
+        assert same(state(before), state(view.model))
+        assert not after.training
+        compared.append(samples)
+        return erased(before, after, samples=samples)
+
+    monkeypatch.setattr(dhbe, "erased", noted)
+    found = settings.defend(view, 0)
+    assert found.findings.keys() == {"agreement_on_samples"}
+    agree = predict(view.model, compared[0]).argmax(1) == predict(found.model, compared[0]).argmax(1)
+    assert found.findings["agreement_on_samples"] == pytest.approx(float(agree.float().mean()))
+    assert compared[0].shape == (512, *SHAPE)
+    means = compared[0].unflatten(0, (64, 8)).mean((1, 3, 4))
+    assert torch.allclose(means, torch.full_like(means, 0.5), atol=1e-3), "each batch is normalised by itself"
+    assert len(compared[0].flatten(1).unique(dim=0)) == 512
+    assert found.samples is not None
+    assert torch.equal(found.samples, compared[0][:8].clamp(0, 1))
+
+    monkeypatch.setattr(dhbe, "COMPARED", 4)
+    again = settings.defend(view, 0).model
+    assert len(compared[1]) == 4
+    assert same(state(found.model), state(again))
+
+
+def test_where_the_networks_run_in_lower_precision_what_they_make_and_the_losses_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU. Pixels lie as convolutions want them."""
+    monkeypatch.setattr(dhbe, "fast_on_gpu", lambda device: torch.autocast(device.type, torch.bfloat16))
+    for placement in ("batch", "image"):
+        found = distillation(placement=placement)
+        calls = recorded(found)
+        found.iterate()
+        assert {each.dtype for name in ("teacher", "student") for each in calls[name]} == {torch.bfloat16}
+        assert {each.dtype for each in calls["asked"]} == {torch.float32}
+        assert all(each.is_contiguous(memory_format=torch.channels_last) for each in calls["asked"])
+        assert {each.dtype for each in found.weights} == {torch.float32}
+        assert found.student_loss().dtype == torch.float32
+        assert all(each.isfinite().all() for each in found.weights)
+
+
+def test_on_a_cpu_all_is_in_float32_even_where_less_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_native_bfloat16", lambda device: True)
+    found = distillation()
+    calls = recorded(found)
+    found.iterate()
+    assert {each.dtype for name in ("teacher", "student") for each in calls[name]} == {torch.float32}
+
+
+def test_generators_may_lie_as_convolutions_want_them() -> None:
+    """As on a GPU: they make the same, and what they make lies so as well."""
+    found = distillation()
+    noise = found.draw()
+    for maker in (found.samples, found.patches):
+        before = maker(noise)
+        maker.to(memory_format=torch.channels_last)
+        after = maker(noise)
+        assert torch.allclose(before, after, atol=1e-4)
+        assert after.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_patch_that_does_not_fit_is_refused_with_a_sentence() -> None:

@@ -284,6 +284,8 @@ METRICS = Metrics(
            "the same index on NeuronInspect's smoothness alone: the L1 norm of the heat maps' Laplacian"),
     Metric("defense.aiv_persistence", "anomaly index of heat-map persistence", "detector", INDEX, None,
            "the same index on NeuronInspect's persistence alone: the pixels that two images' heat maps disagree on"),
+    Metric("defense.aiv_placed", "success of the best placed trigger", "detector", INDEX, None,
+           "the most held-out images that one of MESA's triggers, at its best place, sends to its class, as a share"),
     Metric("defense.aiv_*", "further index", "detector", INDEX, None,
            "a model-level index of the method, which names it; higher is more suspicious"),
     Metric("defense.aiv_separation", "anomaly index of the separation of translated images", "detector", INDEX, None,
@@ -304,7 +306,7 @@ METRICS = Metrics(
            "clusters of features of the defender's images of a class and of images translated to it; 0 where too few "
            "images reached the class", "AEGIS IV"),
     Metric("defense.separations", "separation per class", "detector", INDEX, None,
-           "distance of the mean directions of features of images translated to a class and of real ones, 0 to 2; ours"),
+           "distance, 0 to 2, of the mean directions of features of images translated to a class and of real ones; ours"),
     Metric("defense.reached", "translated images that reach their class", "detector", PERCENT, None,
            "per class, the share of translated images that the model gives the class", "AEGIS IV, step 1"),
     Metric("defense.stability", "stability over repeats", "detector", PERCENT, True,

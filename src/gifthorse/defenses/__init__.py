@@ -13,6 +13,7 @@ from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.aegis import Aegis
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
+from gifthorse.defenses.inspection.mesa import Mesa
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
@@ -67,6 +68,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         Aegis,
         DeepInspect,
         NeuronInspect,
+        Mesa,
         Pipeline,
         Ensemble,
         InvertedImages,

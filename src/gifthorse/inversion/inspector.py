@@ -35,16 +35,21 @@ class Inspector(CleanImagesDefense[ModelView]):
         """Refuse models of which a median deviation says nothing, and images that the model cannot judge."""
         if view.model.classes < 3:
             return f"an anomaly index needs at least 3 classes; this model has {view.model.classes}"
-        if len(view.clean) < 2:
-            return f"needs clean images, some of them to be held out; there are {len(view.clean)}"
-        if view.clean.classes != view.model.classes:
-            return f"the clean images are of {view.clean.classes} classes, the model knows {view.model.classes}"
-        try:
-            logits = predict(view.model, view.clean.take(slice(LOOKED_AT)))
-        except RuntimeError as error:
-            size = "×".join(map(str, view.clean.shape))
-            return f"the model cannot take images of {size} (channels, height, width): {str(error).splitlines()[0]}"
-        return None if logits.isfinite().all() else "the model's outputs on clean images are not finite numbers"
+        return unusable(view)
+
+
+def unusable(view: ModelView) -> str | None:
+    """Return one sentence why nothing can be measured of this model on these clean images, or ``None``."""
+    if len(view.clean) < 2:
+        return f"needs clean images, some of them to be held out; there are {len(view.clean)}"
+    if view.clean.classes != view.model.classes:
+        return f"the clean images are of {view.clean.classes} classes, the model knows {view.model.classes}"
+    try:
+        logits = predict(view.model, view.clean.take(slice(LOOKED_AT)))
+    except RuntimeError as error:
+        size = "×".join(map(str, view.clean.shape))
+        return f"the model cannot take images of {size} (channels, height, width): {str(error).splitlines()[0]}"
+    return None if logits.isfinite().all() else "the model's outputs on clean images are not finite numbers"
 
 
 def hold_out(images: Images, seed: int) -> tuple[Images, Images]:

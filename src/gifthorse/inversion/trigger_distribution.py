@@ -1,24 +1,30 @@
-"""Models of the distribution of all triggers that send images to a class, not of one of them.
+"""Models of the distribution of all triggers that send images to a class, not of one of them, and how often they do.
 
-Paper: Qiao, Yang, Li 2019, NeurIPS, arXiv:1910.03749, sections 3 and 4 (max-entropy staircase approximator).
-Differs: layers, sizes and Adam are those of the authors' code, but all generators are trained side by side, as a batch.
-    Mutual information is estimated by the Donsker-Varadhan bound with its plain gradient (that code corrects it by a
-    moving average), and the network that estimates it ends in a linear layer, not in a leaky ReLU: a bound that cannot
-    fall is none. Triggers with their noise are kept in [0,1]. An image may be drawn twice for a mini-batch, so that few
-    images fill it. Batch normalisation always goes by the batch: what is handed back is one large batch of triggers.
+Paper: Qiao, Yang, Li 2019, NeurIPS, arXiv:1910.03749, sections 3 to 5 (max-entropy staircase approximator).
+Differs: it calls a class attacked whose triggers reach "about 90 %", and prints no threshold: here it is the class
+    whose triggers reach it most on held-out clean images, if they do on more than half. The triggers' size, which it
+    assumes to be known, layers and Adam are those of the authors' code, but all generators are trained side by side, as
+    a batch. Mutual information is estimated by the Donsker-Varadhan bound with its plain gradient (that code corrects
+    it by a moving average), and the network that estimates it ends in a linear layer, not in a leaky ReLU: a bound that
+    cannot fall is none. Triggers with their noise are kept in [0,1]. An image may be drawn twice for a mini-batch, so
+    that few images fill it. Batch normalisation always goes by the batch: what is handed back is one large batch of
+    triggers.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.configuration import Configuration
 from gifthorse.core.images import Images
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator, isolated
+from gifthorse.core.views import ModelView
 from gifthorse.inversion.engine import reached
 from gifthorse.inversion.frozen import freeze
 from gifthorse.training.optimisers import adam
@@ -99,41 +105,65 @@ def donsker_varadhan(together: Tensor, apart: Tensor) -> Tensor:
     return together.mean(1) - (apart.logsumexp(1) - math.log(apart.shape[1]))
 
 
-@dataclass(frozen=True)
-class Modelling:
-    """How distributions are modelled: by generators of triggers ``size`` pixels wide and high.
+class TriggerModelling(Configuration):
+    """How distributions of triggers are modelled, as the fields of whatever defense does."""
 
-    Each is trained for ``steps`` of ``batch_size`` images by Adam. ``alpha`` is the weight of mutual information,
-    ``noise`` the dimension of what triggers are made from, ``deviation`` that of the normal noise added to each.
-    """
+    success: float = Field(
+        0.5, ge=0, le=1, description="share of held-out images that a class's triggers must reach to make it suspect"
+    )
+    alpha: float = Field(0.1, ge=0, description="α: weight of the mutual information of triggers and noise")
+    trigger_size: int = Field(3, ge=1, description="side of the triggers, in pixels")
+    generator_steps: int = Field(625, ge=1, description="steps that the generators are trained for")
+    generator_batch_size: int = Field(128, ge=2, description="images per step and generator")
+    generator_lr: float = Field(2e-4, gt=0, description="Adam's learning rate for generators and estimator")
+    noise: int = Field(64, ge=4, multiple_of=4, description="dimension of the noise, a quarter for each layer")
+    hidden: int = Field(512, ge=1, description="units of each hidden layer")
+    deviation: float = Field(0.1, ge=0, description="standard deviation of the noise that is added to a trigger")
 
-    size: int
-    steps: int
-    batch_size: int
-    lr: float
-    alpha: float
-    noise: int
-    hidden: int
-    deviation: float
+    def unfit(self, view: ModelView) -> str | None:
+        """Return one sentence why no trigger of this model's classes can be modelled, or ``None``."""
+        if view.model.classes < 2:
+            return "the model has one class: there is no other whose images a trigger could send to it"
+        if min(view.shape[1:]) < self.trigger_size:
+            size = "×".join(map(str, view.shape))
+            return f"a trigger of {self.trigger_size}×{self.trigger_size} does not fit into images of {size}"
+        return None
 
-    def triggers(self, model: Classifier, images: Images, targets: Tensor, betas: Tensor, seed: int) -> Tensor:
-        """Return triggers ``(A, DRAWN, C, size, size)`` drawn from the model of each candidate's distribution.
+    def search(
+        self, model: Classifier, images: Images, held_out: Images, beta: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return triggers ``(K, DRAWN, C, size, size)`` of every class, and the share ``(K,)`` that they send there.
 
-        A candidate's generator raises the confidence in ``targets (A,)`` of stamped images, as far as ``betas (A,)``.
+        They are modelled on ``images`` and tried on those of other classes in ``held_out``.
         """
-        device, count = images.device, len(targets)
-        shape = (images.shape[0], self.size, self.size)
+        triggers = self.model_triggers(model, images, range(model.classes), [beta], seed)
+        every = torch.arange(model.classes, device=images.device)
+        return triggers, success_rates(model, triggers, every, held_out, seed)
+
+    def model_triggers(
+        self, model: Classifier, images: Images, classes: Sequence[int], betas: Sequence[float], seed: int
+    ) -> Tensor:
+        """Return triggers ``(A, DRAWN, C, size, size)`` drawn from the model of each class and β, ``A`` of them.
+
+        All β of a class follow each other. A generator raises the confidence in its class of stamped images, as far as
+        its β.
+        """
+        device = images.device
+        targets = torch.tensor(list(classes), device=device).repeat_interleave(len(betas))
+        tops = torch.tensor(list(betas), device=device).repeat(len(classes))
+        count, shape = len(targets), (images.shape[0], self.trigger_size, self.trigger_size)
+        size = self.generator_batch_size
         with isolated(seed, "generators"):
             sizes = count, self.noise, self.hidden, math.prod(shape)
             makers, statistics = Generators(*sizes).to(device), Statistics(*sizes).to(device)
-        optimizers = [adam(each.parameters(), self.lr, (0.5, 0.999)) for each in (makers, statistics)]
+        optimizers = [adam(each.parameters(), self.generator_lr, (0.5, 0.999)) for each in (makers, statistics)]
         random, places = generator(seed, "triggers", device=device), generator(seed, "places")
         frozen = freeze(model)
-        together = max((4096 if device.type == "cuda" else 128) // self.batch_size, 1)
-        for _ in track(range(self.steps), "trigger distribution", self.steps):
-            batch = images.take(torch.randint(len(images), (self.batch_size,), generator=random, device=device))
-            pixels, place = batch.floats(), random_place(images.shape, self.size, places)
-            noise, other = torch.rand(2, count, self.batch_size, self.noise, generator=random, device=device)
+        together = max((4096 if device.type == "cuda" else 128) // size, 1)
+        for _ in track(range(self.generator_steps), "trigger distribution", self.generator_steps):
+            batch = images.take(torch.randint(len(images), (size,), generator=random, device=device))
+            pixels, place = batch.floats(), random_place(images.shape, self.trigger_size, places)
+            noise, other = torch.rand(2, count, size, self.noise, generator=random, device=device)
             triggers = makers(noise)
             # Gradients gather in a leaf: the generators' layers are passed once, whatever asks something of triggers.
             leaf = triggers.detach().requires_grad_()
@@ -148,8 +178,8 @@ class Modelling:
                 with fast_arithmetic(device):
                     logits = frozen(stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last))
                 confidence = logits.float().softmax(1).unflatten(0, stamped.shape[:2])
-                wanted = confidence.gather(2, targets[part].view(-1, 1, 1).expand(-1, self.batch_size, 1)).squeeze(2)
-                staircase(wanted, betas[part]).sum().backward(retain_graph=True)
+                wanted = confidence.gather(2, targets[part].view(-1, 1, 1).expand(-1, size, 1)).squeeze(2)
+                staircase(wanted, tops[part]).sum().backward(retain_graph=True)
             optimizers[0].zero_grad()
             triggers.backward(leaf.grad)
             optimizers[0].step()
@@ -198,3 +228,22 @@ def success_rates(model: Classifier, triggers: Tensor, targets: Tensor, held_out
             hits.append(reached(logits, target).float())
         rates.append(torch.cat(hits).sum() / max(PLACES * len(others), 1))
     return torch.stack(rates)
+
+
+def carriers(triggers: Tensor, classes: Sequence[int], held_out: Images, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``held_out`` images ``(N, C, H, W)`` with triggers, and the class ``(N,)`` of each one's trigger.
+
+    ``triggers (A, P, C, size, size)`` are those of the ``A`` classes, which share the images of others; they are taken
+    evenly, one for each image. Places are a few, and random.
+    """
+    pixels, wanted, places = [], [], generator(seed, "carriers")
+    for turn, (drawn, label) in enumerate(zip(triggers, classes, strict=True)):
+        given = held_out.take(slice(turn, None, len(classes)))
+        others = given.take(given.labels != label).floats()
+        count = len(others)
+        own = drawn[torch.arange(count, device=drawn.device) * len(drawn) // max(count, 1)]
+        for first in range(PLACES):
+            place = random_place(held_out.shape, drawn.shape[-1], places)
+            pixels.append(paste(others[first::PLACES], own[first::PLACES], place))
+        wanted.append(torch.full((count,), label, device=drawn.device))
+    return torch.cat(pixels), torch.cat(wanted)

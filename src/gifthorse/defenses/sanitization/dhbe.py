@@ -8,10 +8,12 @@ Differs: the published code takes 5 student steps per iteration and 256 samples,
     adversarial distillation; with ``regularisation=0`` stamped samples still pass through the student and enter its
     statistics, as section 5.4.1 says. A sample that ends in batch normalisation is mapped to pixels by the classifier's
     own mean and deviation. In the paper these are the training images', which its defender so knows; in this package's
-    networks they are fixed (0.5, and 0.25 or 0.5), and where a network takes pixels as they are they are 0 and 1:
-    ``mean`` and ``deviation`` say what images are like. Like the code's, pixels are not cut to [0,1], stamped or not.
-    The trigger generator takes its step on the samples of the sample generator's, whose plain logits are known, not on
-    fresh ones.
+    networks they are fixed (0.5, and 0.25 or 0.5), and a network that takes pixels as they are tells nothing: ``mean``
+    and ``deviation`` say what images are like. Like the code's, pixels are not cut to [0,1], stamped or not. The
+    trigger generator takes its step on the samples of the sample generator's, whose plain logits are known, not on
+    fresh ones. On a GPU all networks run in bfloat16, losses and weights in float32. Without batch normalisation, of
+    which the paper's networks are full, teacher and student agree on everything at first: samples have nothing to look
+    for until patches, or weight decay, have moved the student, and no statistics of it are renewed.
 """
 
 from collections.abc import Iterable
@@ -29,11 +31,15 @@ from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.views import DataFreeView
 from gifthorse.inversion.frozen import freeze
+from gifthorse.training.erased import erased
 from gifthorse.training.generators import PatchGenerator, SampleGenerator, add_patches, total_variation
 from gifthorse.training.optimisers import adam, sgd
+from gifthorse.training.precision import fast_on_gpu
 
 FALLS = (6, 8)
 """Tenths of the iterations after which every learning rate is a tenth of what it was."""
+COMPARED = 512
+"""Samples on which the student is compared with the teacher in the end."""
 
 
 class Dhbe(Defense[DataFreeView]):
@@ -70,23 +76,30 @@ class Dhbe(Defense[DataFreeView]):
     width: int = Field(64, ge=1, description="channels of a generator's last maps; those before have twice as many")
 
     def skip(self, view: DataFreeView) -> str | None:
-        """Refuse a patch that is larger than the images, and statistics of other colours than theirs."""
-        colours, height, width = view.shape
+        """Refuse a model without a decision, patches larger than images, and statistics unknown or of other colours."""
+        (colours, height, width), known = view.shape, view.model.normalise
+        if view.classes < 2:
+            return "the model has one class: there is no decision to distil"
         if any(given is not None and len(given) != colours for given in (self.mean, self.deviation)):
             return f"its mean and deviation are not one number for each of the images' {colours} channels"
+        if None in (self.mean, self.deviation) and not known.mean.any() and bool((known.std == 1).all()):
+            return "the network takes pixels as they are: mean and deviation have to say what images are like"
         if self.abr and self.patch_size > min(height, width):
             return f"its patches of {self.patch_size}×{self.patch_size} do not fit into images of {height}×{width}"
         return None
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
-        """Distil; what the student is after the last iteration is handed back, whatever it was in between."""
+        """Distil; what the student is after the last iteration is handed back, whatever it was in between.
+
+        It is compared with the teacher on samples of the last iteration's generator.
+        """
         distillation = Distillation(self, view, seed)
         with isolated(seed, self.name, "student"):  # dropout draws from the global state
             for _ in track(range(self.iterations), "data-free distillation", self.iterations):
                 distillation.iterate()
         student = distillation.student
         student.zero_grad()
-        return CleanModel(student.eval())
+        return erased(view.model, student.eval(), samples=distillation.show(seed))
 
 
 class Distillation:
@@ -101,6 +114,9 @@ class Distillation:
         with isolated(seed, "generators"):
             self.samples = SampleGenerator(view.shape, s.noise, s.width).to(device)
             self.patches = PatchGenerator(view.shape[0], s.patch_size, s.noise, s.width).to(device)
+        if device.type == "cuda":  # elsewhere it costs time
+            self.samples.to(memory_format=torch.channels_last)
+            self.patches.to(memory_format=torch.channels_last)
         self.random = generator(seed, "draws", device=device)
         rate = s.generator_lr or s.lr / 100
         known = view.model.normalise
@@ -129,36 +145,49 @@ class Distillation:
     def student_loss(self) -> Tensor:
         """Return Eq. 8 on fresh samples, ‖S(x) - T(x)‖ + λ ‖S(x + patch) - S(x)‖; the last S(x) is held fixed."""
         with torch.no_grad():
-            pixels = self.pixels(self.samples(self.draw()))
+            pixels = self.pixels(self.run(self.samples, self.draw()))
             stamped = self.stamped(pixels) if self.settings.abr else None
-            wanted = self.teacher(pixels)
-        logits = self.student(pixels)
+            wanted = self.run(self.teacher, pixels)
+        logits = self.run(self.student, pixels)
         loss = l1_loss(logits, wanted)
         if stamped is not None:
             # A pass of its own: the patches do not move the statistics that plain samples are normalised by.
             with torch.set_grad_enabled(self.settings.regularisation > 0):
-                reaction = l1_loss(self.student(stamped), logits.detach())
+                reaction = l1_loss(self.run(self.student, stamped), logits.detach())
             loss = loss + self.settings.regularisation * reaction
         return loss
 
     def step_of_samples(self) -> tuple[Tensor, Tensor]:
         """Move the samples to where teacher and student disagree; returns them and the student's logits."""
-        normalised = self.samples(self.draw())
+        normalised = self.run(self.samples, self.draw())
         pixels = self.pixels(normalised)
-        logits = self.student(pixels)
-        gap = l1_loss(logits, self.teacher(pixels))
+        logits = self.run(self.student, pixels)
+        gap = l1_loss(logits, self.run(self.teacher, pixels))
         self.step(self.of_samples, self.settings.smoothness * total_variation(normalised) - gap)
         return pixels.detach(), logits.detach()
 
     def step_of_patches(self, pixels: Tensor, logits: Tensor) -> None:
         """Move the patches to where the student reacts, on samples whose plain logits are known."""
-        self.step(self.of_patches, -l1_loss(self.student(self.stamped(pixels)), logits))
+        self.step(self.of_patches, -l1_loss(self.run(self.student, self.stamped(pixels)), logits))
 
     def step(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         """Step down a loss."""
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+    def run(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Return what one of the networks makes of its inputs, ``float32`` whatever it computes in."""
+        with fast_on_gpu(inputs.device):
+            made: Tensor = network(inputs)
+        return made.float()
+
+    @torch.no_grad()
+    def show(self, seed: int) -> Tensor:
+        """Return pixels of :data:`COMPARED` fresh samples, made in batches like those that were trained on."""
+        self.random = generator(seed, "shown", device=self.random.device)
+        batches = -(-COMPARED // self.settings.batch_size)
+        return torch.cat([self.pixels(self.run(self.samples, self.draw())) for _ in range(batches)])[:COMPARED]
 
     def draw(self) -> Tensor:
         """Return fresh noise for a batch."""
@@ -172,7 +201,7 @@ class Distillation:
     def stamped(self, pixels: Tensor) -> Tensor:
         """Return ``pixels (N, C, H, W)`` with a fresh patch added to each."""
         s, (count, _, height, width) = self.settings, pixels.shape
-        patches = s.patch_scale * self.patches(self.draw())
+        patches = s.patch_scale * self.run(self.patches, self.draw())
         places = [
             torch.randint(
                 side - s.patch_size + 1,
