@@ -67,7 +67,8 @@ def in_paper_profile(row: dict[str, Any], name: str) -> Iterator[Configuration]:
     """The method as the paper profile has it, on every data set or the one that the row names."""
     kind, _, called = name.rpartition(" ")
     role = kind or next(role for role, listed in ROLES.items() if name in listed or name in listed.presets)
-    everywhere = IMAGES if role != "training" else ["cifar10"]
+    own = {each.get("dataset") for each in ROWS if each["field"] == row["field"] and name in names(each)}
+    everywhere = [each for each in IMAGES if each not in own] if role != "training" else ["cifar10"]
     for dataset in [row["dataset"]] if "dataset" in row else everywhere:
         request: dict[str, Any] = {"dataset": dataset, "model": row.get("model"), role: called, "profile": "paper"}
         found = getattr(resolve(**request), role)

@@ -871,7 +871,7 @@ def test_the_caption_of_recovered_triggers_says_which_are_shown(
     known = {"defense.suspect_class": suspect, "attack.targets": None if target is None else [float(target)]}
     metrics = ATTACK | {name: value for name, value in known.items() if value is not None}
     cell = with_evidence(record(defense=CLEANSE, metrics=metrics), evidence)
-    extent = details.Extent(pictures=1, triggers=2)
+    extent = details.Extent(pictures=1, triggers=2, maps=1)
     ((found,),) = (each.cells for each in details.trojans([cell], details.Lines([cell.record]), Pictures(), extent))
     assert found.triggers_caption == f"Recovered mask × pattern of each class; the 2 smallest of 5{more}"
     shown = {0, 1, *(each for each in (suspect, target) if each is not None)}

@@ -18,6 +18,8 @@ KINDS = (
     "populations",
     "scores",
     "classes",
+    "clusters",
+    "translated",
     "triggers",
     "stamped",
     "samples",
@@ -57,6 +59,8 @@ def figures(
     populations  ROC curves of defenses that inspect models
     scores       histograms of the scores of clean and stamped images
     classes      what a detector compares between classes
+    clusters     the clusters of features that a detector counts
+    translated   images translated to every class
     triggers     the triggers of all attacks, alone and on an image
     stamped      clean and stamped images with true → predicted class
     samples      what a data-free defense generated

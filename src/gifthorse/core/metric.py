@@ -306,7 +306,7 @@ METRICS = Metrics(
            "clusters of features of the defender's images of a class and of images translated to it; 0 where too few "
            "images reached the class", "AEGIS IV"),
     Metric("defense.separations", "separation per class", "detector", INDEX, None,
-           "distance, 0 to 2, of the mean directions of features of images translated to a class and of real ones; ours"),
+           "distance, 0 to 2, between the mean directions of features of translated images and of real ones; ours"),
     Metric("defense.reached", "translated images that reach their class", "detector", PERCENT, None,
            "per class, the share of translated images that the model gives the class", "AEGIS IV, step 1"),
     Metric("defense.stability", "stability over repeats", "detector", PERCENT, True,

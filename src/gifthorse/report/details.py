@@ -10,6 +10,8 @@ from gifthorse.core.command import command
 from gifthorse.core.metric import CLASS, METRICS, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.cells import ReportCell
+from gifthorse.report.clusters import cluster_maps
+from gifthorse.report.clusters import to_svg as cluster_svg
 from gifthorse.report.evidence import Arrays, class_values, drawable, mask_norms, suspect_of, true_targets
 from gifthorse.report.figures import Histogram, bar_chart, difference_chart, histograms, recovered_triggers
 from gifthorse.report.matrix import headline
@@ -20,13 +22,14 @@ from gifthorse.report.tables import downstream_labels, measure, samples, stamp_l
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is shown of each cell: most pictures in a row, and most recovered triggers."""
+    """How much is shown of each cell: most pictures in a row, recovered triggers, and maps of features."""
 
     pictures: int
     triggers: int
+    maps: int
 
 
-FULL, BRIEF = Extent(pictures=8, triggers=20), Extent(pictures=4, triggers=4)
+FULL, BRIEF = Extent(pictures=8, triggers=20, maps=3), Extent(pictures=4, triggers=4, maps=1)
 
 _PICTURES = {
     "clean": "Clean test images",
@@ -157,8 +160,11 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) 
     triggers, caption = _triggers(line.record, evidence, pictures, extent)
     return CellDetail(
         line=line,
-        rows=_picture_rows(evidence, (*reformed, "samples"), pictures, extent),
-        charts=_charts(line.record, evidence),
+        rows=(
+            *_picture_rows(evidence, (*reformed, "samples"), pictures, extent),
+            *_translated_rows(line.record, evidence, pictures, extent),
+        ),
+        charts=_charts(line.record, evidence, extent),
         triggers=triggers,
         triggers_caption=caption,
         measurements=_measurements(line.record),
@@ -192,9 +198,28 @@ def _picture_rows(evidence: Arrays, names: Sequence[str], pictures: Pictures, ex
     return tuple(Shown(pictures.number(pixels[: extent.pictures]), _PICTURES[name]) for name, pixels in found)
 
 
-def _charts(record: Record, evidence: Arrays) -> tuple[Chart, ...]:
+def _translated_rows(record: Record, evidence: Arrays, pictures: Pictures, extent: Extent) -> tuple[Shown, ...]:
+    """Show the same images on their way to every class, or to the first classes where little is shown."""
+    found = evidence.get("translated")
+    if found is None or found.ndim != 5 or not found.size:
+        return ()
+    suspect, names = suspect_of(record), record.class_names
+    chosen = range(len(found)) if extent.pictures > 4 else [suspect if suspect in range(len(found)) else 0]
+    rows = [(label, pictures.number(found[label][: extent.pictures])) for label in chosen if label is not None]
+    return tuple(
+        Shown(row, f"Translated to class {class_label(label, names)}", label == suspect) for label, row in rows
+    )
+
+
+def _charts(record: Record, evidence: Arrays, extent: Extent) -> tuple[Chart, ...]:
     """Draw all that is drawn of a cell."""
-    found = _class_chart(record, evidence), _score_chart(evidence), _difference_chart(evidence)
+    found = (
+        _class_chart(record, evidence),
+        _separation_chart(record),
+        _score_chart(evidence),
+        _difference_chart(evidence),
+        *_cluster_maps(record, evidence, extent),
+    )
     return tuple(chart for chart in found if chart is not None)
 
 
@@ -214,6 +239,33 @@ def _class_chart(record: Record, evidence: Arrays) -> Chart | None:
         which = "all classes" if len(targets) == len(values) else listed
         caption += f" ▲ true targets: {which}."
     return Chart(bar_chart(values, what, suspect, targets, names), caption)
+
+
+def _separation_chart(record: Record) -> Chart | None:
+    values = record.metrics.get("defense.separations")
+    if not isinstance(values, list) or not values:
+        return None
+    what = "separation of translated images from real ones"
+    caption = f"{what[0].upper()}{what[1:]} per class, our own read-out, which decides nothing; dashed: the median."
+    return Chart(bar_chart(values, what, None, true_targets(record), record.class_names), caption)
+
+
+def _cluster_maps(record: Record, evidence: Arrays, extent: Extent) -> list[Chart]:
+    """Draw the classes with the most clusters, the suspect and the targets among them."""
+    maps, suspect, targets = cluster_maps(evidence), suspect_of(record), true_targets(record)
+    asked = [label for label in (suspect, *targets) if label in maps]
+    most = sorted(maps, key=lambda label: -maps[label].count)
+    found = []
+    for label in list(dict.fromkeys([*asked, *most]))[: extent.maps]:
+        each, name = maps[label], class_label(label, record.class_names)
+        caption = f"Class {name}{' ▲' if label in targets else ''}: {each.count} clusters of "
+        caption += (
+            f"{int(each.translated.sum())} translated images (dots; some show themselves where they are pointed at)"
+        )
+        caption += f" and {int((~each.translated).sum())} clean ones (squares)."
+        svg = cluster_svg(each, f"features of class {name} in {each.count} clusters", with_pictures=extent.pictures > 4)
+        found.append(Chart(svg, caption))
+    return found
 
 
 def _score_chart(evidence: Arrays) -> Chart | None:

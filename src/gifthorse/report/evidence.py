@@ -9,11 +9,19 @@ from gifthorse.core.record import Record
 Arrays = Mapping[str, np.ndarray]
 
 
+_COMPARED = {"defense.clusters": "clusters", "defense.trigger_norms": "mean norm of reversed triggers"}
+"""Lists by class that say what a detector's scores are of."""
+
+
 def class_values(record: Record, evidence: Arrays) -> tuple[str, list[float]] | None:
     """Return what a detector compares between classes, and its values, if there are any.
 
-    That is the mask norms where it scores by them, and its own scores otherwise.
+    That is what it says of its scores, or the mask norms where it scores by them, and its own scores otherwise.
     """
+    for name, what in _COMPARED.items():
+        values = record.metrics.get(name)
+        if isinstance(values, list) and values:
+            return what, values
     masks, scores = evidence.get("masks"), record.metrics.get("defense.scores")
     if masks is not None and len(masks) and (not isinstance(scores, list) or _scored_by_norm(scores, masks)):
         return "L1 norm of the recovered mask", mask_norms(masks)

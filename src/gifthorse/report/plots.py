@@ -318,6 +318,25 @@ def trade_off(axes: Axes, curves: Sequence[TradeOff]) -> None:
     axes.set_ylabel("attack success rate [%]")
 
 
+def cluster_map(axes: Axes, points: np.ndarray, clusters: np.ndarray, translated: np.ndarray) -> None:
+    """Draw points ``(N, 2)``, a colour and shape for each cluster, gray for noise; those of clean images are hollow."""
+    for cluster in np.unique(clusters).tolist():
+        series = SERIES[cluster % len(SERIES)]
+        colour, marker = (SOFT, "x") if cluster < 0 else (series.color, series.marker)
+        for filled, chosen in ((False, ~translated), (True, translated)):
+            here = points[(clusters == cluster) & chosen]
+            if len(here):
+                # A cross has no face.
+                face = colour if filled or cluster < 0 else "none"
+                axes.plot(
+                    *here.T, linestyle="none", marker=marker, markersize=1.8, markeredgewidth=0.4,
+                    markeredgecolor=colour, markerfacecolor=face, clip_on=False,
+                )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")
+
+
 def heat_map(
     figure: Figure,
     axes: Axes,

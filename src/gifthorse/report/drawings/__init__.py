@@ -14,6 +14,7 @@ from gifthorse.report.drawings.material import Drawing, Kind
 from gifthorse.report.drawings.material import Material as Material
 from gifthorse.report.drawings.matrices import matrices
 from gifthorse.report.drawings.pictures import recovered, stamped, triggers
+from gifthorse.report.drawings.robust import clusters, translated
 from gifthorse.report.drawings.sweeps import sweeps
 
 KINDS = {
@@ -51,6 +52,12 @@ KINDS = {
     "classes": Kind(
         "what a detector compares, a bar for each class", "records of a defense that inspects models", classes
     ),
+    "clusters": Kind(
+        "the clusters of features that a detector counts, a map for each class",
+        "records of a defense that clusters features",
+        clusters,
+    ),
+    "translated": Kind("images translated to every class", "records of a defense that translates images", translated),
     "triggers": Kind("the triggers of all attacks, alone and on an image", "records of an attack", triggers),
     "stamped": Kind("clean and stamped images with true → predicted class", "records with pictures", stamped),
     "samples": Kind("the samples that a defense generated", "records of a data-free defense", samples),
