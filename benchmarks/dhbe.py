@@ -13,7 +13,7 @@ from benchmarks.timing import Row, paired
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.seeds import isolated
 from gifthorse.core.views import DataFreeView
-from gifthorse.defenses.sanitization.dhbe import Dhbe
+from gifthorse.defenses.sanitization.dhbe import Dhbe, Distillation
 from gifthorse.inversion.frozen import freeze
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
@@ -35,7 +35,13 @@ def measure() -> list[Row]:
 def _compare(label: str, model: Classifier, shape: tuple[int, int, int], settings: Dhbe) -> Row:
     view = DataFreeView(model, shape=shape)
     floor = Floor(model, shape, settings)
-    both = paired(lambda: settings.defend(view, 0), lambda: floor.run(settings.iterations), 5)
+
+    def ours() -> None:
+        distillation = Distillation(settings, view, 0)
+        for _ in range(settings.iterations):
+            distillation.iterate()
+
+    both = paired(ours, lambda: floor.run(settings.iterations), 5)
     how = (
         f"{settings.student_steps} student steps, batch {settings.batch_size}: {both.ours / settings.iterations:.2f} s"
     )
