@@ -389,3 +389,45 @@ def test_accuracy_under_attack_is_the_share_whose_margin_is_wider_than_the_ball(
         assert metrics["benign.adversarial_acc"] == 0.5
     plain = replace(task, recipe=StandardRecipe())
     assert "attack.adversarial_acc" not in judge_attack(Trojan(trojaned, trojaned, None), plain, blind)[0]
+
+
+def test_success_on_all_images_has_those_of_the_target_class_for_free(task: Task, trojan: Trojan) -> None:
+    """AEGIS V-A: all 160 stamped images get class 0; after a perfect repair the 40 of class 0 still do."""
+    metrics, _ = judge_attack(trojan, task, trojan.twin)
+    assert (metrics["attack.asr"], metrics["attack.asr_all"]) == (1.0, 1.0)
+    repaired, _ = judge_defense(CleanModel(model()), trojan, task, metrics, 0)
+    assert (repaired["defense.asr"], repaired["defense.asr_all"]) == (0.0, 0.25)
+    assert counts_of(repaired)["defense.asr_all"] == 160
+
+
+def test_flagged_classes_are_compared_with_the_targets(task: Task, trojan: Trojan) -> None:
+    """AEGIS, Tables VI and X: of four classes the target and one of the three others are flagged."""
+    before, _ = judge_attack(trojan, task, trojan.twin)
+    scores = torch.tensor([3.0, 2.0, 3.0, 2.0])
+
+    def judged(truth: Trojan, verdict: ModelVerdict) -> dict[str, Any]:
+        metrics, _ = judge_defense(verdict, truth, task, before, 0)
+        names = ("missed", "class_detected", "false_positive_classes")
+        return {name: metrics.get(f"defense.{name}") for name in names}
+
+    both = ModelVerdict(scores, 0, decisive=3.0, suspects=(0, 2))
+    found = judged(trojan, both)
+    assert found == {"missed": False, "class_detected": True, "false_positive_classes": pytest.approx(1 / 3)}
+    assert judged(trojan, ModelVerdict(scores, None)) == {
+        "missed": True, "class_detected": False, "false_positive_classes": 0.0,
+    }  # fmt: skip
+    benign = Trojan(model(), model(), None)  # type: ignore[arg-type]
+    assert judged(benign, both) == {"missed": None, "class_detected": None, "false_positive_classes": 0.5}
+    alone = judged(trojan, ModelVerdict(scores, 2))
+    assert (alone["class_detected"], alone["false_positive_classes"]) == (False, pytest.approx(1 / 3))
+
+
+def test_what_a_detector_tells_besides_is_in_the_record(task: Task, trojan: Trojan) -> None:
+    verdict = ModelVerdict(
+        torch.zeros(CLASSES), None, decisive=0.0,
+        findings={"stability": 0.8, "clusters": [2.0, 2.0, 3.0, 2.0]}, evidence={"points": torch.ones(3, 2)},
+    )  # fmt: skip
+    before, _ = judge_attack(trojan, task, trojan.twin)
+    metrics, evidence = judge_defense(verdict, trojan, task, before, 0)
+    assert (metrics["defense.stability"], metrics["defense.clusters"]) == (0.8, [2.0, 2.0, 3.0, 2.0])
+    assert evidence["points"].shape == (3, 2)

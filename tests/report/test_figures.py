@@ -504,6 +504,17 @@ def test_masks_and_patterns_are_drawn_apart_beside_the_planted_ones() -> None:
 # ---- files
 
 
+def clustered() -> dict[str, np.ndarray]:
+    """Return two classes of three points each, and a picture of each."""
+    return {
+        "points": np.arange(12.0).reshape(6, 2),
+        "point_clusters": np.array([0, 0, 1, 0, 1, -1]),
+        "point_translated": np.array([True, True, False] * 2),
+        "point_classes": np.array([0, 0, 0, 1, 1, 1]),
+        "translated": np.zeros((2, 1, 1, 8, 8), np.uint8),
+    }
+
+
 def tuned() -> list[Record]:
     """Return an eraser at three learning rates."""
     before = TOOK | {"defense.agreement_on_samples": 0.9}
@@ -522,6 +533,7 @@ def everything() -> tuple[list[Record], Evidence, list[Population]]:
     """Return a store's worth in which every kind finds something."""
     screen, scores = screened(0)
     verdict, masks = inspected()
+    verdict.metrics["defense.clusters"] = [2.0, 1.0]
     repaired = record("shrinkpad", TOOK | {"defense.asr": 0.1, "defense.acc": 0.9}, seed=1)
     found = [*rates((0.01, 0, 0.5), (0.05, 0, 0.9)), screen, verdict, repaired, *tuned()]
     evidence = {each.id: pictures() for each in found}
@@ -530,7 +542,7 @@ def everything() -> tuple[list[Record], Evidence, list[Population]]:
         evidence[each.id] |= {"attack_logit_differences": moved, "defense_logit_differences": moved / 2}
         evidence[each.id] |= {"samples": pictures()["clean"]}
     evidence[screen.id] |= scores
-    evidence[verdict.id] |= masks
+    evidence[verdict.id] |= masks | clustered()
     return found, evidence, [judged()]
 
 

@@ -78,6 +78,29 @@ def test_one_seed_is_a_number_without_a_spread_and_no_interval() -> None:
     assert sheet.numbers()[1]["std"] is None
 
 
+def test_numbers_are_compared_with_a_row_or_with_a_column() -> None:
+    """AEGIS' RQ1 and RQ5: how much more successful is one attack, or one training, than another?"""
+    metrics = {"attack.asr": 0.6}
+    records = [record(metrics=metrics), record(metrics=metrics | {"attack.asr": 0.9}, attack=BLEND)]
+    by_row = matrix(records, columns="metric", metrics=["attack.asr"], relative_to="badnets")
+    assert entry(by_row, "badnets", metric="ASR")[0] == "60.0"
+    assert entry(by_row, "targeted_blend", metric="ASR")[0] == "90.0 (+50 %)"
+    assert [each["gain"] for each in by_row.numbers()] == [None, pytest.approx(0.5)]
+    assert any("of the mean of badnets" in remark for remark in by_row.remarks)
+    by_column = matrix(records, "seed", "attack", ["attack.asr"], relative_to="targeted_blend")
+    assert entry(by_column, "0", "badnets")[0] == "60.0 (−33 %)"
+    assert entry(by_column, "0", "targeted_blend")[0] == "90.0"
+    assert "gain" not in matrix(records).numbers()[0]
+
+
+def test_what_is_compared_with_has_to_be_there_and_to_be_more_than_nothing() -> None:
+    with pytest.raises(RequestError, match="no row and no column is called 'esb'; there are: badnets"):
+        matrix([record()], columns="metric", metrics=["attack.asr"], relative_to="esb")
+    nothing = [record(metrics={"attack.asr": 0.0}), record(attack=BLEND)]
+    sheet = matrix(nothing, columns="metric", metrics=["attack.asr"], relative_to="badnets")
+    assert entry(sheet, "targeted_blend", metric="ASR")[0] == "99.0"
+
+
 def test_another_n_than_the_usual_is_said_in_the_cell() -> None:
     records = [repaired(asr, seed) for seed, asr in enumerate(ASRS)]
     sheet = matrix([*records, *(repaired(0.5, seed, defense=PRUNING) for seed in (0, 1))])

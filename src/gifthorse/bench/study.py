@@ -140,6 +140,7 @@ class Table(_Part):
         default=[], description="fields to average over as well as over seeds; attack.target where it varies by seed"
     )
     interval: bool = Field(False, description="95 % interval of the mean in place of the deviation")
+    relative_to: str | None = Field(None, description="row or column that every mean is compared with, by its label")
 
     @field_validator("where")
     @classmethod

@@ -280,7 +280,9 @@ def _print_results(work: "Work", study: "Study") -> None:
         chosen = select(records, conditions(table.where))
         varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
         found = without(chosen, [*dict.fromkeys([*table.over, *varied])])
-        sheet = matrix(found, table.rows, table.columns, table.metric or (), interval=table.interval)
+        sheet = matrix(
+            found, table.rows, table.columns, table.metric or (), interval=table.interval, relative_to=table.relative_to
+        )
         if table.title:
             click.echo(f"{table.title}\n")
         click.echo(WRITERS["text"](sheet))

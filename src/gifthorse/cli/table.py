@@ -40,6 +40,12 @@ FORMATS = {"text": ".txt", "latex": ".tex", "csv": ".csv", "markdown": ".md", "j
 )
 @click.option("--interval", is_flag=True, help="Give the mean's 95 % interval by Student's t in place of ± deviation.")
 @click.option(
+    "--relative-to",
+    metavar="LABEL",
+    help="Say beside every mean by how much of that of this row, or column, it is larger, as standard with --rows "
+    "training.",
+)
+@click.option(
     "--compare",
     nargs=2,
     metavar="DEFENSE DEFENSE",
@@ -59,6 +65,7 @@ def table(
     metrics: tuple[str, ...],
     over: tuple[str, ...],
     interval: bool,
+    relative_to: str | None,
     compare: tuple[str, str] | None,
     form: str | None,
     out: Path | None,
@@ -77,8 +84,8 @@ def table(
     records = without(chosen_records(store, filters), over)
     load_packages(records)
     if compare:
-        if columns or interval:
-            raise RequestError("--compare has columns of its own: leave --columns and --interval out")
+        if columns or interval or relative_to:
+            raise RequestError("--compare has columns of its own: leave --columns, --interval and --relative-to out")
         from gifthorse.report.comparison import compare as compare_defenses
 
         first, second = (_of(records, defense) for defense in compare)
@@ -86,7 +93,9 @@ def table(
     else:
         from gifthorse.report.matrix import matrix
 
-        sheet = matrix(records, rows or "attack", columns or "defense", metrics, interval=interval)
+        sheet = matrix(
+            records, rows or "attack", columns or "defense", metrics, interval=interval, relative_to=relative_to
+        )
     text = WRITERS[form](sheet)
     if out is None:
         click.echo(text, nl=False)

@@ -80,6 +80,13 @@ class Sample:
     status: str
     notes: tuple[str, ...]
 
+    def gain(self, base: "Sample | None") -> float | None:
+        """Return by what share of ``base``'s mean this one is larger; ``None`` where there is nothing to compare."""
+        if base is None or not self.values or not base.values or self.metric.unit in (FLAG, CLASS):
+            return None
+        before = fmean(base.values.values())
+        return fmean(self.values.values()) / before - 1 if before > 0 else None
+
     def text(self, usual: int, *, interval: bool) -> str:
         """Return mean and spread, with n where it is not the usual one; the status where there is no number."""
         values, unit = list(self.values.values()), self.metric.unit
@@ -238,13 +245,15 @@ def matrix(
     metrics: Sequence[str] = (),
     *,
     interval: bool = False,
+    relative_to: str | None = None,
 ) -> Sheet:
     """Return the table of some records: a row and a column for every value of an axis, a number for each metric.
 
     An axis is a part of the settings (``attack``), a field of one (``attack.poison_rate``) or another column of the
     records (``seed``); columns may be :data:`METRIC` alone. Without metrics, every defense has the one that stands for
     its family. Records that differ in anything but the seed are never averaged: what differs and is on no axis tells
-    rows apart. :class:`RequestError` where a column or a metric is not known.
+    rows apart. Where ``relative_to`` is the label of a row, or of a column, every number says by how much of that one's
+    it is larger. :class:`RequestError` where a column or a metric is not known.
     """
     row_axis, column_axis = find_axis(rows, records), None if columns == METRIC else find_axis(columns, records)
     if row_axis == column_axis:
@@ -273,7 +282,41 @@ def matrix(
     if not shown:
         raise RequestError(f"none of the {len(records)} records has a number for this table")
     remarks += _nothing(heads, kept, [row for row in table if row not in shown])
-    return _sheet(shown, [heads[place] for place in kept], layout, remarks, interval=interval)
+    heads = [heads[place] for place in kept]
+    bases = {} if relative_to is None else _bases(shown, heads, relative_to)
+    if relative_to is not None:
+        remarks += [f"in brackets: by how much of the mean of {relative_to} a mean is larger"]
+    return _sheet(shown, heads, layout, remarks, bases, interval=interval)
+
+
+Bases = Mapping[tuple[Names, int], Sample]
+"""What is compared with, by row and place in it."""
+
+
+def _bases(table: Mapping[Names, Sequence[Sample]], heads: Sequence[tuple[Names, Metric]], relative_to: str) -> Bases:
+    """Return the sample of the row that is called so, the rest alike, or of the column, for every place but its own."""
+    rows = {row[:-1]: row for row in table if row[-1].label == relative_to}
+    if rows:
+        pairs = [(row, place, rows.get(row[:-1]), place) for row in table for place in range(len(heads))]
+    else:
+        columns = {
+            (column[:-1], metric.name): place
+            for place, (column, metric) in enumerate(heads)
+            if column and column[-1].label == relative_to
+        }
+        if not columns:
+            labels = dict.fromkeys([*(row[-1].label for row in table), *(c[-1].label for c, _ in heads if c)])
+            raise RequestError(f"no row and no column is called '{relative_to}'; there are: {', '.join(labels)}")
+        pairs = [
+            (row, place, row, columns.get((column[:-1], metric.name), place))
+            for row in table
+            for place, (column, metric) in enumerate(heads)
+        ]
+    return {
+        (row, place): table[base][other]
+        for row, place, base, other in pairs
+        if base is not None and (base, other) != (row, place)
+    }
 
 
 def find_axis(column: str, records: Sequence[Record]) -> Axis:
@@ -369,6 +412,7 @@ def _sheet(
     heads: Sequence[tuple[Names, Metric]],
     layout: Layout,
     remarks: Sequence[str],
+    bases: Bases,
     *,
     interval: bool,
 ) -> Sheet:
@@ -393,17 +437,27 @@ def _sheet(
         lines=tuple(
             Line(
                 tuple(name.label for slot, name in zip(rows, row, strict=True) if slot in told),
-                tuple(Entry(each.text(usual, interval=interval), each.notes) for each in found),
+                tuple(
+                    Entry(each.text(usual, interval=interval) + _relative(each, bases.get((row, place))), each.notes)
+                    for place, each in enumerate(found)
+                ),
             )
             for row, found in table.items()
         ),
         remarks=tuple(remarks),
         numbers=lambda: [
-            {slot.heading: name.label for slot, name in zip(rows + columns, row + column, strict=True)} | each.numbers()
+            {slot.heading: name.label for slot, name in zip(rows + columns, row + column, strict=True)}
+            | each.numbers()
+            | ({"gain": each.gain(bases.get((row, place)))} if bases else {})
             for row, found in table.items()
-            for (column, _), each in zip(heads, found, strict=True)
+            for place, ((column, _), each) in enumerate(zip(heads, found, strict=True))
         ],
     )
+
+
+def _relative(each: Sample, base: Sample | None) -> str:
+    gain = each.gain(base)
+    return "" if gain is None else f" ({gain:+.0%})".replace("-", "−").replace("%", " %")
 
 
 def _telling(slots: Sequence[Slot], names: Sequence[Names]) -> list[Slot]:
