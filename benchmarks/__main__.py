@@ -24,6 +24,7 @@ from benchmarks import (
     stacked,
     tables,
     training,
+    translation,
 )
 
 MODULES = (
@@ -37,6 +38,7 @@ MODULES = (
     erasing,
     filtering,
     inspection_memory,
+    translation,
     online,
     command_line,
     grid,

@@ -1,6 +1,7 @@
 """Cells: answered from the store, resumed, and never without a reason."""
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,19 @@ def test_a_fresh_store_gives_the_same_numbers(runner: Runner, tmp_path: Path) ->
     first, again = runner.run(request), other.run(request)
     assert first.metrics == again.metrics
     assert first.id == again.id
+
+
+def test_the_time_of_a_defense_is_in_its_record(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the defense alone: neither of training before it nor of the judgement after it."""
+    defend = ShrinkPad.defend
+
+    def waiting(self: ShrinkPad, view: DataFreeView, seed: int) -> CleanModel:
+        time.sleep(0.3)
+        return defend(self, view, seed)
+
+    monkeypatch.setattr(ShrinkPad, "defend", waiting)
+    seconds = runner.run(cell(defense="shrinkpad")).seconds
+    assert 0.3 <= seconds["defense"] < 0.3 + seconds["benign"] + seconds["attack"]
 
 
 @pytest.mark.parametrize("stage", ["judge_attack", "judge_defense"])
