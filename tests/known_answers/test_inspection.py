@@ -376,7 +376,7 @@ def test_nor_does_it_against_reference_models(
     shown = torch.zeros(6, 2, 8, 8)
     for label in range(6 - works, 6):
         shown[label, 0], shown[label, 1, label] = 1, 1
-    monkeypatch.setattr(NeuralCleanse, "search", lambda *_: (shown, torch.tensor(norms)))
+    monkeypatch.setattr(NeuralCleanse, "recover", lambda *_: (shown, torch.tensor(norms)))
     prepared = {REFERENCES: torch.tensor([[8.0] * 6, [9.0] * 6])}
     verdict = NeuralCleanse(reference=2).defend(replace(live_pixel_view(2, 7, 5), prepared=prepared), 0)
     assert verdict.suspect == suspect

@@ -109,7 +109,7 @@ def test_of_each_targets_own_mask_the_top_pixels_are_compared_one_less_than_the_
 def test_a_verdict_on_the_model_as_a_whole_has_an_index_and_no_hit(task: Task) -> None:
     verdict = ModelVerdict(None, None, decisive=0.7, flagged=True)
     metrics, _ = judge_defense(verdict, trojan(AllToOne()), task, BEFORE, 0)
-    assert metrics == {"defense.index": 0.7, "defense.flagged": True}
+    assert metrics == {"defense.index": 0.7, "defense.flagged": True, "defense.missed": False}
     for missing in ({}, {"decisive": 0.7}, {"flagged": True}):
         with pytest.raises(ValueError, match="without scores"):
             ModelVerdict(None, None, **missing)
@@ -137,7 +137,9 @@ def test_a_filter_of_a_training_set_is_judged_on_the_samples_and_on_what_it_trai
     assert (metrics["defense.acc"], metrics["defense.asr"], metrics["defense.ard"]) == (1, 1, 0)
     counts = counts_of(metrics)
     of_training = {"removed": 8, "tpr": 2, "recall": 2, "fpr": 6, "precision": 3, "f1": 8, "auroc": 8}
-    of_test = {"acc": 40, "ccc": 40, "cad": 40, "asr": 30, "tmc": 30, "ard": 30, "unstamped_asr": 30}
+    of_test = {"acc": 40, "ccc": 40, "cad": 40, "asr_all": 40}
+    of_sources = ("asr", "tmc", "ard", "unstamped_asr", "asr_restricted", "latent_difference", "logit_difference")
+    of_test |= dict.fromkeys(of_sources, 30)
     assert counts == {f"defense.{name}": count for name, count in {**of_training, **of_test}.items()}
     assert evidence["stamped_scores"].tolist() == [9, 4]
     assert sorted(evidence["clean_scores"]) == [0, 1, 2, 3, 5, 6]

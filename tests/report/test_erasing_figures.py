@@ -118,7 +118,7 @@ def test_differences_are_boxes_of_every_images_distance() -> None:
     axes = figure.axes[1]
     assert axes.get_xlabel() == "L2 distance, penultimate layer"
     # Before any defense is there once, though it is in both records.
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["no defense", "nad", "dhbe"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["no defense", "nad", "dhbe"]
     boxes = [each for each in axes.patches if isinstance(each, Rectangle)]
     assert [(each.get_x(), each.get_width()) for each in boxes] == [(5.5, 1.0), (1.5, 1.0), (0.0, 2.0)]
     assert [each.get_width() for each in figure.axes[0].patches] == [2.0, 2.0, 4.0]  # type: ignore[attr-defined]

@@ -128,6 +128,7 @@ def _draw_differences(part: Part, attack: str, records: Sequence[Record], eviden
                 if where == layer
             ]
             plots.boxes(axes, spreads, f"{distance} distance, {_LAYERS[layer]}")
+            axes.tick_params("y", labelleft=index == 0)
     return figure
 
 
