@@ -159,7 +159,7 @@ def test_translated_images_of_a_backdoors_target_lie_where_no_real_one_does() ->
     separations = torch.tensor(verdict.findings["separations"])
     assert separations.argmax() == 2
     assert separations[2] > 2 * separations.sort().values[-2]
-    assert verdict.readouts["separation"] > 2
+    assert verdict.readouts["separation"] == pytest.approx(float(separations.max()))
     translated = verdict.evidence["translated"]
     assert translated.shape == (6, 40, 1, 8, 8)
     assert translated[2, :, 0, 7, 5].float().mean() > 200

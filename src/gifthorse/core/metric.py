@@ -288,9 +288,9 @@ METRICS = Metrics(
            "the most held-out images that one of MESA's triggers, at its best place, sends to its class, as a share"),
     Metric("defense.aiv_*", "further index", "detector", INDEX, None,
            "a model-level index of the method, which names it; higher is more suspicious"),
-    Metric("defense.aiv_separation", "anomaly index of the separation of translated images", "detector", INDEX, None,
-           "the same index on how far features of images translated to a class lie from those of real ones; our own "
-           "read-out", short="Separation"),
+    Metric("defense.aiv_separation", "largest separation of translated images", "detector", INDEX, None,
+           "distance, 0 to 2, between the mean directions of features of images translated to a class and of real ones, "
+           "in the class where it is largest; our own read-out", short="Separation"),
     Metric("defense.flagged", "model flagged", "detector", FLAG, None,
            "the method's own index above its threshold", short="Flagged"),
     Metric("defense.missed", "backdoor missed", "detector", FLAG, False,

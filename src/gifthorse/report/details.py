@@ -245,9 +245,9 @@ def _separation_chart(record: Record) -> Chart | None:
     values = record.metrics.get("defense.separations")
     if not isinstance(values, list) or not values:
         return None
-    what = "separation of translated images from real ones"
-    caption = f"{what[0].upper()}{what[1:]} per class, our own read-out, which decides nothing; dashed: the median."
-    return Chart(bar_chart(values, what, None, true_targets(record), record.class_names), caption)
+    caption = "Separation of translated images from real ones per class, our own read-out, which decides nothing; "
+    caption += "dashed: the median."
+    return Chart(bar_chart(values, "separation", None, true_targets(record), record.class_names), caption)
 
 
 def _cluster_maps(record: Record, evidence: Arrays, extent: Extent) -> list[Chart]:

@@ -9,8 +9,8 @@ Differs: number and length of the steps are those of the authors' notebooks (75 
     Training images are the defender's clean ones of the class, at most as many as there are seeds. Mean shift starts at
     binned points. A class that fewer than ``least_reached`` of the translated images reach has no cluster, and is never
     suspect. The check that a model is robust, which section V-C only speaks of, is its accuracy on PGD inputs. The
-    read-out ``separation`` is ours, and decides nothing: the anomaly index of how far translated images of a class lie
-    from real ones.
+    read-out ``separation`` is ours, and decides nothing: how far translated images lie from real ones in the class where
+    they lie furthest. It is not compared between classes, as some lie far from theirs in every model.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gifthorse.core.anomaly import anomaly_indices
 from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images, to_levels
@@ -103,7 +102,7 @@ class Aegis(Inspector):
         return ModelVerdict(
             scores,
             max(suspects, key=lambda label: float(scores[label]), default=None),
-            readouts={"separation": float(anomaly_indices(separations).max())},
+            readouts={"separation": float(separations.max())},
             decisive=float(scores.max()),
             flagged=bool(flagged.float().mean() > 0.5),
             suspects=tuple(suspects),
