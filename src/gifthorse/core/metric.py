@@ -289,7 +289,7 @@ METRICS = Metrics(
     Metric("defense.aiv_*", "further index", "detector", INDEX, None,
            "a model-level index of the method, which names it; higher is more suspicious"),
     Metric("defense.aiv_separation", "largest separation of translated images", "detector", INDEX, None,
-           "distance, 0 to 2, between the mean directions of features of images translated to a class and of real ones, "
+           "distance, 0 to 2, between the mean directions of features of images translated to a class and of its own, "
            "in the class where it is largest; our own read-out", short="Separation"),
     Metric("defense.flagged", "model flagged", "detector", FLAG, None,
            "the method's own index above its threshold", short="Flagged"),

@@ -9,8 +9,8 @@ Differs: number and length of the steps are those of the authors' notebooks (75 
     Training images are the defender's clean ones of the class, at most as many as there are seeds. Mean shift starts at
     binned points. A class that fewer than ``least_reached`` of the translated images reach has no cluster, and is never
     suspect. The check that a model is robust, which section V-C only speaks of, is its accuracy on PGD inputs. The
-    read-out ``separation`` is ours, and decides nothing: how far translated images lie from real ones in the class where
-    they lie furthest. It is not compared between classes, as some lie far from theirs in every model.
+    read-out ``separation`` is ours, and decides nothing: how far translated images lie from real ones, in the class
+    where that is furthest. Classes are not compared with each other: some lie far from theirs in every model.
 """
 
 from dataclasses import dataclass
