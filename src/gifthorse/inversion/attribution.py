@@ -13,17 +13,17 @@ from gifthorse.core.classifier import Classifier
 
 
 def attribution_refusal(model: Classifier, shape: tuple[int, int, int], stage: int) -> str | None:
-    """Return one sentence why the maps of a stage, -1 for the last, say nothing of places, or ``None``."""
+    """Return one sentence why the maps of a stage, counted from the last, tell no places, or ``None``."""
     names = model.stage_names
     if not names:
         return "needs the stages of the network, to explain answers by their maps; none are known"
-    if -stage > len(names):
+    if stage > len(names):
         return f"stage={stage} is before the first of {len(names)} stages"
     with torch.inference_mode():
-        maps = model.stage(names[stage], torch.zeros(1, *shape, device=model.device))
+        maps = model.stage(names[-stage], torch.zeros(1, *shape, device=model.device))
     if maps.shape[2:].numel() > 1:
         return None
-    return f"the maps of stage {names[stage]} have one place alone; an earlier stage (stage={stage - 1}) may have more"
+    return f"the maps of stage {names[-stage]} have one place alone; an earlier stage (stage={stage + 1}) may have more"
 
 
 def grad_cam(model: Classifier, pixels: Tensor, stage: str, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class AttributionDetector(CleanImagesDefense[ModelView]):
     family = "filtering"
     view = ModelView
 
-    stage: int = Field(-1, le=-1, description="stage whose maps explain; -1: the last, -2: the one before it")
+    stage: int = Field(1, ge=1, description="stage whose maps explain, counted from the last, which is 1")
     fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
 
     def skip(self, view: ModelView) -> str | None:
@@ -45,7 +45,7 @@ class AttributionDetector(CleanImagesDefense[ModelView]):
     def defend(self, view: ModelView, seed: int) -> InputScreen:  # noqa: ARG002
         """Average the maps of clean images class by class, and set the threshold."""
         model, size = freeze(view.model), (view.shape[1], view.shape[2])
-        stage, batch = model.stage_names[self.stage], inference_batch(view.device)
+        stage, batch = model.stage_names[-self.stage], inference_batch(view.device)
 
         def explained(pixels: Tensor) -> tuple[Tensor, Tensor]:
             maps, logits = grad_cam(model, pixels, stage)

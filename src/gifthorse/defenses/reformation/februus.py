@@ -39,7 +39,7 @@ class Februus(CleanImagesDefense[ModelView], Inpainting):
     family = "reformation"
     view = ModelView
 
-    stage: int = Field(-1, le=-1, description="stage whose maps explain; -1: the last, -2: the one before it")
+    stage: int = Field(1, ge=1, description="stage whose maps explain, counted from the last, which is 1")
     threshold: Annotated[float, Field(gt=0, le=1)] | Literal["fitted"] = Field(
         0.7,
         description="heat, of 1 at most, from which on a pixel is masked; fitted: the lowest that clean images allow",
@@ -71,7 +71,7 @@ class Februus(CleanImagesDefense[ModelView], Inpainting):
         else:
             fill = view.clean.floats().mean((0, 2, 3)).view(1, -1, 1, 1)
         model = freeze(view.model)
-        purify = Purification(model, model.stage_names[self.stage], fill, THRESHOLDS[-1]).eval()
+        purify = Purification(model, model.stage_names[-self.stage], fill, THRESHOLDS[-1]).eval()
         purify.threshold = self.fitted(purify, view.clean) if self.threshold == "fitted" else self.threshold
         return CleanModel(view.model.behind(purify), purify)
 
