@@ -293,7 +293,7 @@ def test_holes_are_rectangles_of_the_stated_sides_anywhere() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.05])
 def test_what_is_painted_into_a_hole_is_nearer_to_what_was_there_than_the_mean_pixel(weight: float) -> None:
-    """On digits that the network has not seen, with and without a critic. Measured: 0.46 and 0.53 of the mean's error."""
+    """On digits that the network has not seen, with and without a critic. Measured: 0.46, 0.53 of the mean's error."""
     clean, fresh = digits_world().task.holdout, digits_world().task.test.floats()[:200]
     settings = Februus(
         width=8, steps=100, batch_size=16, lr=0.003, adversarial_weight=weight, adversarial_steps=20, critic_steps=2
