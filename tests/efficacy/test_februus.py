@@ -15,8 +15,6 @@ from gifthorse.core.views import DataFreeView
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.metrics.judge import judge_defense
 
-NETWORK = "width=8,steps=150,batch_size=16"
-
 
 def defense_called(request: str) -> Defense[DataFreeView]:
     found = resolve(dataset="digits", defense=request, profile="laptop").defense
@@ -32,7 +30,7 @@ def trojan(task: Task, benign: Classifier) -> Trojan:
 
 @pytest.fixture(scope="module")
 def network(task: Task) -> dict[str, Tensor]:
-    defense = defense_called(f"februus[{NETWORK}]")
+    defense = defense_called("februus")
     return defense.prepare(materials_of(defense, task), 0)
 
 
@@ -48,19 +46,19 @@ def judged(request: str, trojan: Trojan, task: Task, network: dict[str, Tensor])
 def test_a_trigger_that_stays_is_painted_over_and_clean_images_stay_readable(
     task: Task, trojan: Trojan, network: dict[str, Tensor]
 ) -> None:
-    """And the neutral colour alone, without a network, costs far more. Measured: see docs/measurements.md."""
-    painted = judged(f"februus[{NETWORK}]", trojan, task, network)
+    """The neutral colour alone costs more. Measured: 0.00 at a drop of 0.08, and 0.00 at one of 0.20."""
+    painted = judged("februus", trojan, task, network)
     assert painted["attack.asr"] > 0.95
-    assert painted["defense.asr"] < 0.2
-    assert painted["defense.cad"] < 0.15
+    assert painted["defense.asr"] < 0.1
+    assert painted["defense.cad"] < 0.13
     filled = judged("februus[inpainting=false]", trojan, task, {})
-    assert filled["defense.asr"] < 0.2
-    assert filled["defense.cad"] > painted["defense.cad"] + 0.04
+    assert filled["defense.asr"] < 0.1
+    assert filled["defense.cad"] > painted["defense.cad"] + 0.05
 
 
 def test_a_fitted_threshold_keeps_accuracy(task: Task, trojan: Trojan, network: dict[str, Tensor]) -> None:
     """On images that it was not fitted on; how much of the trigger that leaves differs from model to model."""
-    fitted = judged(f"februus[{NETWORK},threshold=fitted]", trojan, task, network)
+    fitted = judged("februus[threshold=fitted]", trojan, task, network)
     assert fitted["defense.cad"] < 0.06
 
 

@@ -315,9 +315,10 @@ def test_only_what_is_in_the_holes_counts() -> None:
 def test_the_penalty_is_on_the_length_of_the_critics_slope_between_real_and_made() -> None:
     """Of a linear critic that is the length of its weights; of a sum of squares twice that of an image in between."""
     settings, random = Inpainting(gradient_penalty=10.0), torch.Generator().manual_seed(0)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+    last = nn.Linear(4, 1)
+    linear = nn.Sequential(nn.Flatten(), last)
     with torch.no_grad():
-        linear[1].weight.copy_(torch.tensor([[3.0, 0, 4, 0]]))
+        last.weight.copy_(torch.tensor([[3.0, 0, 4, 0]]))
     pixels, made = torch.zeros(500, 1, 2, 2), torch.ones(500, 1, 2, 2)
     assert settings._penalty(linear, pixels, made, random).item() == pytest.approx(10 * (5 - 1) ** 2, rel=1e-5)
     found = settings._penalty(Squared(), pixels, made, random).item()
