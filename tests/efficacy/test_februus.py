@@ -46,20 +46,21 @@ def judged(request: str, trojan: Trojan, task: Task, network: dict[str, Tensor])
 def test_a_trigger_that_stays_is_painted_over_and_clean_images_stay_readable(
     task: Task, trojan: Trojan, network: dict[str, Tensor]
 ) -> None:
-    """The neutral colour alone costs more. Measured: 0.00 at a drop of 0.08, and 0.00 at one of 0.20."""
+    """The neutral colour alone costs more. Measured: 0.00 at a drop of 0.05, and 0.00 at one of 0.20."""
     painted = judged("februus", trojan, task, network)
     assert painted["attack.asr"] > 0.95
     assert painted["defense.asr"] < 0.1
-    assert painted["defense.cad"] < 0.13
+    assert painted["defense.cad"] < 0.11
     filled = judged("februus[inpainting=false]", trojan, task, {})
     assert filled["defense.asr"] < 0.1
     assert filled["defense.cad"] > painted["defense.cad"] + 0.05
 
 
-def test_a_fitted_threshold_keeps_accuracy(task: Task, trojan: Trojan, network: dict[str, Tensor]) -> None:
-    """On images that it was not fitted on; how much of the trigger that leaves differs from model to model."""
+def test_a_fitted_threshold_keeps_accuracy_as_well(task: Task, trojan: Trojan, network: dict[str, Tensor]) -> None:
+    """On images that it was not fitted on. Measured: 0.00 at a drop of 0.00; larger triggers outlive it."""
     fitted = judged("februus[threshold=fitted]", trojan, task, network)
-    assert fitted["defense.cad"] < 0.06
+    assert fitted["defense.cad"] < 0.04
+    assert fitted["defense.asr"] < 0.15
 
 
 def test_what_explains_a_stamped_image_lies_elsewhere_than_in_clean_ones(task: Task, trojan: Trojan) -> None:
