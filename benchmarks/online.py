@@ -15,6 +15,7 @@ from gifthorse.core.outcomes import CleanModel, InputScreen
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFilter
+from gifthorse.defenses.reformation.februus import Februus
 from gifthorse.defenses.reformation.manifold_projection import Projection
 from gifthorse.inversion.frozen import freeze
 from gifthorse.models.resnet import ResNet18
@@ -32,8 +33,14 @@ ONLINE = {
     "auto_encoder": 1,
     "reconstruction_filter": 0,
     "reconstruction_filter[score=divergence]": 2,
+    "februus": 2,
+    "februus[inpainting=false]": 2,
+    "attribution_detector": 1,
 }
-"""How often the model has to answer for one input; an autoencoder's own pass is counted beside that."""
+"""How often the model has to answer for one input; another network's own pass is counted beside that.
+
+What explains an answer goes half a way back besides, from the logits to the last stage.
+"""
 
 
 def measure() -> list[Row]:
@@ -53,11 +60,16 @@ def _row(request: str, label: str, architecture: SmallCnn | ResNet18, shape: tup
     assert isinstance(defense, Defense)
     view = ModelView(model, clean)
     inputs = clean.floats()[: 64 if ONLINE[request] > 2 else 128].contiguous(memory_format=torch.channels_last)
-    autoencoder = None
+    other: tuple[str, Callable[[Tensor], Tensor]] | None = None
     if isinstance(defense, Projection | ReconstructionFilter):
         quick = defense.changed(epochs=1)
         view = replace(view, prepared=quick.prepare(Materials(clean, FromScratch(architecture, StandardRecipe())), 0))
-        autoencoder = defense.autoencoder(view.prepared, shape[0], CPU)
+        other = "the autoencoder's", defense.autoencoder(view.prepared, shape[0], CPU)
+    elif isinstance(defense, Februus) and defense.inpainting:
+        short = defense.changed(steps=1, adversarial_weight=0.0)
+        view = replace(view, prepared=short.prepare(Materials(clean, FromScratch(architecture, StandardRecipe())), 0))
+        completion = defense.inpainting_network(view.prepared, shape[0], CPU)
+        other = "the completion network's", lambda part: completion(part, (part[:, :1] > 0.5).float())
     outcome = defense.defend(view, 0)
     if isinstance(outcome, InputScreen):
         answer: Callable[[Tensor], Tensor] = outcome.score
@@ -76,8 +88,8 @@ def _row(request: str, label: str, architecture: SmallCnn | ResNet18, shape: tup
     @torch.inference_mode()
     def floor() -> None:
         for part in inputs.split(inference_batch(CPU)):
-            if autoencoder is not None:
-                autoencoder(part)
+            if other is not None:
+                other[1](part)
             for _ in range(ONLINE[request]):
                 passes(part)
 
@@ -86,7 +98,7 @@ def _row(request: str, label: str, architecture: SmallCnn | ResNet18, shape: tup
     each = 1e3 / (repeats * len(inputs))
     needed = " and ".join(
         ([f"{ONLINE[request]} forward pass{'es' if ONLINE[request] > 1 else ''}"] if ONLINE[request] else [])
-        + (["the autoencoder's"] if autoencoder is not None else [])
+        + ([other[0]] if other is not None else [])
     )
     how = f"{pairs.ours * each:.2f} ms per input, {pairs.plain * each:.2f} ms for {needed}"
     return f"{request}, {label}", f"{pairs.slower()}× its forward passes", "≤ 1.15", how

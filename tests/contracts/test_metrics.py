@@ -20,7 +20,7 @@ from gifthorse.core.record import Record
 from gifthorse.core.task import Task
 from gifthorse.defenses import DEFENSES
 from gifthorse.inversion.inspector import HELD_OUT
-from gifthorse.metrics import attacks
+from gifthorse.metrics import attacks, heat
 from gifthorse.metrics.input_screen import SCREENED
 from gifthorse.metrics.reactions import COMPARED
 from gifthorse.stampings import STAMPS
@@ -101,6 +101,10 @@ def rightly_answered(acc: str, images: Callable[[Record, Task], int]) -> "Rule":
 
 def compared(record: Record, task: Task) -> int:
     return int(goal_of(record, task).sources(task.test.labels[:COMPARED]).sum())
+
+
+def of_maps(record: Record, task: Task) -> int:
+    return min(int(goal_of(record, task).sources(task.test.labels).sum()), heat.COMPARED)
 
 
 def of_other_sources(record: Record, task: Task) -> int:
@@ -185,6 +189,7 @@ RULES: dict[str, Rule] = {
     "attack.asr_restricted": rightly_answered("attack.acc", stamped),
     "defense.asr_restricted": rightly_answered("defense.acc", of_answered_stamped),
     **{f"{s}.{layer}_difference": compared for s in ("attack", "defense") for layer in ("latent", "logit")},
+    **{f"{scope}.heat_difference_{of}": of_maps for scope in ("attack", "benign") for of in ("label", "target")},
     "attack.leakage": of_other_sources,
     **dict.fromkeys(["defense.fpr", "defense.passed_acc"], screened_clean),
     **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr"], screened_stamped),

@@ -833,6 +833,17 @@ def test_what_is_drawn_many_times_is_kept_once() -> None:
     assert len(used) == 3
 
 
+def test_maps_of_what_explains_answers_stand_below_the_images_that_they_are_of() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 8, 1, 4, 4), np.uint8)
+    names = ("clean", "clean_heat", "stamped", "stamped_heat")
+    html = render([with_evidence(record(), dict(zip(names, pictures, strict=True)))])
+    rows = ("Clean test images", "answers to these come from", "Stamped with the trigger", "answers to these come from")
+    place = 0
+    for row in rows:
+        place = html.index(row, place) + 1
+    assert html.count('<span role="img" class="picture') == 4
+
+
 def test_a_file_of_many_cells_shows_fewer_pictures_of_each_and_its_pages_all() -> None:
     clean = np.random.default_rng(0).integers(0, 256, (8, 1, 4, 4), np.uint8)
     found = {"masks": np.arange(1.0, 11).reshape(10, 1, 1, 1), "patterns": np.full((10, 1, 1, 1), 9, np.uint8)}

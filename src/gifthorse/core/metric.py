@@ -138,6 +138,8 @@ class Metrics(Declarations[Metric]):
         ]
 
 
+_HEAT = "mean distance by pixel of the Grad-CAM maps, from 0 to 1, of an image and of the same one stamped, for the"
+_HEAT_SOURCE = "TrojanZoo 6.4"
 _STAMPED = "stamped test images of another class than their target"
 
 # A table to be read down; the formatter would give every word a line.
@@ -182,6 +184,14 @@ METRICS = Metrics(
            "mean L2 distance of the penultimate layer between an image and the same one stamped", "DHBE 5.3"),
     Metric("attack.logit_difference", "trojan: difference of output activations", "attack", NORM, None,
            "mean L2 distance of the logits between an image and the same one stamped", "DHBE 5.3"),
+    Metric("attack.heat_difference_target", "trojan: distance of attribution maps, target", "attack", PERCENT, None,
+           f"{_HEAT} target, on the trojaned model", _HEAT_SOURCE),
+    Metric("attack.heat_difference_label", "trojan: distance of attribution maps, own class", "attack", PERCENT, None,
+           f"{_HEAT} image's own class, on the trojaned model", _HEAT_SOURCE),
+    Metric("benign.heat_difference_target", "twin: distance of attribution maps, target", "attack", PERCENT, None,
+           f"{_HEAT} target, on the benign twin", _HEAT_SOURCE),
+    Metric("benign.heat_difference_label", "twin: distance of attribution maps, own class", "attack", PERCENT, None,
+           f"{_HEAT} image's own class, on the benign twin", _HEAT_SOURCE),
     Metric("attack.twin_acc", "twin: accuracy", "benign twin", PERCENT, True,
            "share of clean test images that the trojan's benign twin classifies correctly: trained as long, on clean "
            "images alone", "#{f₀(x) = y} / #x", "Twin accuracy"),

@@ -7,6 +7,7 @@ from gifthorse.core.defense import Defense
 from gifthorse.defenses.combination.ensemble import Ensemble
 from gifthorse.defenses.combination.inverted_images import InvertedImages
 from gifthorse.defenses.combination.pipeline import Pipeline
+from gifthorse.defenses.filtering.attribution_detector import AttributionDetector
 from gifthorse.defenses.filtering.neo import Neo
 from gifthorse.defenses.filtering.reconstruction_filter import ReconstructionFilter
 from gifthorse.defenses.filtering.strip import Strip
@@ -18,6 +19,7 @@ from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
 from gifthorse.defenses.reformation.down_up_sampling import DownUpSampling
+from gifthorse.defenses.reformation.februus import Februus
 from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.manifold_projection import AutoEncoder, ManifoldProjection
 from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
@@ -46,9 +48,11 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         DownUpSampling,
         ManifoldProjection,
         AutoEncoder,
+        Februus,
         Strip,
         ReconstructionFilter,
         Neo,
+        AttributionDetector,
         ActivationClusteringScreen,
         SpectralSignaturesScreen,
         Finetuning,

@@ -14,6 +14,7 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
 from gifthorse.metrics import functional
 from gifthorse.metrics.functional import Counted
+from gifthorse.metrics.heat import heat_differences, heat_pictures
 from gifthorse.metrics.reactions import logits_and_latents, reactions
 from gifthorse.metrics.stamped import (
     Evidence,
@@ -126,10 +127,14 @@ def _with_backdoor(
     metrics |= reacted
     by_twin = logits_of(trojan.twin, stamped, "benign twin")
     metrics["benign.asr"] = functional.attack_success_rate(by_twin, labels, targets)
+    models = {"attack": trojan.model, "benign": trojan.twin}
+    metrics |= heat_differences(models, test, stamped, targets)
     if unwanted is not None:
         metrics["attack.leakage"] = functional.attack_success_rate(logits, labels, unwanted)
+    pictures = {"clean_heat": test.take(shown).floats(), "stamped_heat": stamped[shown]}
     return metrics, {
         **distances,
+        **heat_pictures(trojan.model, **pictures),
         "stamped": to_array(to_levels(stamped[shown])),
         "targets": to_array(targets[shown]),
         "stamped_predictions": to_array(logits[shown].argmax(1)),

@@ -33,12 +33,16 @@ FULL, BRIEF = Extent(pictures=8, triggers=20, maps=3), Extent(pictures=4, trigge
 
 _PICTURES = {
     "clean": "Clean test images",
+    "clean_heat": "Where the model's answers to these come from (Grad-CAM)",
     "stamped": "Stamped with the trigger",
+    "stamped_heat": "Where the model's answers to these come from (Grad-CAM)",
     "varied": "With the trigger as it was shown here",
     "unstamped": "Transformed without a trigger",
     "samples": "Samples that the defense generated",
     "reformed": "Reformed by the defense, as the model sees them",
 }
+
+_OF_TROJANS = ("clean", "clean_heat", "stamped", "stamped_heat")
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def trojans(cells: Sequence[ReportCell], lines: Lines, pictures: Pictures, exten
         details = []
         for cell in members:
             evidence = cell.evidence()
-            rows = rows or _picture_rows(evidence, ("clean", "stamped"), pictures, extent)
+            rows = rows or _picture_rows(evidence, _OF_TROJANS, pictures, extent)
             details.append(_cell(lines.line(cell.record), evidence, pictures, extent))
         targets = targets_of(cell.record for cell in members)
         found.append(TrojanDetail(details[0].line.attack, seed, targets, rows, tuple(details)))
