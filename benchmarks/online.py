@@ -25,6 +25,15 @@ CPU = torch.device("cpu")
 ONLINE = {
     "flip": 1,
     "shrinkpad": 1,
+    "resize": 1,
+    "crop": 1,
+    "gaussian_noise": 1,
+    "color_hue": 1,
+    "color_contrast": 1,
+    "color_brightness": 1,
+    "color_saturation": 1,
+    "transformation": 1,
+    "transformation[transforms=[shrinkpad[shrink=4]],votes=9]": 9,
     "down_up_sampling": 1,
     "randomized_smoothing": 100,
     "strip": 64,
@@ -34,12 +43,14 @@ ONLINE = {
     "reconstruction_filter[score=divergence]": 2,
 }
 """How often the model has to answer for one input; an autoencoder's own pass is counted beside that."""
+COLOURED = ("color_hue", "color_saturation")
+"""Those that have nothing to do with grey images."""
 
 
 def measure() -> list[Row]:
     small, narrow = SmallCnn(), ResNet18(width=16, blocks=(1, 1, 1, 1))
     return [
-        *(_row(each, "small_cnn, 28×28", small, (1, 28, 28)) for each in ONLINE),
+        *(_row(each, "small_cnn, 28×28", small, (1, 28, 28)) for each in ONLINE if each not in COLOURED),
         *(_row(each, "resnet18[width=16], 32×32", narrow, (3, 32, 32)) for each in ONLINE),
     ]
 
@@ -65,7 +76,7 @@ def _row(request: str, label: str, architecture: SmallCnn | ResNet18, shape: tup
         assert isinstance(outcome, CleanModel)
         answer = outcome.model
     # Screens and smoothing run a folded copy, which is what their passes cost.
-    folded = isinstance(outcome, InputScreen) or request == "randomized_smoothing"
+    folded = isinstance(outcome, InputScreen) or ONLINE[request] > 1
     passes = freeze(model) if folded else model
 
     @torch.inference_mode()
