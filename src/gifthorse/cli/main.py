@@ -13,6 +13,7 @@ from gifthorse.cli.figures import figures
 from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, plugin_option, store_option
 from gifthorse.cli.report import check_html, report
+from gifthorse.cli.review import review
 from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
@@ -264,7 +265,7 @@ def poison(out: Path, plugins: tuple[Path, ...], store: Path, machine: Machine, 
     export_poisoned_set(request, out, store, machine, plugins=plugins, download=download)
 
 
-for each in (check, grid, table, figures, report, export, ls, rm, gc):
+for each in (check, grid, table, figures, report, review, export, ls, rm, gc):
     cli.add_command(each)
 
 
