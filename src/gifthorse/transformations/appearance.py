@@ -127,6 +127,7 @@ def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
 
     Value and saturation, as HSV has them, stay.
     """
+    pixels = pixels.contiguous()
     red, green, blue = pixels.unbind(1)
     value, least = pixels.amax(1), pixels.amin(1)
     chroma = value - least
