@@ -160,6 +160,7 @@ def test_profiles_name_only_what_exists() -> None:
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
     from gifthorse.training.heads import HEADS
+    from gifthorse.transformations import TRANSFORMATIONS
 
     kinds: dict[str, Catalogue] = {  # type: ignore[type-arg]
         "attack": ATTACKS,
@@ -168,6 +169,7 @@ def test_profiles_name_only_what_exists() -> None:
         "model": ARCHITECTURES,
         "training": RECIPES,
         "head": HEADS,
+        "transformation": TRANSFORMATIONS,
     }
     for profile in PROFILES:
         scopes = read_profile(profile)

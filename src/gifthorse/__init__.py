@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gifthorse.core.task import Dataset as Dataset
     from gifthorse.core.task import Splits as Splits
     from gifthorse.core.task import Task as Task
+    from gifthorse.core.transformation import Transformation as Transformation
     from gifthorse.core.trigger import Trigger as Trigger
     from gifthorse.core.trigger import blend as blend
     from gifthorse.core.trojan import Backdoor as Backdoor
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from gifthorse.metrics.kind import Kind as Kind
     from gifthorse.models import ARCHITECTURES as ARCHITECTURES
     from gifthorse.stampings import STAMPS as STAMPS
+    from gifthorse.transformations import TRANSFORMATIONS as TRANSFORMATIONS
     from gifthorse.triggers import TRIGGERS as TRIGGERS
 
 _HOMES = {
@@ -85,6 +87,7 @@ _HOMES = {
     "core.record": ["Population", "Record"],
     "core.stamping": ["ImageTransformation", "Stamping"],
     "core.task": ["Dataset", "Splits", "Task"],
+    "core.transformation": ["Transformation"],
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
     "core.views": ["DataFreeView", "Materials", "ModelView", "SuspectDataView"],
@@ -93,6 +96,7 @@ _HOMES = {
     "defenses": ["DEFENSES"],
     "models": ["ARCHITECTURES"],
     "stampings": ["STAMPS"],
+    "transformations": ["TRANSFORMATIONS"],
     "triggers": ["TRIGGERS"],
     "bench.cell": ["Cell", "resolve"],
     "bench.machine": ["pick_device"],

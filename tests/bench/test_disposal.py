@@ -173,7 +173,7 @@ def test_of_a_store_that_ran_nothing_is_useless_until_a_record_is_removed(tmp_pa
 
 
 def test_a_failed_cell_names_what_was_made_before_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+    from gifthorse.defenses.reformation.transformation import ShrinkPad
 
     monkeypatch.setattr(ShrinkPad, "defend", lambda *_: 1 / 0)
     runner = Runner(Store(tmp_path), tmp_path / "unused", torch.device("cpu"))

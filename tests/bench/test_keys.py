@@ -27,7 +27,7 @@ from gifthorse.core.trojan import Trojan
 from gifthorse.datasets.digits import Digits
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
-from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.reformation.transformation import ShrinkPad
 from gifthorse.stampings.transformed import Flipped
 from gifthorse.training.heads import OneLayer
 from worlds import digits_task

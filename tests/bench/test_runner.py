@@ -29,7 +29,7 @@ from gifthorse.core.seeds import derive
 from gifthorse.core.task import Task
 from gifthorse.core.views import DataFreeView, Materials, SuspectDataView
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
-from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.reformation.transformation import ShrinkPad
 from gifthorse.metrics.attacks import judge_attack
 from gifthorse.planting import schedule
 from gifthorse.training import scratch

@@ -211,7 +211,7 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_list_kinds_as_json(tmp_path: Path) -> None:
-    for kind in ("attacks", "defenses", "models", "datasets", "recipes", "heads", "stamps"):
+    for kind in ("attacks", "defenses", "models", "datasets", "recipes", "heads", "stamps", "transformations"):
         listed = json.loads(gifthorse("list", kind, "--json", cwd=tmp_path).stdout)
         for about in listed:
             assert {"name", "aliases", "paper", "fields"} <= about.keys()

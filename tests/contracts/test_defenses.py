@@ -253,7 +253,7 @@ def test_the_walk_would_find_a_leak(task: Task, trojan: Trojan) -> None:
 @pytest.mark.parametrize("name", data_free)
 def test_a_data_free_defense_runs_with_no_images_in_the_process(name: str) -> None:
     # A shape that no other test has: what others loaded may still be there.
-    shape = (1, 11, 13)
+    shape = (3, 11, 13)
     task = noise_task(shape)
     model, trainer = Classifier.clone(train(task, 0)), FromScratch(task.architecture, task.recipe)
     del task

@@ -23,6 +23,7 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.stamping import Stamping
 from gifthorse.core.task import Dataset
+from gifthorse.core.transformation import Transformation
 from gifthorse.datasets import DATASETS
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
@@ -31,6 +32,7 @@ from gifthorse.inversion.inspector import Inspector
 from gifthorse.models import ARCHITECTURES
 from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS, Head
+from gifthorse.transformations import TRANSFORMATIONS
 from worlds import affordable
 
 CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
@@ -41,6 +43,7 @@ CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
     Recipe: RECIPES,
     Head: HEADS,
     Stamping: STAMPS,
+    Transformation: TRANSFORMATIONS,
 }
 METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES}
 PUBLISHED: dict[str, type[Configuration]] = {**METHODS, **STAMPS}

@@ -264,6 +264,9 @@ def test_what_is_said_of_a_defense_is_declared_and_in_its_range(attack: str, def
     assert cell.defense is not None
     affordable(cell.defense)
     record = runner.run(cell)
+    if cell.defense.name in ("color_hue", "color_saturation"):
+        assert (record.status, record.reason) == ("skipped", "images of 1 channel have no colours to change")
+        return
     check_declared_and_in_range(record)
     check_command(record, runner)
     check_counts(record, digits_task())

@@ -9,7 +9,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.task import Task
 from gifthorse.core.views import DataFreeView, ModelView
 from gifthorse.defenses.filtering.strip import Strip
-from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.reformation.transformation import ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning, mask_channels, mean_activation
 from gifthorse.models.small_cnn import SmallCnn
 from worlds import linear_classifier, noise_images

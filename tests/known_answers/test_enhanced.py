@@ -15,7 +15,7 @@ from gifthorse.core.classifier import predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.views import DataFreeView
-from gifthorse.defenses.reformation.flip import Flip
+from gifthorse.defenses.reformation.transformation import Flip
 from gifthorse.planting import schedule
 from gifthorse.training.loop import Batch, Mix
 from gifthorse.training.scratch import train

@@ -247,6 +247,45 @@ def test_a_screen_is_judged_on_so_many_of_either_kind(
     assert counts_of(metrics) == {f"defense.{name}": count for name, count in counts.items()}
 
 
+def test_flagged_images_are_kept_for_a_person_to_look_at_in_an_order_that_tells_nothing(
+    task: Task, trojan: Trojan
+) -> None:
+    """Flagged: clean images of class 0, whose first row is lit, and whatever has a white last pixel."""
+    screen = InputScreen(lambda pixels: pixels[:, 0, 0, 0] + pixels[:, 0, -1, -1], 0.5)
+    _, evidence = judge_defense(screen, trojan, task, {}, 0)
+    pixels, stamped = evidence["flagged"], evidence["flagged_stamped"]
+    assert (len(pixels), int(stamped.sum())) == (24, 12)
+    assert ((pixels[:, 0, -1, -1] == 255) == stamped).all()
+    assert ((pixels[:, 0, 0, 0] == 200) == ~stamped).all()
+    assert 3 < int(stamped[:12].sum()) < 9
+    assert evidence["flagged_scores"] == pytest.approx(stamped + ~stamped * 200 / 255)
+    assert (evidence["flagged_answers"] == 0).all()
+    # What speaks for class 0 is the first row, and a hundred by four more the trigger's pixel.
+    shares = evidence["flagged_attributions"]
+    assert shares.shape == (24, 1, SIDE, SIDE)
+    assert (shares[:, 0, -1, -1] == 255).all()
+    assert (shares[:, 0, 0] == round(255 * 4 / 100)).all()
+    assert (shares[:, 0, 1:-1] == 0).all()
+    _, again = judge_defense(screen, trojan, task, {}, 0)
+    assert (again["flagged_stamped"] == stamped).all()
+
+
+def test_where_nothing_is_flagged_or_no_gradient_told_there_is_nothing_to_show(task: Task, trojan: Trojan) -> None:
+    _, evidence = judge_defense(InputScreen(lambda pixels: pixels[:, 0, 0, 0], 2.0), trojan, task, {}, 0)
+    assert len(evidence["flagged"]) == len(evidence["flagged_attributions"]) == 0
+    silent = InputScreen(lambda pixels: pixels[:, 0, 0, 0], 0.5, Silent())
+    _, evidence = judge_defense(silent, trojan, task, {"attack.acc": 0.75, "attack.asr": 1.0}, 0)
+    assert len(evidence["flagged"]) == 12
+    assert "flagged_attributions" not in evidence
+
+
+class Silent(torch.nn.Module):
+    """Answers class 1, and does not tell by what."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(len(pixels), -1)
+
+
 def test_counts_are_kept_beside_numbers_and_given_back(task: Task, trojan: Trojan) -> None:
     metrics, _ = judge_attack(trojan, task, trojan.twin)
     metrics["attack.asr_by_target"] = [functional.share(torch.ones(3) > 0), functional.share(torch.ones(5) < 0)]

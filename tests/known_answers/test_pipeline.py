@@ -30,9 +30,8 @@ from gifthorse.defenses.combination.ensemble import Ensemble
 from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
-from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
-from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.reformation.transformation import Flip, ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.training.scratch import train
 from worlds import live_pixel_view, noise_images, noise_task, with_delivered_set

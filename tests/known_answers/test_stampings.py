@@ -285,6 +285,25 @@ def test_the_numbers_of_a_varied_trigger_by_hand(task: Task) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("transformed[transforms=[flip]]", 0),
+        ("transformed[transforms=[flip,flip]]", 1),
+        # One in nine crops leaves an image where it is.
+        ("transformed[transforms=[crop[padding=1]]]", pytest.approx(1 / 9, abs=0.06)),
+        ("transformed[transforms=[flip,crop[padding=1],flip]]", pytest.approx(1 / 9, abs=0.06)),
+    ],
+)
+def test_robustness_to_a_transformation_is_the_success_of_stamped_images_transformed(
+    request_: str, expected: float, task: Task
+) -> None:
+    """Li et al. 2020, Definition 4; images of the target class count for nothing, as their Tables 1 and 2 have it."""
+    found = numbers(STAMPS.build(request_), task)
+    assert found["stamp.asr"] == expected
+    assert found["stamp.asr"].n == int((task.test.labels != 3).sum())  # type: ignore[attr-defined]
+
+
 def test_a_transformation_that_triggers_by_itself_is_told_by_its_control(task: Task) -> None:
     class Marking(ImageTransformation):
         name = "marking"

@@ -15,7 +15,7 @@ from gifthorse.core.views import KnownClassView, ModelView
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.combination.pipeline import Pipeline
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
-from gifthorse.defenses.reformation.flip import Flip
+from gifthorse.defenses.reformation.transformation import Flip
 from gifthorse.defenses.sanitization.finetuning import Finetuning
 from gifthorse.defenses.sanitization.neural_cleanse_unlearning import NeuralCleanseUnlearning
 from gifthorse.training.finetuning import unlearning

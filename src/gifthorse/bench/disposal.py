@@ -65,9 +65,14 @@ def find_garbage(store: Store, found: StoredRecords, age: float) -> Garbage:
 
 
 def pieces_of(store: Store, record: Record) -> list[Piece]:
-    """Return the files that are a record's alone: itself, and the evidence behind it."""
+    """Return the files that are a record's alone: itself, the evidence behind it, and what a person made of that."""
     evidence = store.root / "artifacts" / "evidence" / f"{record.id}.safetensors"
-    paths = {"record": store.record_path(record.id), "evidence": evidence, "log": store.log_path(record.id)}
+    paths = {
+        "record": store.record_path(record.id),
+        "evidence": evidence,
+        "log": store.log_path(record.id),
+        "review": store.review_path(record.id),
+    }
     return [_piece(kind, path) for kind, path in paths.items() if path.exists()]
 
 

@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from gifthorse.bench.claims import claimed, is_gone, sweep, this_machine
 from gifthorse.core.errors import StoreError
-from gifthorse.core.record import Document, Population, Record
+from gifthorse.core.record import Document, Population, Record, Review
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,7 @@ class Store:
 
     ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json``, ``populations/<id>.json``, ``answers/``: which
     record answered a request (:mod:`gifthorse.bench.answers`), ``logs/<id>.log``: the traceback of a failed cell,
+    ``reviews/<id>.json``: what a person made of the images that a record's screen flagged,
     ``claims/``: what is being computed, and ``unfinished/``: what is being written.
     """
 
@@ -123,6 +124,18 @@ class Store:
         """Read one population; ``None`` where there is nothing, or nothing sound (then it says so)."""
         return _load(self.population_path(identity), Population)
 
+    def save_review(self, review: Review) -> None:
+        """Write what a person decided, in place of an earlier review of the same record."""
+        self.write(self.review_path(review.id), review.to_json().encode())
+
+    def load_review(self, identity: str) -> Review | None:
+        """Read the review of a record; ``None`` where there is nothing, or nothing sound (then it says so)."""
+        return _load(self.review_path(identity), Review, "look at the images again")
+
+    def review_path(self, identity: str) -> Path:
+        """Return where the review of the record of that id lies, or would."""
+        return self.root / "reviews" / f"{identity}.json"
+
     def record_path(self, identity: str) -> Path:
         """Return where the record of that id lies, or would."""
         return self.root / "records" / f"{identity}.json"
@@ -189,20 +202,20 @@ def write_atomically(path: Path, content: bytes, unfinished: Path | None = None)
         raise
 
 
-def _load(path: Path, document: type[D]) -> D | None:
+def _load(path: Path, document: type[D], remedy: str = "computing it anew") -> D | None:
     if not path.exists():
         return None
     try:
         return document.from_json(path.read_text())
     except (ValidationError, OSError, UnicodeDecodeError) as error:
-        _tell_damage(path, type(error).__name__)
+        _tell_damage(path, type(error).__name__, remedy)
         return None
 
 
 @lru_cache(maxsize=4096)
-def _tell_damage(path: Path, reason: str) -> None:
+def _tell_damage(path: Path, reason: str, remedy: str = "computing it anew") -> None:
     """Warn of a damaged file, once: it is looked at again before it is computed anew."""
-    log.warning("%s is damaged (%s); computing it anew", path, reason)
+    log.warning("%s is damaged (%s); %s", path, reason, remedy)
 
 
 def digest(arrays: Arrays) -> str:

@@ -345,6 +345,7 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
     from gifthorse.models import ARCHITECTURES
     from gifthorse.stampings import STAMPS
     from gifthorse.training.heads import HEADS
+    from gifthorse.transformations import TRANSFORMATIONS
 
     return {
         "attacks": ATTACKS,
@@ -354,4 +355,5 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
         "recipes": RECIPES,
         "heads": HEADS,
         "stamps": STAMPS,
+        "transformations": TRANSFORMATIONS,
     }

@@ -13,11 +13,23 @@ from gifthorse.cli.figures import figures
 from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, plugin_option, store_option
 from gifthorse.cli.report import check_html, report
+from gifthorse.cli.review import review
 from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
 
-KINDS = ("attacks", "defenses", "models", "datasets", "recipes", "heads", "stamps", "families", "metrics")
+KINDS = (
+    "attacks",
+    "defenses",
+    "models",
+    "datasets",
+    "recipes",
+    "heads",
+    "stamps",
+    "transformations",
+    "families",
+    "metrics",
+)
 
 EPILOG = """\b
 Examples:
@@ -83,7 +95,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @plugin_option
 def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, families, metrics.
+    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, and what these name.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.
@@ -253,7 +265,7 @@ def poison(out: Path, plugins: tuple[Path, ...], store: Path, machine: Machine, 
     export_poisoned_set(request, out, store, machine, plugins=plugins, download=download)
 
 
-for each in (check, grid, table, figures, report, export, ls, rm, gc):
+for each in (check, grid, table, figures, report, review, export, ls, rm, gc):
     cli.add_command(each)
 
 

@@ -93,7 +93,9 @@ def _load(runs: Path) -> "tuple[list[ReportCell], list[Population]]":
     Catalogue.load_packages()
     store = Store(runs)
     cells = [
-        ReportCell(record, partial(store.evidence, record.id)) if record.status == "done" else ReportCell(record)
+        ReportCell(record, partial(store.evidence, record.id), store.load_review(record.id))
+        if record.status == "done"
+        else ReportCell(record)
         for record in store.records()
     ]
     populations = list(store.populations())

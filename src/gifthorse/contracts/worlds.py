@@ -21,8 +21,8 @@ from gifthorse.training.scratch import train
 
 C = TypeVar("C", bound=Configuration)
 
-GREY = (1, 12, 12)
-SHAPES = (GREY, (3, 12, 12), (3, 12, 17))
+GREY, COLOUR = (1, 12, 12), (3, 12, 12)
+SHAPES = (GREY, COLOUR, (3, 12, 17))
 
 LONGEST = {"epochs": 20, "steps": 300, "batches": 20, "iterations": 2}
 """The most that a field with such a last word may be in tests; ``null`` is all the images there are: no bound."""

@@ -355,8 +355,9 @@ METRICS = Metrics(
            short="Benign ASR"),
 
     Metric("stamp.asr", "trojan, trigger varied: attack success rate", "attack", PERCENT, True,
-           f"share of {_STAMPED} that get it where the trigger is shown otherwise than it was planted",
-           "TrojanZoo eq. 3", "ASR"),
+           f"share of {_STAMPED} that get it where the trigger is shown otherwise than it was planted: where whole "
+           "images are transformed, the robustness of the attack to that transformation",
+           "TrojanZoo eq. 3; R(T) of Li et al. 2020, Definition 4", "ASR"),
     Metric("stamp.tmc", "trojan, trigger varied: misclassification confidence", "attack", PERCENT, True,
            "mean confidence in the target over images with the varied trigger that succeed", "TrojanZoo 4.2", "TMC"),
     Metric("stamp.benign_asr", "twin, trigger varied: attack success rate", "attack", PERCENT, None,

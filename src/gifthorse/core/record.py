@@ -175,6 +175,33 @@ class Record(Document):
             yield METRICS.find(name).title, _text(name, value)
 
 
+class Review(Document):
+    """What a person decided about the images that a screen flagged and a record kept: which to turn away, or to let in.
+
+    ``id`` is the record's, ``rejected`` has the numbers of the images that were taken to carry a trigger, ``pictures``
+    is the SHA-256 of what was looked at. The counts are of these images: how many carry a trigger, or not, and how many
+    of either were rejected.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    id: str
+    by: str | None = None
+    rejected: list[int]
+    pictures: str
+    stamped: int
+    stamped_rejected: int
+    clean: int
+    clean_rejected: int
+    created: str
+
+    def _said(self) -> str:
+        return f"review of {self.id}: {len(self.rejected)} of {self.stamped + self.clean} flagged images rejected"
+
+    def _numbers(self) -> Iterable[tuple[str, str]]:
+        yield "stamped images rejected", f"{self.stamped_rejected} of {self.stamped}"
+        yield "clean images rejected", f"{self.clean_rejected} of {self.clean}"
+
+
 Group = Literal["benign", "trojaned"]
 
 Interval = tuple[float, float]

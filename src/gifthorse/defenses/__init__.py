@@ -20,10 +20,20 @@ from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
 from gifthorse.defenses.reformation.down_up_sampling import DownUpSampling
 from gifthorse.defenses.reformation.februus import Februus
-from gifthorse.defenses.reformation.flip import Flip
 from gifthorse.defenses.reformation.manifold_projection import AutoEncoder, ManifoldProjection
 from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmoothing
-from gifthorse.defenses.reformation.shrinkpad import ShrinkPad
+from gifthorse.defenses.reformation.transformation import (
+    Brightness,
+    CompoundTransformation,
+    Contrast,
+    Crop,
+    Flip,
+    GaussianNoise,
+    Hue,
+    Resize,
+    Saturation,
+    ShrinkPad,
+)
 from gifthorse.defenses.sanitization.adversarial_retraining import AdversarialRetraining
 from gifthorse.defenses.sanitization.dhbe import Dhbe
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
@@ -44,6 +54,14 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
     [
         ShrinkPad,
         Flip,
+        Resize,
+        Crop,
+        GaussianNoise,
+        Hue,
+        Contrast,
+        Brightness,
+        Saturation,
+        CompoundTransformation,
         RandomizedSmoothing,
         DownUpSampling,
         ManifoldProjection,

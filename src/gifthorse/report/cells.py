@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gifthorse.core.record import Record
+from gifthorse.core.record import Record, Review
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,3 +17,4 @@ class ReportCell:
 
     record: Record
     evidence: Callable[[], Mapping[str, np.ndarray]] = dict
+    review: Review | None = None

@@ -17,6 +17,7 @@ from gifthorse.report.figures import Histogram, bar_chart, difference_chart, his
 from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
+from gifthorse.report.review import said_of_review
 from gifthorse.report.tables import downstream_labels, measure, samples, stamp_labels, statuses_of, targets_of
 
 
@@ -40,6 +41,7 @@ _PICTURES = {
     "unstamped": "Transformed without a trigger",
     "samples": "Samples that the defense generated",
     "reformed": "Reformed by the defense, as the model sees them",
+    "flagged": "Flagged by the defense, clean and stamped ones mixed",
 }
 
 _OF_TROJANS = ("clean", "clean_heat", "stamped", "stamped_heat")
@@ -94,6 +96,7 @@ class CellDetail:
     measurements: tuple[Measurement, ...]
     times: tuple[tuple[str, str], ...]
     command: str
+    review: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,9 @@ def trojans(cells: Sequence[ReportCell], lines: Lines, pictures: Pictures, exten
         for cell in members:
             evidence = cell.evidence()
             rows = rows or _picture_rows(evidence, _OF_TROJANS, pictures, extent)
-            details.append(_cell(lines.line(cell.record), evidence, pictures, extent))
+            line = lines.line(cell.record)
+            said = said_of_review(cell.review, cell.record, evidence)
+            details.append(_cell(line, evidence, pictures, extent, said))
         targets = targets_of(cell.record for cell in members)
         found.append(TrojanDetail(details[0].line.attack, seed, targets, rows, tuple(details)))
     return sorted(found, key=lambda trojan: name_of(trojan.cells[0].line.record.attack) != "none")
@@ -157,7 +162,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) -> CellDetail:
+def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent, review: str) -> CellDetail:
     judged = tuple(name for name in ("unstamped", "varied") if name in evidence)
     before = judged or ("stamped" if "stamped" in evidence else "clean",)
     reformed = (*before, "reformed") if "reformed" in evidence else judged
@@ -165,7 +170,7 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) 
     return CellDetail(
         line=line,
         rows=(
-            *_picture_rows(evidence, (*reformed, "samples"), pictures, extent),
+            *_picture_rows(evidence, (*reformed, "samples", "flagged"), pictures, extent),
             *_translated_rows(line.record, evidence, pictures, extent),
         ),
         charts=_charts(line.record, evidence, extent),
@@ -174,6 +179,7 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent) 
         measurements=_measurements(line.record),
         times=_times(line.record),
         command=command(line.record.model_dump(), " \\\n  "),
+        review=review,
     )
 
 

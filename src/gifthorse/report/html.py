@@ -32,7 +32,7 @@ GENERATOR = '<meta name="generator" content="gifthorse report">'
 
 _STATUSES = ("done", DID_NOT_TAKE, "skipped", "failed", NOT_RUN)
 
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("gifthorse.report"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -156,7 +156,7 @@ class _Report:
         """Return a page; ``links`` lead to cells by the ids of their records, ``statuses`` are of more than cells."""
         lines = [line for section in sections for line in section.lines]
         occurring = {*statuses, *(status for line in lines for status in line.statuses)}
-        page = _TEMPLATES.get_template(template).render(
+        page = TEMPLATES.get_template(template).render(
             title=title,
             policy=_POLICY,
             generator=Markup(GENERATOR),  # noqa: S704

@@ -6,8 +6,8 @@ from gifthorse.stampings.amplified import Amplified
 from gifthorse.stampings.photographed import Photographed
 from gifthorse.stampings.recoloured import Recoloured
 from gifthorse.stampings.shifted import Shifted
-from gifthorse.stampings.transformed import Flipped, Rotated, Shrunk
+from gifthorse.stampings.transformed import Flipped, Rotated, Shrunk, Transformed
 
 STAMPS: Catalogue[Stamping] = Catalogue(
-    "stamp", [Shifted, Recoloured, Amplified, Flipped, Shrunk, Rotated, Photographed]
+    "stamp", [Shifted, Recoloured, Amplified, Flipped, Shrunk, Rotated, Transformed, Photographed]
 )

@@ -8,11 +8,11 @@ Differs: the filter is bilinear; which one TrojanZoo enlarges with is not printe
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from gifthorse.core.defense import Defense
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.views import DataFreeView
+from gifthorse.transformations.spatial import down_and_up
 
 
 class DownUpSampling(Defense[DataFreeView]):
@@ -38,8 +38,4 @@ class _DownUp(nn.Module):
         self.ratio = ratio
 
     def forward(self, pixels: Tensor) -> Tensor:
-        height, width = pixels.shape[2:]
-        # Rounded down, so that it is smaller whatever the ratio.
-        size = max(int(height * self.ratio), 1), max(int(width * self.ratio), 1)
-        small = interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        return interpolate(small, (height, width), mode="bilinear", align_corners=False)
+        return down_and_up(pixels, self.ratio)
