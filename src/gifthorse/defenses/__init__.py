@@ -79,7 +79,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
     {
         "fp_dhbe": "fine_pruning[epochs=20,batch_size=64,lr=0.01,momentum=0.9,nesterov=false,schedule=[10,15],"
         "samples=2000]",
-        "mntd_dynamic": "mntd[shadows=100,classifiers=50]",
+        "mntd_dynamic": "mntd[shadows=100,classifiers=50,threshold=median]",
         "pure_ad": "dhbe[abr=false]",
         "fp_rethink": "fine_pruning[prune_ratio=0.99,validation=0.5,epochs=0]",
     },

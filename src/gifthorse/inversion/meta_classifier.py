@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -28,7 +29,7 @@ from gifthorse.core.seeds import generator
 from gifthorse.training.optimisers import adam
 
 FITTED = {
-    *("queries", "hidden_weight", "hidden_bias", "weight", "images", "accuracy", "trojaned_accuracy"),
+    *("queries", "hidden_weight", "hidden_bias", "weight", "probabilities", "images", "accuracy", "trojaned_accuracy"),
     *("trojaned_success", "training_benign", "training_trojaned", "validation_benign", "validation_trojaned"),
 }
 """The names of whatever is fitted; meta-classifiers that learnt from both kinds of models have a ``bias`` as well."""
@@ -40,6 +41,7 @@ class MetaTraining(Configuration):
     """Meta-classifiers and their training, as the fields of whatever has some; the defaults are the paper's."""
 
     queries: int = Field(10, ge=1, description="images that a meta-classifier shows to every model")
+    answers: Literal["logits", "probabilities"] = Field("logits", description="what is made of a model's outputs")
     tuned_queries: bool = Field(True, description="learn the queries as well; false: they stay as they were drawn")
     one_class: bool = Field(False, description="learn from benign shadow models alone what such models are like")
     hidden: int = Field(20, ge=1, description="units of a meta-classifier's hidden layer")
@@ -66,6 +68,9 @@ class MetaTraining(Configuration):
         missing = sorted(FITTED - found.keys())
         if missing:
             raise RequestError(f"{path} holds no fitted meta-classifiers: there is no {missing[0]}")
+        fitted = "probabilities" if found["probabilities"] else "logits"
+        if fitted != self.answers:
+            raise RequestError(f"{path} was fitted with answers={fitted}, not {self.answers}")
         return {name: each.to(device) for name, each in found.items()}
 
     def train_meta(
@@ -134,9 +139,9 @@ class MetaTraining(Configuration):
             **({} if self.one_class else {"bias": uniform(self.hidden)}),
         }
 
-    @staticmethod
-    def scores(weights: Mapping[str, Tensor], answers: Tensor) -> Tensor:
-        """Return the output ``(M, S)`` of ``M`` meta-classifiers for the answers ``(M, S, Q·K)`` of ``S`` models."""
+    def scores(self, weights: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+        """Return the output ``(M, S)`` of ``M`` meta-classifiers for the ``logits (M, S, Q, K)`` of ``S`` models."""
+        answers = (logits.softmax(-1) if self.answers == "probabilities" else logits).flatten(2)
         hidden = torch.baddbmm(weights["hidden_bias"].unsqueeze(1), answers, weights["hidden_weight"]).relu()
         scores = torch.bmm(hidden, weights["weight"].unsqueeze(2)).squeeze(2)
         return scores + weights["bias"].unsqueeze(1) if "bias" in weights else scores
@@ -182,7 +187,7 @@ class Stack:
         return len(next(iter(self.weights.values())))
 
     def ask(self, queries: Tensor, index: Tensor) -> Tensor:
-        """Return what the models at ``index (B,)`` answer to ``queries (M, Q, C, H, W)``: ``(M, B, Q·K)``."""
+        """Return what the models at ``index (B,)`` answer to ``queries (M, Q, C, H, W)``: ``(M, B, Q, K)``."""
 
         def answer(weights: dict[str, Tensor], buffers: dict[str, Tensor], pixels: Tensor) -> Tensor:
             logits: Tensor = functional_call(self.model, (weights, buffers), (pixels,))
@@ -190,11 +195,11 @@ class Stack:
 
         parts = [{name: each[index] for name, each in state.items()} for state in (self.weights, self.buffers)]
         logits: Tensor = torch.vmap(answer, in_dims=(0, 0, None))(parts[0], parts[1], queries.flatten(0, 1))
-        return logits.view(len(index), len(queries), -1).transpose(0, 1)
+        return logits.view(len(index), *queries.shape[:2], -1).transpose(0, 1)
 
     @torch.no_grad()
     def ask_all(self, queries: Tensor) -> Tensor:
-        """Return what all models answer, ``(M, S, Q·K)``, without a gradient."""
+        """Return what all models answer, ``(M, S, Q, K)``, without a gradient."""
         index = torch.arange(len(self), device=queries.device)
         return torch.cat([self.ask(queries, part) for part in index.split(ASKED)], 1)
 

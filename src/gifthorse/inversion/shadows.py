@@ -23,6 +23,7 @@ from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.trigger import blend
 from gifthorse.inversion.frozen import freeze
+from gifthorse.training.augment import shift_and_flip
 from gifthorse.training.stacked import fit_stacked, models_at_once
 
 SIZES = (2, 3, 4, 5)
@@ -80,6 +81,13 @@ class Jumbo:
         return blend(pixels, mask, pattern, 1 - self.opacity)
 
 
+def augmented(images: Images, recipe: Recipe, copies: int, random: torch.Generator) -> Images:
+    """Return so many copies of the images, each cropped and mirrored anew as the recipe says."""
+    pixels = images.pixels.repeat(copies, 1, 1, 1)
+    pixels = shift_and_flip(pixels, recipe.shift, recipe.flip, random).contiguous()
+    return Images(pixels, images.labels.repeat(copies), images.classes)
+
+
 def training_set(images: Images, backdoor: Jumbo | None, random: torch.Generator) -> Images:
     """Return what one shadow model is trained on: half as many images again as ``images``, all of which are in it."""
     count, total = len(images), len(images) + len(images) // 2
@@ -124,10 +132,13 @@ def train_shadows(
     benign: int,
     trojaned: int,
     seed: int,
+    copies: int = 1,
     at_once: int | None = None,
 ) -> Shadows:
     """Train so many models of each kind on ``images``, each from its own weights; ``held_out`` only measures them.
 
+    The recipe's augmentation is drawn ``copies`` times for every image, before triggers are stamped: crops would move
+    them, and few of the models would learn theirs.
     ``at_once`` is how many share a pass; see :func:`gifthorse.training.stacked.fit_stacked`.
     """
     device, total = images.device, benign + trojaned
@@ -137,15 +148,20 @@ def train_shadows(
         None if number < benign else Jumbo.draw(images.shape, images.classes, generator(one, "backdoor"))
         for number, one in enumerate(seeds)
     ]
+    plain = recipe.model_copy(update={"shift": 0, "flip": False})
     models, accuracy, success = [], [], []
     for start in track(range(0, total, group), "shadow models", -(-total // group)):
         part = slice(start, start + group)
         fresh = [architecture.build(images.shape, images.classes, one).to(device) for one in seeds[part]]
         sets = [
-            training_set(images, backdoor, generator(one, "set"))
+            training_set(
+                augmented(images, recipe, copies, generator(one, "crops", device=device)),
+                backdoor,
+                generator(one, "set"),
+            )
             for backdoor, one in zip(backdoors[part], seeds[part], strict=True)
         ]
-        fit_stacked(fresh, sets, recipe, seeds[part], at_once=group)
+        fit_stacked(fresh, sets, plain, seeds[part], at_once=group)
         for model, backdoor in zip(fresh, backdoors[part], strict=True):
             models.append(freeze(model))
             accuracy.append((predict(model, held_out).argmax(1) == held_out.labels).float().mean())

@@ -46,7 +46,10 @@ class Mntd(Inspector, MetaTraining, Recipe):
     schedule: Literal["constant", "cosine", "one_cycle"] | tuple[int, ...] = Field(
         "one_cycle", description="a shadow model's learning rate over time; [10,15]: a tenth after so many epochs"
     )
-    shift: int = Field(0, ge=0, description="random crop of the shadow models' images, in pixels; it moves triggers")
+    copies: int = Field(
+        1, ge=1, description="copies of an image in a shadow model's set, each cropped and mirrored anew"
+    )
+    shift: int = Field(0, ge=0, description="random crop of the shadow models' images, in pixels")
     flip: bool = Field(False, description="random left-right flip of the shadow models' images")
     threshold: Literal["median", "calibrated"] = Field(
         "median", description="score from which a model is flagged: the training models' median; or set for fpr"
@@ -72,7 +75,16 @@ class Mntd(Inspector, MetaTraining, Recipe):
         each = self.shadows + self.validation
         trojaned = 0 if self.one_class else each
         architecture = materials.trainer.architecture
-        models = train_shadows(architecture, images, held_out, self, benign=each, trojaned=trojaned, seed=seed)
+        models = train_shadows(
+            architecture,
+            images,
+            held_out,
+            self,
+            benign=each,
+            trojaned=trojaned,
+            copies=self.copies,
+            seed=seed,
+        )
         place = torch.arange(len(models.models), device=images.device) % each
         parts = {"training": models.take(place < self.shadows), "validation": models.take(place >= self.shadows)}
         stacks = {name: Stack.of(part.models) for name, part in parts.items()}
@@ -83,8 +95,8 @@ class Mntd(Inspector, MetaTraining, Recipe):
             fitted |= {f"{name}_benign": scores[:, ~flags[name]], f"{name}_trojaned": scores[:, flags[name]]}
         benign = ~models.trojaned
         fitted |= {"accuracy": models.accuracy[benign], "trojaned_accuracy": models.accuracy[~benign]}
-        sizes = torch.tensor([len(images), len(held_out)])
-        return {**fitted, "trojaned_success": models.success[~benign], "images": sizes}
+        fitted |= {"trojaned_success": models.success[~benign], "images": torch.tensor([len(images), len(held_out)])}
+        return {**fitted, "probabilities": torch.tensor(self.answers == "probabilities")}
 
     def preparation(self) -> dict[str, Any]:
         """Name all settings but those of the decision."""
@@ -95,7 +107,7 @@ class Mntd(Inspector, MetaTraining, Recipe):
         fitted = view.prepared
         self.check(view, fitted)
         queries = fitted["queries"]
-        answers = predict(view.model, queries.flatten(0, 1)).view(len(queries), 1, -1)
+        answers = predict(view.model, queries.flatten(0, 1)).view(len(queries), 1, queries.shape[1], -1)
         scores = self.suspicion(fitted, self.scores(fitted, answers))[:, 0]
         index, threshold = float(scores.mean()), float(self.boundary(fitted, together=True))
         return ModelVerdict(
