@@ -1,4 +1,4 @@
-"""MNTD: shadow models against one after another, and a step of meta-classifiers against the passes that it is made of."""
+"""MNTD: shadow models against one after another, and a step of meta-classifiers against the passes in it."""
 
 import torch
 
