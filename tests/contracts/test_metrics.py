@@ -204,6 +204,8 @@ OTHER_RULES = {
     **dict.fromkeys(["defense.agreement", "defense.agreement_on_samples"], FOUND),
     **dict.fromkeys(["defense.reached", "defense.stability"], FOUND),
     **dict.fromkeys(["defense.found_asr_before", "defense.found_asr_after"], FOUND),
+    **dict.fromkeys(["defense.shadow_acc", "defense.shadow_acc_trojaned", "defense.shadow_asr"], FOUND),
+    **dict.fromkeys(["defense.meta_flagged", "defense.meta_auroc"], "is of models that the defense trained"),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
 }

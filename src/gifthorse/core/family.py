@@ -179,6 +179,7 @@ FAMILIES = Declarations(
         judged="It looks for a class that is abnormally easy to trigger. The anomaly index says how far it stands out; "
         "above the threshold (2 in the literature) the model is flagged. A method with an index of its own goes by "
         "that (ABS: how often its best trigger works on images held out, flagged from 80 %; MESA: how often a class's "
-        "triggers do, flagged above half). On the benign model, none, a flag is a false alarm.",
+        "triggers do, flagged above half; MNTD: the mean score of its meta-classifiers, for the model as a whole). On "
+        "the benign model, none, a flag is a false alarm.",
     ),
 )

@@ -15,6 +15,7 @@ from gifthorse.defenses.inspection.abs import Abs
 from gifthorse.defenses.inspection.aegis import Aegis
 from gifthorse.defenses.inspection.deep_inspect import DeepInspect
 from gifthorse.defenses.inspection.mesa import Mesa
+from gifthorse.defenses.inspection.mntd import Mntd
 from gifthorse.defenses.inspection.neural_cleanse import NeuralCleanse
 from gifthorse.defenses.inspection.neuron_inspect import NeuronInspect
 from gifthorse.defenses.inspection.tabor import Tabor
@@ -91,6 +92,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
         DeepInspect,
         NeuronInspect,
         Mesa,
+        Mntd,
         Pipeline,
         Ensemble,
         InvertedImages,
@@ -99,6 +101,7 @@ DEFENSES: Catalogue[Defense[Any]] = Catalogue(
     {
         "fp_dhbe": "fine_pruning[epochs=20,batch_size=64,lr=0.01,momentum=0.9,nesterov=false,schedule=[10,15],"
         "samples=2000]",
+        "mntd_dynamic": "mntd[shadows=100,classifiers=50,threshold=median]",
         "pure_ad": "dhbe[abr=false]",
         "fp_rethink": "fine_pruning[prune_ratio=0.99,validation=0.5,epochs=0]",
     },
