@@ -11,6 +11,7 @@ Differs: Februus's code has no training. Its adversarial loss is WGAN-GP's, of o
 
 from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -28,7 +29,9 @@ class Inpainting(Configuration):
     """A completion network and its training, as the fields of whatever defense has one."""
 
     width: int = Field(64, ge=2, description="channels of the first layer; the innermost have four times as many")
-    dilations: tuple[int, ...] = Field((2, 4, 8, 16), description="of the innermost convolutions, in order")
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (2, 4, 8, 16), description="of the innermost convolutions, in order"
+    )
     smallest_hole: float = Field(0.375, gt=0, le=1, description="share of the sides that a hole has at least")
     largest_hole: float = Field(0.5, gt=0, le=1, description="share of the sides that a hole has at most")
     steps: int = Field(20_000, ge=1, description="steps down the squared error alone")
