@@ -29,7 +29,7 @@ from gifthorse.inversion.meta_classifier import (
 from gifthorse.inversion.shadows import Jumbo, augmented, train_shadows, training_set
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.training.scratch import FromScratch
-from worlds import noise_images
+from worlds import linear_classifier, noise_images
 
 SHAPE = (3, 16, 16)
 
@@ -441,3 +441,36 @@ def test_a_file_without_meta_classifiers_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(RequestError, match="holds no fitted meta-classifiers: there is no accuracy"):
         Mntd(fitted_from=str(path)).prepare(Materials(noise_images(20, (1, 8, 8), 3), TRAINER), 0)
+
+
+def live_pixel_models(count: int, seed: int) -> tuple[list[Classifier], Tensor]:
+    """Linear models whose classes each go by a row; in the second half one pixel of the last row decides alone."""
+    random = torch.Generator().manual_seed(seed)
+    flags = torch.arange(count) >= count // 2
+    models = []
+    for trojaned in flags.tolist():
+        weight = 0.3 * torch.randn(6, 1, 8, 8, generator=random)
+        weight[torch.arange(6), 0, torch.arange(6)] += 1
+        if trojaned:
+            column, target = (int(torch.randint(0, high, (), generator=random)) for high in (8, 6))
+            weight[target, 0, 7, column] = 8.0
+        models.append(freeze(linear_classifier(weight, torch.zeros(6))))
+    return models, flags
+
+
+def test_queries_are_learnt_that_tell_models_in_which_one_pixel_decides_from_others() -> None:
+    """What is learnt holds for further models, and queries that are learnt show more than noise does."""
+    stacks, flags = {}, {}
+    for seed, (name, count) in enumerate({"training": 300, "validation": 40, "further": 80}.items()):
+        models, flags[name] = live_pixel_models(count, seed)
+        stacks[name] = Stack.of(models)
+    found = {}
+    for tuned in (True, False):
+        settings = Training(
+            classifiers=3, meta_epochs=15, models_per_step=8, meta_lr=0.01, tuned_queries=tuned, answers="logits"
+        )
+        weights = settings.train_meta(stacks, flags, noise_images(30, (1, 8, 8), 6), 5)
+        scores = settings.scores(weights, stacks["further"].ask_all(weights["queries"])).mean(0, keepdim=True)
+        found[tuned] = aurocs(scores, flags["further"]).item()
+    assert found[True] > 0.97
+    assert found[False] < 0.96

@@ -3,8 +3,9 @@
 Paper: Xu et al. 2021 (MNTD), arXiv:1910.03137, its meta-training with query tuning and its one-class learning;
     layers, learning rate and ν are those of its code.
 Differs: several are trained side by side, which meet the models in the same order. In batches of models the loss is
-    their mean. Models answer in evaluation mode, where the published code leaves dropout and batch statistics on.
-    Without trojaned models there is nothing to validate on: the last epoch is kept.
+    their mean. Answers may be probabilities instead of logits, whose size tells how long a model was trained. Models
+    answer in evaluation mode, where the published code leaves dropout and batch statistics on. Without trojaned models
+    there is nothing to validate on: the last epoch is kept.
 """
 
 import math

@@ -4,8 +4,8 @@ Paper: Xu et al. 2021 (MNTD), arXiv:1910.03137, its jumbo learning; sizes and ra
 Differs: a patch may lie at any place where it fits. Every set has one and a half times the clean images: as many
     stamped ones as make up the drawn share (r of them for every clean image are r / (1 + r) of a set), and the rest are
     clean images, some of them twice. So benign models are trained on as many images as trojaned ones, for as many
-    steps, and any of them can share a pass. Stamped pixels are rounded to the 8-bit grid. The paper trains by Adam;
-    here a recipe says how, as of all models of the platform.
+    steps, and any of them can share a pass. Stamped pixels are rounded to the 8-bit grid. The paper augments nothing
+    and trains by Adam; here a recipe says how, as of all models of the platform, and triggers are stamped on crops.
 """
 
 from collections.abc import Sequence
