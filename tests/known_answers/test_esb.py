@@ -184,7 +184,11 @@ def test_every_defense_runs_on_it(name: str, esb: tuple[Trojan, Backdoor], task:
         return
     if defense.preparation() is not None:
         view = replace(view, prepared=defense.prepare(materials_of(defense, task), 0))
-    assert defense.skip(view) is None
+    reason = defense.skip(view)
+    if name in ("color_hue", "color_saturation"):
+        assert reason == "images of 1 channel have no colours to change"
+        return
+    assert reason is None
     attack, _ = judge_attack(trojan, task, trojan.twin)
     metrics, _ = judge_defense(defense.defend(view, 0), trojan, task, attack, 0)
     numbers = [value for value in metrics.values() if isinstance(value, float)]

@@ -26,7 +26,7 @@ def logits_and_latents(model: nn.Module, images: Images | Tensor, whose: str) ->
     if found is None:
         return logits_of(model, images, whose), None
     caught: list[Tensor] = []
-    hook = found.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].float()))
+    hook = found.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach().float()))
     try:
         logits = logits_of(model, images, whose)
     finally:
@@ -51,7 +51,8 @@ def reactions(
     for layer, before, after in zip(("logit", "latent"), clean, stamped, strict=True):
         if before is None or after is None or not chosen.any():
             continue
-        moved = (after[: len(chosen)] - before[: len(chosen)])[chosen].float()
+        # A reform that needs gradients may have left its own in what came after it.
+        moved = (after[: len(chosen)] - before[: len(chosen)])[chosen].detach().float()
         distances = torch.stack([moved.norm(1, dim=1), moved.norm(2, dim=1)])
         metrics[f"{stage}.{layer}_difference"] = Counted(distances[1].mean(), distances.shape[1])
         evidence[f"{stage}_{layer}_differences"] = to_array(distances)
