@@ -16,7 +16,7 @@ def derive(seed: int, *purpose: str | int) -> int:
     True
     """
     text = "\0".join([str(seed), *map(str, purpose)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
