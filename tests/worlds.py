@@ -13,11 +13,12 @@ from gifthorse.contracts.worlds import World, too_long
 from gifthorse.contracts.worlds import noise_images as noise_images
 from gifthorse.contracts.worlds import noise_task as noise_task
 from gifthorse.contracts.worlds import with_delivered_set as with_delivered_set
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
 from gifthorse.training.scratch import train
 
@@ -58,6 +59,16 @@ def digits_world() -> World:
 def scores_of(verdict: ModelVerdict) -> Tensor:
     assert verdict.scores is not None
     return verdict.scores
+
+
+def rates(model: nn.Module, task: Task, trojan: Trojan) -> tuple[float, float]:
+    """Accuracy, and the success of the backdoor."""
+    assert trojan.backdoor is not None
+    pixels, labels = task.test.floats(), task.test.labels
+    others = trojan.backdoor.goal.sources(labels).nonzero().squeeze(1)
+    stamped, targets = trojan.backdoor.stamp(pixels[others], labels[others])
+    right = predict(model, pixels).argmax(1) == labels
+    return float(right.float().mean()), float((predict(model, stamped).argmax(1) == targets).float().mean())
 
 
 def linear_classifier(weight: Tensor, bias: Tensor) -> Classifier:

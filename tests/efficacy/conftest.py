@@ -2,8 +2,10 @@
 
 import pytest
 
+from gifthorse.bench.cell import resolve
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.task import Task
+from gifthorse.core.trojan import Trojan
 from gifthorse.training.scratch import train
 from worlds import digits_task
 
@@ -16,3 +18,9 @@ def task() -> Task:
 @pytest.fixture(scope="session")
 def benign(task: Task) -> Classifier:
     return train(task, 0)
+
+
+@pytest.fixture(scope="session")
+def trojan(task: Task, benign: Classifier) -> Trojan:
+    """BadNets as the laptop profile has it."""
+    return resolve(dataset="digits", attack="badnets", profile="laptop").attack.run(task, benign, 0)

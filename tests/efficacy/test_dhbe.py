@@ -4,35 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gifthorse.bench.cell import resolve
-from gifthorse.core.classifier import predict
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import DataFreeView
 from gifthorse.defenses.sanitization.dhbe import Dhbe, Distillation
-from gifthorse.training.scratch import train
-from worlds import digits_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def trojan(task: Task) -> Trojan:
-    attack = resolve(dataset="digits", attack="badnets", profile="laptop").attack
-    return attack.run(task, train(task, 0), 0)
-
-
-def rates(model: nn.Module, task: Task, trojan: Trojan) -> tuple[float, float]:
-    """Accuracy, and the success of the backdoor."""
-    assert trojan.backdoor is not None
-    pixels, labels = task.test.floats(), task.test.labels
-    others = trojan.backdoor.goal.sources(labels).nonzero().squeeze(1)
-    stamped, targets = trojan.backdoor.stamp(pixels[others], labels[others])
-    right = predict(model, pixels).argmax(1) == labels
-    return float(right.float().mean()), float((predict(model, stamped).argmax(1) == targets).float().mean())
+from worlds import rates
 
 
 class RealImages(nn.Module):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.views import view_of
@@ -14,19 +13,7 @@ from gifthorse.core.views import DataFreeView
 from gifthorse.defenses.sanitization.inverted_data_distillation import InvertedDataDistillation, imitation
 from gifthorse.inversion.frozen import freeze
 from gifthorse.training.loop import fit
-from gifthorse.training.scratch import train
-from worlds import digits_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits_task("laptop")
-
-
-@pytest.fixture(scope="module")
-def trojan(task: Task) -> Trojan:
-    attack = resolve(dataset="digits", attack="badnets", profile="laptop").attack
-    return attack.run(task, train(task, 0), 0)
+from worlds import rates
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +26,6 @@ def settings() -> InvertedDataDistillation:
 @pytest.fixture(scope="module")
 def images(settings: InvertedDataDistillation, task: Task, trojan: Trojan) -> Images:
     return settings.invert(trojan.model, task.train.shape, 0)
-
-
-def rates(model: nn.Module, task: Task, trojan: Trojan) -> tuple[float, float]:
-    """Accuracy, and the success of the backdoor."""
-    assert trojan.backdoor is not None
-    pixels, labels = task.test.floats(), task.test.labels
-    others = trojan.backdoor.goal.sources(labels).nonzero().squeeze(1)
-    stamped, targets = trojan.backdoor.stamp(pixels[others], labels[others])
-    right = predict(model, pixels).argmax(1) == labels
-    return float(right.float().mean()), float((predict(model, stamped).argmax(1) == targets).float().mean())
 
 
 def test_images_are_of_their_class_and_as_dark_and_varied_as_the_digits_nobody_showed(

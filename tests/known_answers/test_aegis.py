@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gifthorse.core.errors import NotApplicableError
+from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.pgd import Pgd
@@ -233,6 +233,12 @@ def test_neural_cleanse_by_perturbations_compares_their_mean_norms() -> None:
     order = perturbed_by_hand(view, 4)
     assert float(norms[4]) == pytest.approx(order, rel=0.2)
     assert verdict.triggers is None
+
+
+@pytest.mark.parametrize("fields", ["reference=2", "restarts=3"])
+def test_a_search_by_perturbations_has_no_use_for_what_belongs_to_triggers(fields: str) -> None:
+    with pytest.raises(RequestError, match="leave reference and restarts out"):
+        DEFENSES.build(f"neural_cleanse[search=pgd[norm=l2],{fields}]")
 
 
 def perturbed_by_hand(view: ModelView, label: int) -> float:

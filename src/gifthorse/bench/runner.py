@@ -32,7 +32,7 @@ from gifthorse.core.task import Dataset, Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.core.views import ModelView
 from gifthorse.datasets.splits import load_splits
-from gifthorse.metrics import attacks, functional, reactions, stamped
+from gifthorse.metrics import attacks, functional, heat, reactions, stamped
 from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
 from gifthorse.metrics.stamped import Evidence, Metrics, counts_of, with_counts
@@ -310,7 +310,7 @@ class Runner:
             (metrics, evidence), seconds = timed(lambda: judge_attack(trojan, task, benign), self.device)
             return evidence, {"metrics": metrics, "counts": counts_of(metrics), "seconds": seconds}
 
-        judge = [source_of(module.__name__) for module in (attacks, reactions, stamped, functional)]
+        judge = [source_of(module.__name__) for module in (attacks, heat, reactions, stamped, functional)]
         key = fingerprint({"trojan": cell.trojan_key(), "contents": contents, "judge": judge})
         evidence, about = self._stored("judgement", key, compute, anew)
         return with_counts(about["metrics"], about["counts"]), evidence, about["seconds"]

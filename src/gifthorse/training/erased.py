@@ -43,10 +43,14 @@ def erased(
 
 
 def with_triggers(triggers: RecoveredTriggers, classes: Sequence[int], images: Images) -> tuple[Tensor, Tensor]:
-    """Return images of other classes with the trigger recovered for each of ``classes``, and that class ``(N,)``."""
+    """Return images of other classes with the trigger recovered for one of ``classes``, and that class ``(N,)``.
+
+    Several classes take turns, so that no image is held more than once.
+    """
     stamped, wanted = [], []
-    for label in classes:
-        others = images.take(images.labels != label)
+    for turn, label in enumerate(classes):
+        own = images.take(slice(turn, None, len(classes)))
+        others = own.take(own.labels != label)
         stamped.append(triggers.stamp(others.floats(), label))
         wanted.append(torch.full_like(others.labels, label))
     return torch.cat(stamped), torch.cat(wanted)

@@ -11,10 +11,10 @@ Differs: all classes are searched side by side (same mathematics). Budget, patie
     targeted PGD, and what is compared is their mean norm; the seven budgets and step sizes are lost in print.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, norm_readouts
@@ -78,6 +78,12 @@ class NeuralCleanse(Inspector):
         if reference == 1:
             raise ValueError("one model has no standard deviation: take 0 or at least 2")
         return reference
+
+    @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        if self.search is not None and (self.reference or self.restarts > 1):
+            raise ValueError("search=pgd[…] looks for no trigger: leave reference and restarts out")
+        return self
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Search all classes, then look for the outlier."""

@@ -28,6 +28,9 @@ from gifthorse.inversion.inverted_images import ImageInversion
 from gifthorse.training.erased import erased
 from gifthorse.training.loop import Batch, Objective, fit
 
+COMPARED = 512
+"""Images, the first, that model and student are compared on."""
+
 
 class InvertedDataDistillation(Defense[DataFreeView], ImageInversion, Recipe):
     """Makes images that the model knows, and distils it on them."""
@@ -59,7 +62,7 @@ class InvertedDataDistillation(Defense[DataFreeView], ImageInversion, Recipe):
         student = self.student(view, derive(seed, self.name, "student"))
         objective = imitation(freeze(view.model))
         fit(student, images, self, derive(seed, self.name), objective=objective, label="distillation")
-        return erased(view.model, student, samples=images.floats())
+        return erased(view.model, student, samples=images.take(slice(COMPARED)).floats())
 
     def student(self, view: DataFreeView, seed: int) -> Classifier:
         """Return what is to be trained."""
