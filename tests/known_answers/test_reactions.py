@@ -120,7 +120,7 @@ def test_several_found_triggers_take_turns_on_the_images_of_other_classes() -> N
     mask, pattern = torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2)
     mask[0, ..., 0], mask[1, ..., 1] = 1, 1
     stamped, wanted = with_triggers(RecoveredTriggers(mask, pattern), [0, 1], given)
-    # Those at even places are for class 0, and two are of class 1; of the others, which are for class 1, three are of 0.
+    # Those at even places are for class 0, and two are of class 1; of the others, for class 1, three are of 0.
     assert wanted.tolist() == [0, 0, 1, 1, 1]
     assert stamped.flatten(1).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]]
 
