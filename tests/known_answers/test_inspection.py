@@ -230,6 +230,29 @@ def test_restarts_never_give_a_larger_trigger() -> None:
     assert (thrice.mean() <= once.mean() + 0.05).all()
 
 
+def test_halving_gives_up_the_larger_masks_and_those_that_never_worked() -> None:
+    settings = NeuralCleanse(steps=6, halvings=2, success=0.9)
+    schedule = CostSchedule(settings, 5, torch.device("cpu"))
+    every, accuracy = torch.arange(5), torch.tensor([1.0, 1.0, 1.0, 0.2, 0.6])
+    sizes, shown = torch.tensor([30.0, 3.0, 20.0, 1.0, 2.0]), torch.zeros(5, 2, 1, 1)
+    given_up = []
+    for _ in range(6):
+        schedule.observe(every, accuracy, sizes, shown)
+        given_up.append(schedule.finished.nonzero().flatten().tolist())
+    assert given_up == [[], [3, 4], [3, 4], [0, 3, 4], [0, 3, 4], [0, 3, 4]]
+
+
+def test_halving_finds_the_planted_class_in_fewer_passes() -> None:
+    view, seen = live_pixel_view(target=1, row=6, column=2), []
+    view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    whole = NeuralCleanse(steps=60, batches=1, batch_size=16)
+    _, norms = whole.model_copy(update={"halvings": 2}).recover(view.model, view.clean, 0)
+    passes, count = sum(seen), len(seen)
+    whole.recover(view.model, view.clean, 0)
+    assert int(norms.argmin()) == 1
+    assert passes < 0.7 * sum(seen[count:])
+
+
 def test_one_forward_pass_holds_no_more_images_than_allowed() -> None:
     view, seen = live_pixel_view(target=1, row=6, column=2), []
     view.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
