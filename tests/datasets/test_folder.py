@@ -18,6 +18,7 @@ from gifthorse.core.images import Images
 from gifthorse.core.task import Splits
 from gifthorse.datasets import DATASETS
 from gifthorse.datasets.class_subsets import TROJANZOO_CLASSES
+from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.image_files import CACHE, ImageFiles
 from gifthorse.datasets.splits import cut
 
@@ -140,7 +141,7 @@ def test_class_subsets(tmp_path: Path) -> None:
         ('folder[classes=["cat","cat"]]', "each class must be named, and once"),
         ('folder[classes=["cat"]]', r"1 class \('cat'\); two or more"),
         ("folder[classes=[]]", "each class must be named"),
-        ("folder", "the class folder .*empty has no images"),
+        ("folder", "the folder .*empty has no images"),
         ("folder[classes=2,test=20]", "too few for test=20"),
         ("folder[size=4]", "size=4"),
         ("folder[classes=1]", "classes=1"),
@@ -244,6 +245,21 @@ def test_the_faces_middle_is_kept(tmp_path: Path) -> None:
         for number in range(2):
             Image.fromarray(face).save(tmp_path / f"vggface2/n{index:03}/{number}.png")
     assert load("vggface2_100", tmp_path).test.pixels.unique().tolist() == [200]
+
+
+def test_all_images_of_a_folder_can_be_had_with_or_without_classes(tmp_path: Path) -> None:
+    grow(tmp_path / "pets/train", ["cat", "dog"], count=4)
+    grow(tmp_path / "pets/val", ["cat", "dog"], count=2, start=10)
+    fill(tmp_path / "flat", 7)
+    tree = Folder(path="pets", size=8).given(tmp_path)
+    assert tree.labels is not None
+    assert tree.class_names == ("cat", "dog")
+    assert sorted(tree.pixels[:, 0, 0, 0].tolist()) == [*range(8), *range(10, 14)]
+    assert tree.labels.bincount().tolist() == [6, 6]
+    flat = Folder(path="flat", size=8).given(tmp_path)
+    assert flat.labels is None
+    assert flat.class_names == ()
+    assert flat.pixels.shape == (7, 3, 8, 8)
 
 
 sizes = st.integers(1, 12)

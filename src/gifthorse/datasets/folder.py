@@ -3,11 +3,13 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from gifthorse.core.contents import IMAGE_EXTENSIONS
 from gifthorse.core.errors import RequestError
@@ -19,6 +21,18 @@ PATH = "the folder, absolute or seen from the data root"
 SIZE = "side length to which the images are resized, in pixels"
 PARTS = ("train", "test", "val")
 TEST_SHARE, HOLDOUT_SHARE = 5, 10
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """All images of a folder: ``pixels`` are ``uint8 (N, C, H, W)``, ``labels`` ``int64 (N,)`` into ``class_names``.
+
+    A folder without class folders has images alone: no labels, no names.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
 
 
 class FolderDataset(Dataset):
@@ -56,12 +70,7 @@ class FolderDataset(Dataset):
 
     def load(self, root: Path, *, download: bool = False) -> Splits:  # noqa: ARG002
         """Read the folder; nothing is ever downloaded."""
-        where = self.sources(root)[0].resolve()
-        if not where.is_dir():
-            raise RequestError(
-                f"{self.name}: there is no folder {where}; point --data-root or GIFTHORSE_DATA at the folder that "
-                f"holds '{self.path}', {self.advice}"
-            )
+        where = self._where(root)
         try:
             names, learning, judging = self._files(where, (where, root.resolve()))
         except OSError as error:
@@ -74,6 +83,34 @@ class FolderDataset(Dataset):
             parts = cut(learning, {"holdout": self._holdout(len(learning)), "train": self.train}, self.name)
             parts |= cut(judging, {"test": self.test}, self.name)
         return read_splits(parts, names, self.size, root, self.name, self.keep)
+
+    def given(self, root: Path) -> Given:
+        """Return every image of the folder, whatever part of it it lies in; nothing is cut off."""
+        where = self._where(root)
+        inside = where, root.resolve()
+        try:
+            parts = [part for part in self._parts(where, inside) if part]
+            names = self.choose(sorted(set().union(*parts)))
+            files = [
+                flat_images(part[name], inside, label, len(names))
+                for part in parts
+                for label, name in enumerate(names)
+                if name in part
+            ]
+            found = ImageFiles.joined(files) if files else flat_images(where, inside)
+        except OSError as error:
+            raise RequestError(f"{self.name}: cannot read {error.filename} ({error.strerror})") from None
+        images = found.read(self.size, root, self.name, self.keep)
+        return Given(images.pixels, images.labels if files else None, tuple(names))
+
+    def _where(self, root: Path) -> Path:
+        where = self.sources(root)[0].resolve()
+        if not where.is_dir():
+            raise RequestError(
+                f"{self.name}: there is no folder {where}; point --data-root or GIFTHORSE_DATA at the folder that "
+                f"holds '{self.path}', {self.advice}"
+            )
+        return where
 
     def _holdout(self, available: int) -> int:
         return self.holdout or max(available // HOLDOUT_SHARE, 1)
@@ -146,16 +183,20 @@ def _class_folders(folder: Path, inside: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def _list(folders: Mapping[str, Path], names: Sequence[str], inside: tuple[Path, ...]) -> ImageFiles:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = list(image_paths(folders[name], inside))
-        if not found:
-            kinds = ", ".join(IMAGE_EXTENSIONS)
-            raise RequestError(f"the class folder {folders[name]} has no images ({kinds})")
-        paths += found
-        labels += [label] * len(found)
-    return ImageFiles(tuple(paths), torch.tensor(labels), len(names))
+    return ImageFiles.joined(
+        [flat_images(folders[name], inside, label, len(names)) for label, name in enumerate(names)]
+    )
+
+
+def flat_images(folder: Path, inside: tuple[Path, ...], label: int = 0, classes: int = 1) -> ImageFiles:
+    """Return the images in a folder and its subfolders, all of one label; :class:`RequestError` where there are none.
+
+    Links must stay inside one of ``inside``.
+    """
+    paths = tuple(image_paths(folder, inside))
+    if not paths:
+        raise RequestError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)})")
+    return ImageFiles(paths, torch.full((len(paths),), label), classes)
 
 
 def image_paths(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:

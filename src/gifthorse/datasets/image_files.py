@@ -46,6 +46,12 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @classmethod
+    def joined(cls, parts: Sequence["ImageFiles"]) -> "ImageFiles":
+        """Return the files of one or more lists, one list after the other."""
+        paths = tuple(path for part in parts for path in part.paths)
+        return cls(paths, torch.cat([part.labels for part in parts]), parts[0].classes)
+
     def take(self, index: Tensor) -> "ImageFiles":
         """Return the files of an index, in that order."""
         return ImageFiles(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.classes)
