@@ -54,6 +54,8 @@ def find_garbage(store: Store, found: StoredRecords, age: float) -> Garbage:
         key = piece.path.stem
         if piece.kind == "evidence":
             wanted, told = key in present, True
+        elif piece.kind == "scan":
+            wanted, told = store.scan_path(key).exists(), True
         elif piece.kind == "answers":
             wanted, told = _answer(piece.path) in documents, True
         else:
@@ -73,6 +75,12 @@ def pieces_of(store: Store, record: Record) -> list[Piece]:
         "log": store.log_path(record.id),
         "review": store.review_path(record.id),
     }
+    return [_piece(kind, path) for kind, path in paths.items() if path.exists()]
+
+
+def pieces_of_scan(store: Store, identity: str) -> list[Piece]:
+    """Return the files of a scan: itself, and the pictures behind it."""
+    paths = {"scan": store.scan_path(identity), "pictures": store.root / "artifacts/scan" / f"{identity}.safetensors"}
     return [_piece(kind, path) for kind, path in paths.items() if path.exists()]
 
 

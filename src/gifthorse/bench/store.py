@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from gifthorse.bench.claims import claimed, is_gone, sweep, this_machine
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Document, Population, Record, Review
+from gifthorse.core.scan import Scan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,7 @@ class Store:
     ``artifacts/<kind>/<key>.safetensors``, ``records/<id>.json``, ``populations/<id>.json``, ``answers/``: which
     record answered a request (:mod:`gifthorse.bench.answers`), ``logs/<id>.log``: the traceback of a failed cell,
     ``reviews/<id>.json``: what a person made of the images that a record's screen flagged,
+    ``scans/<id>.json``: what inspectors made of a model that somebody delivered,
     ``claims/``: what is being computed, and ``unfinished/``: what is being written.
     """
 
@@ -131,6 +133,29 @@ class Store:
     def load_review(self, identity: str) -> Review | None:
         """Read the review of a record; ``None`` where there is nothing, or nothing sound (then it says so)."""
         return _load(self.review_path(identity), Review, "look at the images again")
+
+    def scans(self) -> Iterator[Scan]:
+        """Yield every sound scan, in the order in which they were made."""
+        paths = sorted((self.root / "scans").glob("*.json"))
+        found = [scan for path in paths if (scan := self.load_scan(path.stem)) is not None]
+        yield from sorted(found, key=lambda scan: (scan.created, scan.id))
+
+    def save_scan(self, scan: Scan) -> None:
+        """Write one scan."""
+        self.write(self.scan_path(scan.id), scan.to_json().encode())
+
+    def load_scan(self, identity: str) -> Scan | None:
+        """Read one scan; ``None`` where there is nothing, or nothing sound (then it says so)."""
+        return _load(self.scan_path(identity), Scan)
+
+    def scan_evidence(self, identity: str) -> Arrays:
+        """Return the arrays behind the scan of that id; none where nothing is, or nothing sound."""
+        found = self.load_artifact("scan", identity)
+        return found[0] if found else {}
+
+    def scan_path(self, identity: str) -> Path:
+        """Return where the scan of that id lies, or would."""
+        return self.root / "scans" / f"{identity}.json"
 
     def review_path(self, identity: str) -> Path:
         """Return where the review of the record of that id lies, or would."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gifthorse.bench.plan import Node, Plan
     from gifthorse.bench.store import Store
 
+WARM = 2.0
+"""Seconds after which a loop's pace says how long it will take."""
 TRACEBACK_LINES = 6
 """How much of the first failure's traceback is shown at once."""
 
@@ -40,11 +42,15 @@ def showing_progress() -> Iterator[Progress]:
     try:
         with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
             tasks: dict[str, TaskID] = {}
+            began: dict[str, float] = {}
 
             def listen(label: str, done: int, total: int) -> None:
                 if label not in tasks:
                     tasks[label] = progress.add_task(label, total=total, left="")
-                progress.update(tasks[label], completed=done, total=total)
+                    began[label] = time.monotonic()
+                elapsed = time.monotonic() - began[label]
+                left = f"about {spoken(elapsed / done * (total - done))} left" if done and elapsed > WARM else ""
+                progress.update(tasks[label], completed=done, total=total, left=left)
                 if done == total:
                     progress.remove_task(tasks.pop(label))
 

@@ -14,6 +14,7 @@ from gifthorse.cli.grid import grid
 from gifthorse.cli.options import Machine, machine_options, plugin_option, store_option
 from gifthorse.cli.report import check_html, report
 from gifthorse.cli.review import review
+from gifthorse.cli.scan import scan
 from gifthorse.cli.table import export, table
 from gifthorse.cli.upkeep import gc, ls, rm
 from gifthorse.core.errors import RequestError, StoreError
@@ -43,13 +44,15 @@ Examples:
   gifthorse poison --attack badnets --out poisoned-digits
   gifthorse table --rows attack --columns defense --out results.tex
   gifthorse ls --status failed
+  gifthorse scan model.pt --model torchvision/resnet18 --data photographs
   gifthorse report --out report.html
   gifthorse figures --out figures --kind matrix --kind roc --where dataset=digits
   gifthorse run --plugin my_defense.py --attack badnets --defense my_defense
   gifthorse check my_defense --plugin my_defense.py
 
 \b
-Exit codes: 0 done, 2 the request was wrong, 4 a cell failed, 130 interrupted (run again to continue).
+Exit codes: 0 done, 2 the request was wrong, 3 a scanned model is suspicious, 4 a cell failed,
+130 interrupted (run again to continue).
 """
 
 
@@ -265,7 +268,7 @@ def poison(out: Path, plugins: tuple[Path, ...], store: Path, machine: Machine, 
     export_poisoned_set(request, out, store, machine, plugins=plugins, download=download)
 
 
-for each in (check, grid, table, figures, report, review, export, ls, rm, gc):
+for each in (check, scan, grid, table, figures, report, review, export, ls, rm, gc):
     cli.add_command(each)
 
 

@@ -1,5 +1,6 @@
 """``gifthorse report``: what lies in a store, as one HTML file or as a folder of pages."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from gifthorse.core.errors import RequestError, StoreError
 
 if TYPE_CHECKING:
     from gifthorse.core.record import Population
-    from gifthorse.report.cells import ReportCell
+    from gifthorse.report.cells import ReportCell, ReportScan
 
 FILE, FOLDER = Path("gifthorse-report.html"), Path("gifthorse-report")
 LARGE = 10_000_000
@@ -30,7 +31,7 @@ LARGE = 10_000_000
 @click.option("--split", is_flag=True, help="Write a folder: an index, and a page with all pictures for each attack.")
 @store_option
 def report(runs: Path | None, out: Path | None, split: bool, store: Path) -> None:
-    """Write what lies in RUNS (default: the store) as one HTML file: every cell and every population.
+    """Write what lies in RUNS (default: the store) as one HTML file: every cell, population and scanned model.
 
     The file needs nothing else to be read, filtered, sorted and printed. A large one shows fewer pictures of each cell;
     --split makes it a folder of pages with all of them.
@@ -55,9 +56,9 @@ def write_report(runs: Path, out: Path) -> None:
     check_html(out)
     from gifthorse.report.html import render
 
-    cells, populations = _load(runs)
-    size = _write(out, render(cells, populations))
-    click.echo(f"report: {out.resolve()} ({_count(cells, populations)})", err=True)
+    found = _load(runs)
+    size = _write(out, render(found.cells, found.populations, scans=found.scans))
+    click.echo(f"report: {out.resolve()} ({found})", err=True)
     if size > LARGE:
         click.echo(f"report: it has {size / 1e6:.0f} MB; --split makes it a folder of smaller pages", err=True)
 
@@ -73,20 +74,34 @@ def write_pages(runs: Path, folder: Path) -> None:
     if earlier and not (pages_only and GENERATOR in _text(folder / INDEX)):
         raise RequestError(f"--out {folder}: holds other things than an earlier report; name a new or empty folder")
 
-    cells, populations = _load(runs)
+    found = _load(runs)
     try:
-        pages = {folder / name: _write(folder / name, page) for name, page in render_split(cells, populations)}
+        written = render_split(found.cells, found.populations, scans=found.scans)
+        pages = {folder / name: _write(folder / name, page) for name, page in written}
         for path in earlier - set(pages):
             path.unlink()
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
-    click.echo(f"report: {(folder / INDEX).resolve()} ({_count(cells, populations)}, {len(pages)} pages)", err=True)
+    click.echo(f"report: {(folder / INDEX).resolve()} ({found}, {len(pages)} pages)", err=True)
 
 
-def _load(runs: Path) -> "tuple[list[ReportCell], list[Population]]":
+@dataclass(frozen=True)
+class _Found:
+    """What a report is of."""
+
+    cells: "list[ReportCell]"
+    populations: "list[Population]"
+    scans: "list[ReportScan]"
+
+    def __str__(self) -> str:
+        counts = (len(self.cells), "cell"), (len(self.populations), "population"), (len(self.scans), "scanned model")
+        return ", ".join(f"{number:,} {what}{'' if number == 1 else 's'}" for number, what in counts if number)
+
+
+def _load(runs: Path) -> _Found:
     from gifthorse.bench.store import Store
     from gifthorse.core.configuration import Catalogue
-    from gifthorse.report.cells import ReportCell
+    from gifthorse.report.cells import ReportCell, ReportScan
 
     check_store(runs)
     # What packages declare of metrics and families is known once they are loaded.
@@ -99,9 +114,10 @@ def _load(runs: Path) -> "tuple[list[ReportCell], list[Population]]":
         for record in store.records()
     ]
     populations = list(store.populations())
-    if not cells and not populations:
+    scans = [ReportScan(scan, partial(store.scan_evidence, scan.id)) for scan in store.scans()]
+    if not (cells or populations or scans):
         raise empty_store(runs)
-    return cells, populations
+    return _Found(cells, populations, scans)
 
 
 def _text(path: Path) -> str:
@@ -114,8 +130,3 @@ def _write(path: Path, page: str) -> int:
     content = page.encode()
     write_atomically(path, content)
     return len(content)
-
-
-def _count(cells: "list[ReportCell]", populations: "list[Population]") -> str:
-    counts = (len(cells), "cell"), (len(populations), "population")
-    return ", ".join(f"{number:,} {what}{'' if number == 1 else 's'}" for number, what in counts if number)

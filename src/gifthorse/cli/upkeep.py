@@ -14,7 +14,9 @@ from gifthorse.core.errors import RequestError
 
 if TYPE_CHECKING:
     from gifthorse.bench.disposal import Piece
+    from gifthorse.bench.store import Store
     from gifthorse.core.record import Record
+    from gifthorse.core.scan import Scan
 
 SHOWN = 20
 """The most records that rm lists one by one."""
@@ -25,14 +27,19 @@ SHOWN = 20
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @store_option
 def ls(store: Path, filters: Filters, as_json: bool) -> None:
-    """List the records of a store, with what they asked, how they ended and their size.
+    """List the records of a store, with what they asked, how they ended and their size; and the scanned models.
 
     The size is that of the record and of the pictures and scores behind it; models are shared, and counted below.
     """
     from gifthorse.bench.disposal import artifacts, pieces_of
     from gifthorse.bench.store import Store
 
-    records, kept = chosen_records(store, filters), Store(store)
+    kept = Store(store)
+    scans = [] if as_json or any(filters.values()) else list(kept.scans())
+    if scans and not any((store / "records").glob("*.json")):
+        click.echo(_scan_listing(scans))
+        return
+    records = chosen_records(store, filters)
     sizes = [sum(piece.size for piece in pieces_of(kept, record)) for record in records]
     if as_json:
         listed = [_about(record, size) for record, size in zip(records, sizes, strict=True)]
@@ -42,14 +49,19 @@ def ls(store: Path, filters: Filters, as_json: bool) -> None:
     click.echo(
         f"{len(records)} records, {_bytes(sum(sizes))}; artifacts of the whole store: {_by_kind(artifacts(kept))}"
     )
+    if scans:
+        click.echo(f"\n{_scan_listing(scans)}")
 
 
 @click.command()
 @filter_options
 @click.option("--all", "everything", is_flag=True, help="Remove every record.")
+@click.option(
+    "--scan", "scans", multiple=True, metavar="ID", help="Remove a scan, in place of records; as ls shows it."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
-def rm(store: Path, filters: Filters, everything: bool, yes: bool) -> None:
+def rm(store: Path, filters: Filters, everything: bool, scans: tuple[str, ...], yes: bool) -> None:
     """Remove records, and the pictures and scores behind them, after showing which and asking.
 
     The models stay: another record may need them, and 'gifthorse gc' removes those that none does.
@@ -57,7 +69,10 @@ def rm(store: Path, filters: Filters, everything: bool, yes: bool) -> None:
     from gifthorse.bench.disposal import pieces_of, remove
     from gifthorse.bench.store import Store
 
-    if everything == any(filters.values()):
+    if scans and not everything and not any(filters.values()):
+        _remove_scans(Store(store), scans, yes)
+        return
+    if everything == any(filters.values()) or scans:
         raise RequestError("say which records to remove: give a filter, as --status failed, or --all alone")
     records, kept = chosen_records(store, filters), Store(store)
     pieces = [pieces_of(kept, record) for record in records]
@@ -182,3 +197,32 @@ def _bytes(size: int) -> str:
     from rich.filesize import decimal
 
     return decimal(size)
+
+
+def _scan_listing(scans: "Sequence[Scan]") -> str:
+    lines = [
+        f"{scan.id[:12]}  {scan.created[:16].replace('T', ' ')}  {scan.title}: "
+        f"{'suspicious' if scan.suspicious else 'not suspicious'}"
+        for scan in scans
+    ]
+    return "\n".join(["scanned models:", *lines])
+
+
+def _remove_scans(store: "Store", starts: Sequence[str], yes: bool) -> None:
+    from gifthorse.bench.disposal import pieces_of_scan, remove
+
+    known = list(store.scans())
+    chosen = []
+    for start in starts:
+        found = [scan for scan in known if scan.id.startswith(start)]
+        if len(found) != 1:
+            raise RequestError(
+                f"{len(found)} scans begin with '{start}'; 'gifthorse ls --store {store.root}' shows all"
+            )
+        chosen += found
+    click.echo(_scan_listing(chosen))
+    if not (yes or _agreed(f"Remove {len(chosen)} scans?")):
+        click.echo("nothing was removed", err=True)
+        return
+    remove(piece for scan in chosen for piece in pieces_of_scan(store, scan.id))
+    click.echo(f"removed {len(chosen)} scans", err=True)

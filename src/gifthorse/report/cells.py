@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gifthorse.core.record import Record, Review
+from gifthorse.core.scan import Scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,3 +19,11 @@ class ReportCell:
     record: Record
     evidence: Callable[[], Mapping[str, np.ndarray]] = dict
     review: Review | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReportScan:
+    """A scan of a delivered model, and what reads the arrays behind it."""
+
+    scan: Scan
+    evidence: Callable[[], Mapping[str, np.ndarray]] = dict

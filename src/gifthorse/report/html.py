@@ -14,13 +14,15 @@ from markupsafe import Markup
 from gifthorse.core.family import ATTACK, FAMILIES
 from gifthorse.core.metric import METRICS, Metric
 from gifthorse.core.record import FPRS, Population, Record, benign_needed
-from gifthorse.report.cells import ReportCell
+from gifthorse.core.scan import Scan
+from gifthorse.report.cells import ReportCell, ReportScan
 from gifthorse.report.details import BRIEF, FULL, CellLine, Lines, TrojanDetail, trojans
 from gifthorse.report.figures import stamp_curves
 from gifthorse.report.naming import class_label, labels
 from gifthorse.report.overview import Overview, overview_of
 from gifthorse.report.pictures import Pictures
 from gifthorse.report.populations import PopulationDetail, populations_of
+from gifthorse.report.scans import scan_detail
 from gifthorse.report.tables import DID_NOT_TAKE, NOT_RUN, Group, group
 
 OPEN_TROJANS, OPEN_CELLS, MANY_CELLS = 12, 8, 200
@@ -72,9 +74,14 @@ class Section:
         return told if told != [str(index) for index in range(len(names))] else []
 
 
-def render(cells: Sequence[ReportCell], populations: Sequence[Population] = (), title: str = "Backdoor report") -> str:
+def render(
+    cells: Sequence[ReportCell],
+    populations: Sequence[Population] = (),
+    title: str = "Backdoor report",
+    scans: Sequence[ReportScan] = (),
+) -> str:
     """Return the report as one HTML document: no network, readable without its script, numbers with their records."""
-    report = _Report(cells, populations, title)
+    report = _Report(cells, populations, title, scans)
     extent, pictures = BRIEF if len(report.cells) > MANY_CELLS else FULL, Pictures()
     sections = [
         replace(section, details=trojans(report.members(section), lines, pictures, extent))
@@ -84,13 +91,16 @@ def render(cells: Sequence[ReportCell], populations: Sequence[Population] = (), 
 
 
 def render_split(
-    cells: Sequence[ReportCell], populations: Sequence[Population] = (), title: str = "Backdoor report"
+    cells: Sequence[ReportCell],
+    populations: Sequence[Population] = (),
+    title: str = "Backdoor report",
+    scans: Sequence[ReportScan] = (),
 ) -> Iterator[tuple[str, str]]:
     """Yield the report as pages, a file name and a document each: an index, and a page per group and attack.
 
     The names are ``index.html``, which comes first, and ``attack-….html``; the pages belong in one folder.
     """
-    report = _Report(cells, populations, title)
+    report = _Report(cells, populations, title, scans)
     pages: dict[str, tuple[Section, Lines]] = {}
     links: dict[str, str] = {}
     for section, lines in report.sections:
@@ -110,12 +120,22 @@ def render_split(
 class _Report:
     """What all pages of a report are made from."""
 
-    def __init__(self, cells: Sequence[ReportCell], populations: Sequence[Population], title: str):
+    def __init__(
+        self,
+        cells: Sequence[ReportCell],
+        populations: Sequence[Population],
+        title: str,
+        scans: Sequence[ReportScan] = (),
+    ):
         self.cells = {cell.record.id: cell for cell in cells}
         self.anchors = {identity: f"cell-{number}" for number, identity in enumerate(self.cells, 1)}
         self._records = [cell.record for cell in self.cells.values()]
-        self._populations, self._title = populations, title
-        self._documents: list[Record | Population] = [*self._records, *populations]
+        self._populations, self._title, self._scans = populations, title, scans
+        self._documents: list[Record | Population | Scan] = [
+            *self._records,
+            *populations,
+            *(each.scan for each in scans),
+        ]
         self.sections = [self._section(part) for part in group(self._records, populations)]
 
     def members(self, section: Section) -> list[ReportCell]:
@@ -124,6 +144,7 @@ class _Report:
 
     def index(self, sections: Sequence[Section], links: Mapping[str, str], pictures: Pictures) -> str:
         """Return the page with all tables."""
+        measured: list[Record | Population] = [*self._records, *self._populations]
         tables = (table for section in sections for table in section.part.tables)
         rows = (row for table in tables for block in table.blocks for row in block.rows)
         return self.page(
@@ -134,8 +155,9 @@ class _Report:
             pictures,
             statuses=(status for row in rows for status in row.statuses),
             lead=self._lead(),
-            facts=_facts(self._documents),
-            reduced=sorted({document.profile for document in self._documents} - {"paper"}),
+            scans=[scan_detail(each.scan, each.evidence(), pictures) for each in self._scans],
+            facts=_facts(measured),
+            reduced=sorted({asked.profile for asked in measured} - {"paper"}),
             attack=ATTACK,
             families=list(FAMILIES.values()),
             fprs=FPRS,
@@ -187,6 +209,7 @@ class _Report:
         found = (
             f"{_counted(len(statuses), 'cell')}: {ended}" if statuses else "",
             _counted(len(self._populations), "population") if self._populations else "",
+            _counted(len(self._scans), "scanned model") if self._scans else "",
             " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
         )
         return [text for text in found if text]
