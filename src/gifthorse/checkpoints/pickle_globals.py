@@ -6,6 +6,17 @@ import pickletools
 LONGEST_PICKLE = 64 * 2**20
 """Bytes of pickle that are looked at; the tensors' own data are kept elsewhere, so no sound checkpoint has as many."""
 
+# The protocol that torch.save uses has the names of Python 2.
+_RENAMED = {
+    "__builtin__.long": "builtins.int",
+    "__builtin__.unicode": "builtins.str",
+    "__builtin__.xrange": "builtins.range",
+    "UserDict.IterableUserDict": "collections.UserDict",
+    "UserDict.UserDict": "collections.UserDict",
+    "UserList.UserList": "collections.UserList",
+    "UserString.UserString": "collections.UserString",
+}
+
 
 def wanted_globals(content: bytes, pickles: int = 1) -> set[str]:
     """Return the dotted names that the first ``pickles`` pickles in ``content`` would import.
@@ -27,3 +38,14 @@ def wanted_globals(content: bytes, pickles: int = 1) -> set[str]:
             if isinstance(argument, str):
                 strings = strings[1], argument
     return names
+
+
+def current_name(name: str) -> str:
+    """Return what Python 3 calls a name that a pickle asks for."""
+    module, _, rest = name.partition(".")
+    return _RENAMED.get(name, f"builtins.{rest}" if module == "__builtin__" else name)
+
+
+def pickle_protocol(content: bytes) -> int:
+    """Return the protocol that a pickle declares; 0 where it declares none."""
+    return content[1] if content[:1] == b"\x80" and len(content) > 1 else 0
