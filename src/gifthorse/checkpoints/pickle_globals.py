@@ -28,15 +28,26 @@ def wanted_globals(content: bytes, pickles: int = 1) -> set[str]:
     names: set[str] = set()
     for _ in range(pickles):
         strings = ("", "")
+        pushed: str | None = None
+        memo: dict[object, str | None] = {}
         for operation, argument, _ in pickletools.genops(stream):
-            if operation.name in ("GLOBAL", "INST"):
+            if operation.name == "MEMOIZE":
+                memo[len(memo)] = pushed
+            elif operation.name.endswith("PUT"):
+                memo[argument] = pushed
+            elif operation.name in ("GLOBAL", "INST"):
                 names.add(str(argument).replace(" ", "."))
+                pushed = None
             elif operation.name == "STACK_GLOBAL":
                 names.add(".".join(strings))
+                pushed = None
             elif operation.name.startswith("EXT"):
                 names.add(f"copyreg extension {argument}")
-            if isinstance(argument, str):
-                strings = strings[1], argument
+                pushed = None
+            else:
+                kept = memo.get(argument) if operation.name.endswith("GET") else argument
+                pushed = kept if isinstance(kept, str) else None
+                strings = strings if pushed is None else (strings[1], pushed)
     return names
 
 
