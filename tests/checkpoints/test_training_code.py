@@ -341,4 +341,4 @@ def test_other_protocols_are_read_or_said(protocol: int, tmp_path: Path) -> None
             {**weights(), "x": Colour.RED, "y": Call(print, "y")}, stream := io.BytesIO(), pickle_protocol=protocol
         )
         message = refusal(tmp_path, stream.getvalue())
-        assert "would run builtins.print, test_training_code.Colour; nothing was run" in message
+        assert f"would run builtins.print, {__name__}.Colour; nothing was run" in message
