@@ -165,6 +165,7 @@ class Runner:
     def _tasks(self, cell: Cell) -> tuple[Task, Task | None]:
         """Return the cell's task and its downstream user's, checked."""
         task = self._task(cell)
+        cell.model.check(task.train.shape, task.classes)
         cell.attack.check(task)
         if cell.defense is not None:
             builder_of(cell.defense.sees())

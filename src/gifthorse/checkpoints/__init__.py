@@ -1,1 +1,36 @@
 """Reading checkpoints that someone handed you. A file is hostile until proven otherwise: nothing in it is ever run."""
+
+from typing import TYPE_CHECKING, Any
+
+from gifthorse.checkpoints.matching import (
+    classes_of,
+    compare,
+    load_delivered,
+    load_into,
+    start_weights,
+    strip_prefix,
+)
+from gifthorse.checkpoints.reading import MAX_BYTES, read_state_dict
+
+if TYPE_CHECKING:
+    from gifthorse.checkpoints.onnx_model import OnnxModel
+
+__all__ = [
+    "MAX_BYTES",
+    "OnnxModel",
+    "classes_of",
+    "compare",
+    "load_delivered",
+    "load_into",
+    "read_state_dict",
+    "start_weights",
+    "strip_prefix",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OnnxModel":
+        from gifthorse.checkpoints.onnx_model import OnnxModel
+
+        return OnnxModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ below is refused before any of it is interpreted: the list is far shorter than w
 ``torch.load(weights_only=True)`` reads them.
 """
 
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,10 +21,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from gifthorse.checkpoints import numpy_values, plain_values
+from gifthorse.checkpoints.containers import find_weights
 from gifthorse.checkpoints.listing import listing, shown
-from gifthorse.checkpoints.numpy_values import STAND_INS, PickledArray, PickledScalar, to_tensor
 from gifthorse.checkpoints.onnx_graph import is_onnx
-from gifthorse.checkpoints.pickle_globals import LONGEST_PICKLE, wanted_globals
+from gifthorse.checkpoints.pickle_globals import LONGEST_PICKLE, current_name, pickle_protocol, wanted_globals
 from gifthorse.core.errors import RequestError
 
 MAX_BYTES = 8 * 2**30
@@ -31,11 +33,13 @@ MAX_BYTES = 8 * 2**30
 
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_STAND_INS = {**numpy_values.STAND_INS, **plain_values.STAND_INS}
 _HARMLESS = {
-    *STAND_INS,
+    *_STAND_INS,
     *(f"torch.{kind}Storage" for kind in _STORAGES),
     *(f"torch.{kind}" for kind in _TYPES),
-    *(f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("set", "complex")),
+    "builtins.complex",
+    "builtins.set",
     "_codecs.encode",
     "collections.Counter",
     "collections.OrderedDict",
@@ -45,9 +49,15 @@ _HARMLESS = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 }
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 # Before 2.6 and 2.10, files could run code or corrupt memory in spite of weights_only (CVE-2025-32434, CVE-2026-24747).
 _SAFE_TORCH = "2.10"
+
+# What stands for tensors other than dense ones of plain numbers in a pickle of torch.
+_OTHER_TENSORS = re.compile(
+    r"torch\.(\w+Storage|storage\.\w+|_utils\._rebuild_\w+|_tensor\._rebuild_\w+|serialization\._get_layout"
+    r"|per_(tensor|channel)_\w+|(q?u?int|complex|float|bits)\w+)"
+)
+_NEWEST_PROTOCOL = 3  # that torch reads without running anything
 
 _LONGEST_HEADER = 100_000_000  # of safetensors, by its specification
 _LONGEST_PROTOBUF = 2**31
@@ -73,12 +83,15 @@ def read_state_dict(path: Path, *, entry: str | None = None, max_bytes: int = MA
     """Return the tensors of a checkpoint by name, on the CPU, as the file has them.
 
     Where the file holds more than weights, they are taken from its entry ``state_dict``, ``model_state_dict``,
-    ``model`` (as BackdoorBench has it) or ``net``, or from ``entry``. Names are not changed, see
+    ``model`` (as BackdoorBench has it) or ``net``, from the only entry that holds weights, or from ``entry``, which
+    may be a path (``checkpoint.state_dict``). Names are not changed, see
     :func:`gifthorse.checkpoints.matching.load_into`.
 
     Raises :class:`RequestError` for a file that is missing, damaged, unpacks to more than ``max_bytes``, holds no
-    weights, or could only be opened by running code; then none of it has run.
+    weights or several to choose from, or could only be opened by running code; then none of it has run.
     """
+    if path.is_dir():
+        raise RequestError(f"there is no checkpoint at {path}, which is a folder: name a file in it")
     if not path.is_file():
         raise RequestError(f"there is no checkpoint at {path}")
     try:
@@ -87,7 +100,7 @@ def read_state_dict(path: Path, *, entry: str | None = None, max_bytes: int = MA
             if size > max_bytes:
                 raise RequestError(f"{path} has {size} bytes, more than the {max_bytes} that are allowed")
             loaded, most = _read(path, file, max_bytes)
-        return _checked(path, _weights(path, loaded, entry), most)
+        return _checked(path, find_weights(path, loaded, entry), most)
     except RequestError:
         raise
     except OSError as error:
@@ -131,8 +144,9 @@ def _read_zip(path: Path, file: BinaryIO, max_bytes: int) -> tuple[object, int]:
         pickle = members[leaves.index("data.pkl")]
         if pickle.file_size > LONGEST_PICKLE:
             raise RequestError(f"{path} holds a pickle of {pickle.file_size} bytes; no plain state dict needs so many")
-        wanted = wanted_globals(archive.read(pickle))
-    return _load_pickled(path, file, wanted), unpacked
+        content = archive.read(pickle)
+        wanted, protocol = wanted_globals(content), pickle_protocol(content)
+    return _load_pickled(path, file, wanted, protocol), unpacked
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -140,7 +154,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
-        return to_tensor(file.read(), dtype.str, shape, fortran=fortran)
+        return numpy_values.to_tensor(file.read(), dtype.str, shape, fortran=fortran)
 
 
 def _read_legacy(path: Path, file: BinaryIO) -> object:
@@ -156,8 +170,14 @@ def _refuse_pickle(path: Path, wanted: set[str]) -> None:
     raise RequestError(f"{path} is a pickle, which runs code when it is opened{asks}; nothing was run; {_ADVICE}")
 
 
-def _load_pickled(path: Path, file: BinaryIO, wanted: set[str]) -> object:
-    if strange := sorted(wanted - _HARMLESS):
+def _load_pickled(path: Path, file: BinaryIO, wanted: set[str], protocol: int = 2) -> object:
+    strange = sorted(name for name in wanted if current_name(name) not in _HARMLESS)
+    if strange and all(_OTHER_TENSORS.fullmatch(name) for name in strange):
+        raise RequestError(
+            f"{path} holds tensors of kinds that are not read (quantised, sparse, complex or of 8 bits: "
+            f"{listing(strange)}); save the weights as dense float tensors, of the network before it was quantised"
+        )
+    if strange:
         raise RequestError(
             f"{path} is a whole pickled module, or holds other objects beside its weights: opening it would run "
             f"{listing(strange)}; nothing was run; {_ADVICE}"
@@ -167,8 +187,14 @@ def _load_pickled(path: Path, file: BinaryIO, wanted: set[str]) -> object:
             f"torch {torch.__version__} cannot open untrusted .pt files safely (CVE-2026-24747): "
             f"install torch {_SAFE_TORCH} or newer, or bring safetensors"
         )
+    if protocol > _NEWEST_PROTOCOL:
+        raise RequestError(
+            f"{path} was saved with pickle protocol {protocol}, which torch can only open by running it: "
+            "save it again without pickle_protocol=, or as safetensors"
+        )
     file.seek(0)
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    names = {current_name(name) for name in wanted}
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items() if name in names]
     # An open file, not its path: torch picks another reader by the path's ending.
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -194,50 +220,6 @@ def _stranger(file: BinaryIO, head: bytes) -> str:
     if wanted:
         return f"a pickle that asks for {listing(sorted(wanted))}; nothing was run; {_ADVICE}"
     return "of no format that is known here: safetensors, or a state dict from torch.save"
-
-
-def _weights(path: Path, loaded: object, entry: str | None) -> dict[str, Tensor]:
-    """Return the state dict inside of what a file holds."""
-    if entry is not None:
-        if not _is_dict(loaded) or entry not in _items(loaded):
-            raise RequestError(f"{path} has no entry {entry!r}; it has {_contents(loaded)}")
-        loaded = _items(loaded)[entry]
-    for _ in range(len(_CONTAINERS)):
-        if not _is_dict(loaded):
-            break
-        items = _items(loaded)
-        found = [name for name in _CONTAINERS if _is_dict(items.get(name))]
-        if len(found) > 1:
-            raise RequestError(f"{path} has several entries that may be the weights, name one: {listing(found)}")
-        if not found:
-            strange = [str(name) for name, value in items.items() if not _is_tensor(name, value)]
-            if not items or len(strange) == len(items):
-                break
-            if strange:
-                raise RequestError(f"{path} has entries beside its weights that are no tensors: {listing(strange)}")
-            return {
-                name: value.tensor() if isinstance(value, PickledArray | PickledScalar) else value
-                for name, value in items.items()
-            }
-        loaded = items[found[0]]
-    raise RequestError(f"{path} holds no state dict; it has {_contents(loaded)}")
-
-
-def _is_dict(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _items(loaded: Any) -> dict[Any, Any]:
-    # Not loaded.items(): a pickle may set attributes of an OrderedDict, and shadow its methods.
-    return {key: dict.__getitem__(loaded, key) for key in dict.keys(loaded)}
-
-
-def _is_tensor(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor | PickledArray | PickledScalar)
-
-
-def _contents(loaded: object) -> str:
-    return listing(map(str, _items(loaded))) or "nothing" if _is_dict(loaded) else f"a {type(loaded).__name__}"
 
 
 def _checked(path: Path, state: dict[str, Tensor], most: int) -> dict[str, Tensor]:

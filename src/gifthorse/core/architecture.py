@@ -21,6 +21,9 @@ class Architecture(Configuration):
     def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> Classifier:
         """Return a freshly initialised classifier for images of ``shape`` (channels, height, width)."""
 
+    def check(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Raise :class:`RequestError` where the fields cannot be carried out; nothing is computed."""
+
     def count_parameters(self, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> int:
         """Return the number of trainable parameters; no weight is allocated."""
         with torch.device("meta"):

@@ -5,51 +5,87 @@ network.
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, field_validator
-from torch import nn
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
 
-from gifthorse.checkpoints.matching import load_into
+from gifthorse.checkpoints.matching import start_weights
 from gifthorse.checkpoints.reading import read_state_dict
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.seeds import isolated
 
-OURS = "network."
-"""What comes before the names of a network's weights where a :class:`Classifier` was saved, as in the store."""
+log = logging.getLogger("gifthorse")
+
+Stamp = tuple[int, ...]
 
 
 class LibraryArchitecture(Architecture):
     """A network of somebody's library, with random weights or those of a file."""
 
     slash_field = "arch"
+    channels: ClassVar[int | None] = None
+    """What the network takes, whatever the images have; ``None``: theirs."""
 
     arch: str
     weights: str | None = Field(
         None,
-        description="file of weights to start training from, as the library wrote them or a benign model of the store; "
-        "a head for other classes is left out",
+        description="file of weights to start training from, as training code wrote them or a benign model of the "
+        "store; a head for other classes is left out",
     )
+    entry: str | None = Field(
+        None,
+        description="entry of that file to take where it holds several networks, as 'model_ema' or "
+        "'checkpoint.state_dict'",
+    )
+    prefix: str | None = Field(
+        None,
+        description="take only the tensors of that file whose names begin so, without it, as 'module.encoder_q.'; "
+        "one that makes everything fit is taken off unasked",
+    )
+
+    @model_validator(mode="after")
+    def _names_a_file(self) -> Self:
+        for name in ("entry", "prefix"):
+            if self.weights is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} says what to take of a file: name it with weights=")
+        return self
 
     def files(self) -> tuple[Path, ...]:
         """Return the file of weights, if one is named."""
         return () if self.weights is None else (Path(self.weights).expanduser(),)
 
+    def check(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Refuse weights that do not fit, and say that these are trained on."""
+        for stamp in self._stamps():
+            _check(self, shape, classes, stamp)
+
+    def _stamps(self) -> list[Stamp]:
+        """Return what tells that the file of weights is another one than before, if one is named."""
+        found = [path.stat() if path.is_file() else None for path in self.files()]
+        return [() if about is None else (about.st_ino, about.st_size, about.st_mtime_ns) for about in found]
+
     def _wrapped(self, make: Callable[[], nn.Module], shape: tuple[int, int, int], seed: int) -> Classifier:
         try:
             with isolated(seed, "initialise"):
                 network = make()
-            half = [0.5] * shape[0]
-            model = Classifier.wrap(network, half, [0.25] * shape[0], example_shape=shape)
+            channels = self.channels or shape[0]
+            seen = (channels, *shape[1:])
+            model = Classifier.wrap(network, [0.5] * channels, [0.25] * channels, example_shape=seen)
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise RequestError(f"{self}: {reason}") from error
-        for path in self.files():
-            _start_from(model, path)
+        if not model.head.weight.is_meta:
+            for stamp in self._stamps():
+                given = _start_weights(self, shape, model.classes, stamp)
+                model.load_state_dict({**model.state_dict(), **given})
         return model
 
 
@@ -60,6 +96,7 @@ class Torchvision(LibraryArchitecture):
     """
 
     name = "torchvision"
+    channels = 3
     parameters = 11_181_642
 
     arch: str = Field("resnet18", description="torchvision's name of the network")
@@ -88,7 +125,7 @@ class Torchvision(LibraryArchitecture):
             network: nn.Module = get_model(self.arch, weights=None, num_classes=classes, **options)
             return network
 
-        return self._wrapped(make, (3, *shape[1:]), seed)
+        return self._wrapped(make, shape, seed)
 
 
 class Timm(LibraryArchitecture):
@@ -141,14 +178,24 @@ def _listed(arch: str, names: Iterable[str], library: str) -> str:
     raise ValueError(f"{library} has no such classifier" + (f"; did you mean '{nearest[0]}'?" if nearest else ""))
 
 
-def _start_from(model: Classifier, path: Path) -> None:
-    """Give a model the weights of a checkpoint; its head keeps its own where the checkpoint's has another shape."""
-    own = model.network.state_dict()
-    if any(weight.is_meta for weight in own.values()):
-        return
-    given = read_state_dict(path)
-    inner = {name.removeprefix(OURS): weight for name, weight in given.items() if name.startswith(OURS)}
-    given = inner or given
-    head = {name: weight for name, weight in own.items() if name.startswith(f"{model.head_name}.")}
-    other = any(name in given and given[name].shape != weight.shape for name, weight in head.items())
-    load_into(model.network, {**given, **head} if other else given)
+@lru_cache(maxsize=1)
+def _start_weights(
+    architecture: LibraryArchitecture, shape: tuple[int, int, int], classes: int, _: Stamp
+) -> dict[str, Tensor]:
+    """Return the weights that training starts from: a run builds the network often, and reads the file once."""
+    (path,) = architecture.files()
+    with torch.device("meta"):
+        model = architecture.build(shape, classes, 0)
+    return start_weights(model, read_state_dict(path, entry=architecture.entry), prefix=architecture.prefix)
+
+
+@lru_cache(maxsize=256)
+def _check(
+    architecture: LibraryArchitecture, shape: tuple[int, int, int], classes: int, stamp: tuple[int, int]
+) -> None:
+    _start_weights(architecture, shape, classes, stamp)
+    log.warning(
+        "%s: training goes on from these weights, and what is judged is the trained copy; "
+        "'gifthorse scan' judges a model as it was delivered",
+        architecture.weights,
+    )
