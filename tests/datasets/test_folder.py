@@ -49,7 +49,7 @@ def test_a_plain_tree_is_cut_into_disjoint_parts_the_same_ones_every_time(tmp_pa
     grow(tmp_path / "animals", ["cat", "dog", "emu"], count=10)
     first, second = (load("folder[path=animals,size=8]", tmp_path) for _ in range(2))
     parts = {name: identities(getattr(first, name)) for name in ("train", "holdout", "test")}
-    assert {name: len(part) for name, part in parts.items()} == {"train": 22, "holdout": 2, "test": 6}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 21, "holdout": 3, "test": 6}
     assert sorted(parts["train"] + parts["holdout"] + parts["test"]) == list(range(30))
     assert all(identities(getattr(second, name)) == part for name, part in parts.items())
     assert first.class_names == ("cat", "dog", "emu")
@@ -95,7 +95,7 @@ def test_images_may_lie_deeper_and_hidden_and_other_files_are_left_out(tmp_path:
     (tmp_path / "dog" / "notes.txt").write_text("good dog")
     (tmp_path / "dog" / "._1.png").write_text("what macOS leaves behind")
     (tmp_path / "dog" / "10.png").rename(tmp_path / "dog" / "10.PNG")
-    splits = load("folder[size=8,holdout=1,test=1]", tmp_path)
+    splits = load("folder[size=8,holdout=2,test=2]", tmp_path)
     everything = splits.train.join(splits.holdout).join(splits.test)
     assert sorted(identities(everything)) == [0, 1, 2, 3, 10, 11, 12, 13]
 
@@ -141,7 +141,7 @@ def test_class_subsets(tmp_path: Path) -> None:
         ('folder[classes=["cat","cat"]]', "each class must be named, and once"),
         ('folder[classes=["cat"]]', r"1 class \('cat'\); two or more"),
         ("folder[classes=[]]", "each class must be named"),
-        ("folder", "the folder .*empty has no images"),
+        ("folder", "no images .* of .empty."),
         ("folder[classes=2,test=20]", "too few for test=20"),
         ("folder[size=4]", "size=4"),
         ("folder[classes=1]", "classes=1"),
@@ -164,7 +164,7 @@ def test_a_wrong_request_is_one_clear_line(tmp_path: Path, request_: str, compla
 def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
     grow(tmp_path / "train", ["cat", "dog"])
     grow(tmp_path / "val", ["cat", "dog", "emu"])
-    with pytest.raises(RequestError, match=r"train/ and val/ in .* differ: only one has a class 'emu'"):
+    with pytest.raises(RequestError, match=r"train/ and val/ in .* differ: only val/ has 'emu'$"):
         load("folder[size=8]", tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_a_link_in_a_circle_ends_and_a_pipe_is_not_opened(tmp_path: Path) -> Non
 def test_class_subsets_have_the_papers_classes_and_sizes(tmp_path: Path, name: str, classes: int, size: int) -> None:
     dataset = DATASETS.build(name)
     where = tmp_path / str(dataset.to_dict()["path"])
-    grow(where, [f"n{number:04}" for number in range(classes + 30)], count=2)
+    grow(where, [f"n{number:04}" for number in range(classes + 30)], count=3)
     first, second = (dataset.load(tmp_path) for _ in range(2))
     assert first.train.classes == len(first.class_names) == classes
     assert first.train.shape == (3, size, size)
@@ -221,7 +221,7 @@ def test_class_subsets_have_the_papers_classes_and_sizes(tmp_path: Path, name: s
 
 
 def test_imagenet10_takes_trojanzoos_classes_where_they_are(tmp_path: Path) -> None:
-    grow(tmp_path / "imagenet10", [*TROJANZOO_CLASSES, "n00000001", "n99999999"], count=2)
+    grow(tmp_path / "imagenet10", [*TROJANZOO_CLASSES, "n00000001", "n99999999"], count=3)
     assert load("imagenet10[size=8]", tmp_path).class_names == TROJANZOO_CLASSES
 
 
@@ -242,7 +242,7 @@ def test_the_faces_middle_is_kept(tmp_path: Path) -> None:
         face = np.zeros((84, 84, 3), np.uint8)
         face[10:74, 10:74] = 200
         (tmp_path / f"vggface2/n{index:03}").mkdir(parents=True)
-        for number in range(2):
+        for number in range(3):
             Image.fromarray(face).save(tmp_path / f"vggface2/n{index:03}/{number}.png")
     assert load("vggface2_100", tmp_path).test.pixels.unique().tolist() == [200]
 

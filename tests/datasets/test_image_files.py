@@ -12,7 +12,7 @@ from PIL import Image
 from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import listening
 from gifthorse.datasets import image_files
-from gifthorse.datasets.image_files import CACHE, ImageFiles, read_image
+from gifthorse.datasets.image_files import CACHE, ImageFiles, Size, read_image
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -34,9 +34,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The paths of every file that is really opened."""
     seen: list[Path] = []
 
-    def counting(path: Path, size: int, keep: float | None) -> object:
+    def counting(path: Path, size: Size, keep: float | None, channels: int) -> object:
         seen.append(path)
-        return read_image(path, size, keep)
+        return read_image(path, size, keep, channels)
 
     monkeypatch.setattr(image_files, "read_image", counting)
     return seen
