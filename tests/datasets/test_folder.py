@@ -1,6 +1,8 @@
 """Folders of images: which trees are understood, which are refused, and the papers' class subsets."""
 
+import json
 import os
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from gifthorse.datasets import DATASETS
 from gifthorse.datasets.class_subsets import TROJANZOO_CLASSES
 from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.image_files import CACHE, ImageFiles
-from gifthorse.datasets.splits import cut
+from gifthorse.datasets.splits import cut, cut_by_class
 
 
 def fill(folder: Path, count: int, start: int = 0) -> None:
@@ -277,12 +279,123 @@ def test_any_cut_is_disjoint_or_refused(count: int, train: int, holdout: int, te
         assert len(set(chosen)) == len(chosen) == train + holdout + test
 
 
+counts = st.lists(st.integers(1, 30), min_size=2, max_size=6)
+some = st.none() | st.integers(1, 40)
+
+
+@given(counts, some, st.integers(1, 40), some)
+def test_any_cut_by_class_is_disjoint_exact_and_even_or_refused(
+    counts: list[int], test: int | None, holdout: int, train: int | None
+) -> None:
+    classes, count = len(counts), sum(counts)
+    labels = torch.arange(classes).repeat_interleave(torch.tensor(counts))
+    files = ImageFiles(tuple(Path(str(number)) for number in range(count)), labels, classes)
+    names = [f"class {label}" for label in range(classes)]
+    judged = test or count // 5
+    sizes = {"test": judged, "holdout": holdout, "train": train}
+    wanted = judged + holdout + max(train or 0, classes)
+    try:
+        parts = cut_by_class(files, sizes, names, "any")
+    except RequestError as error:
+        assert min(counts) < 2 or min(judged, train or classes) < classes or wanted > count
+        assert all(f"'class {label}' ({n})" in str(error) for label, n in enumerate(counts) if n < 2)
+        return
+    chosen = [path for part in parts.values() for path in part.paths]
+    assert len(set(chosen)) == len(chosen)
+    assert len(parts["test"]) == judged
+    assert len(parts["holdout"]) == holdout
+    assert len(parts["train"]) == (count - judged - holdout if train is None else train)
+    had = {name: part.labels.bincount(minlength=classes) for name, part in parts.items()}
+    assert min(int(had["test"].min()), int(had["train"].min())) >= 1
+    plenty = torch.tensor(counts) > 2
+    if holdout >= plenty.sum():
+        assert had["holdout"][plenty].min() >= 1
+    for part in parts.values():
+        for path, label in zip(part.paths, part.labels, strict=True):
+            assert labels[int(str(path))] == label
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((300, 60, 60, 40), 1.0), ((500, 7, 100), 1.5)])
+def test_parts_have_the_classes_in_their_proportions(sizes: tuple[int, ...], most: float) -> None:
+    count = torch.tensor(sizes)
+    labels = torch.arange(len(sizes)).repeat_interleave(count)
+    files = ImageFiles(tuple(map(Path, map(str, range(len(labels))))), labels, len(sizes))
+    parts = cut_by_class(files, {"test": 80, "holdout": 40, "train": 200}, list("abcd"[: len(sizes)]), "any")
+    for part in parts.values():
+        even = count * len(part) / len(labels)
+        assert (part.labels.bincount() - even).abs().max() <= most
+
+
+@pytest.mark.parametrize(
+    ("counts", "request_", "complaint"),
+    [
+        ((9, 1, 9, 1), "folder[size=8]", r"too few images for one in test and train, .*: '1' \(1\), '3' \(1\)$"),
+        ((9, 9, 9), "folder[size=8,test=2]", "test=2 is too few for an image of each of the 3 classes"),
+        ((9, 9, 9), "folder[size=8,train=2]", "train=2 is too few for an image of each of the 3 classes"),
+        ((2, 2, 2), "folder[size=8]", "6 images to cut from, too few for test=3, holdout=1 and a train image of each"),
+        ((9, 9, 9), "folder[size=8,test=20,holdout=5]", "27 images to cut from, too few for test=20, holdout=5"),
+    ],
+)
+def test_every_class_is_trained_on_and_judged_or_named(
+    tmp_path: Path, counts: tuple[int, ...], request_: str, complaint: str
+) -> None:
+    for label, count in enumerate(counts):
+        fill(tmp_path / str(label), count)
+    with pytest.raises(RequestError, match=complaint):
+        load(request_, tmp_path)
+
+
+def test_a_small_class_has_no_image_for_defenders(tmp_path: Path) -> None:
+    for label, count in enumerate((30, 2, 3)):
+        fill(tmp_path / str(label), count)
+    splits = load("folder[size=8]", tmp_path)
+    assert splits.train.labels.bincount().tolist()[1:] == [1, 1]
+    assert splits.holdout.labels.bincount(minlength=3).tolist()[1:] == [0, 1]
+    assert splits.test.labels.bincount().tolist()[1:] == [1, 1]
+
+
+def test_images_may_be_grey_and_wider_than_high(tmp_path: Path) -> None:
+    for name, left in (("cat", 0), ("dog", 60)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            image = Image.new("L", (180, 90), 20 + number)
+            image.paste(200, (left, 15, left + 60, 75))
+            image.save(tmp_path / name / f"{number}.png")
+    request = "folder[size=[20,60],channels=1]"
+    splits = load(request, tmp_path)
+    assert splits.train.shape == (1, 20, 60)
+    for images in (splits.train, splits.test):
+        lit = (images.pixels[:, 0, 10] > 100).float()
+        assert ((lit * torch.arange(60)).argmax(1) > 30).long().tolist() == images.labels.tolist()
+        assert lit.sum(1).tolist() == [20] * len(images)
+    colour = load("folder[size=[20,60]]", tmp_path)
+    assert colour.train.shape == (3, 20, 60)
+    assert torch.equal(colour.train.pixels[:, 1:2], splits.train.pixels)
+    dataset = DATASETS.build(request)
+    assert DATASETS.build(str(dataset)) == DATASETS.build(tomllib.loads(as_toml(dataset.to_dict()))) == dataset
+    assert str(DATASETS.build("folder[size=[24,24]]")) == "folder[size=24]"
+
+
+def as_toml(values: dict[str, object]) -> str:
+    """The fields that are set, as a grid file has them."""
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None)
+
+
+@pytest.mark.parametrize("size", ["7", "[20]", "[20,4]", "[20,30,3]", "[2000,20]", "1025", "wide", "20.5", "true"])
+def test_a_wrong_size_is_one_sentence(size: str) -> None:
+    with pytest.raises(RequestError, match=r"^folder: size=[^;]*: should be a side of 8 to 1024 pixels, or [^;]*$"):
+        DATASETS.build(f"folder[size={size}]")
+
+
 def test_a_folder_goes_all_the_way_to_a_record(tmp_path: Path) -> None:
     grow(tmp_path / "data" / "animals", ["cat", "dog", "emu"], count=40)
     runner = Runner(Store(tmp_path / "runs"), tmp_path / "data", torch.device("cpu"))
-    for attack, defense in (("badnets[mixing=dataset]", "fine_pruning[epochs=1]"), ("badnets", "strip[overlays=4]")):
+    for attack, defense, shape in (
+        ("badnets[mixing=dataset]", "fine_pruning[epochs=1]", "size=16"),
+        ("badnets", "strip[overlays=4]", "size=[12,20],channels=1"),
+    ):
         cell = resolve(
-            dataset="folder[path=animals,size=16,holdout=40]",
+            dataset=f"folder[path=animals,{shape},holdout=40]",
             model="small_cnn",
             training="standard[epochs=1]",
             attack=attack,

@@ -181,9 +181,13 @@ def test_another_size_crop_or_choice_is_another_entry(files: ImageFiles, tmp_pat
     files.read(9, tmp_path, "pictures")
     files.read(8, tmp_path, "pictures", keep=0.5)
     files.read(8, tmp_path, "pictures", keep=None)
+    files.read((8, 9), tmp_path, "pictures")
+    files.read((9, 8), tmp_path, "pictures")
+    files.read(8, tmp_path, "pictures", channels=1)
+    files.read((8, 8), tmp_path, "pictures")
     files.take(torch.tensor([1, 0])).read(8, tmp_path, "pictures")
-    assert len(decoded) == 26
-    assert len(list((tmp_path / CACHE).iterdir())) == 5
+    assert len(decoded) == 44
+    assert len(list((tmp_path / CACHE).iterdir())) == 8
 
 
 def test_a_changed_file_is_read_anew(files: ImageFiles, tmp_path: Path) -> None:

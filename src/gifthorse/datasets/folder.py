@@ -174,7 +174,8 @@ Side = Annotated[int, Field(ge=8, le=1024)]
 
 def _size(value: Any, handler: ValidatorFunctionWrapHandler) -> Size:
     try:
-        size: Size = handler(value)
+        # From JSON a pair comes as a list.
+        size: Size = handler(tuple(value) if isinstance(value, list) else value)
     except ValidationError:
         raise PydanticCustomError(
             "size", "should be a side of 8 to 1024 pixels, or such a pair [height,width]"
