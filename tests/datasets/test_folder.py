@@ -1,6 +1,8 @@
 """Folders of images: which trees are understood, which are refused, and the papers' class subsets."""
 
+import json
 import os
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from gifthorse.datasets import DATASETS
 from gifthorse.datasets.class_subsets import TROJANZOO_CLASSES
 from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.image_files import CACHE, ImageFiles
-from gifthorse.datasets.splits import cut
+from gifthorse.datasets.splits import cut, cut_by_class
 
 
 def fill(folder: Path, count: int, start: int = 0) -> None:
@@ -49,7 +51,7 @@ def test_a_plain_tree_is_cut_into_disjoint_parts_the_same_ones_every_time(tmp_pa
     grow(tmp_path / "animals", ["cat", "dog", "emu"], count=10)
     first, second = (load("folder[path=animals,size=8]", tmp_path) for _ in range(2))
     parts = {name: identities(getattr(first, name)) for name in ("train", "holdout", "test")}
-    assert {name: len(part) for name, part in parts.items()} == {"train": 22, "holdout": 2, "test": 6}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 21, "holdout": 3, "test": 6}
     assert sorted(parts["train"] + parts["holdout"] + parts["test"]) == list(range(30))
     assert all(identities(getattr(second, name)) == part for name, part in parts.items())
     assert first.class_names == ("cat", "dog", "emu")
@@ -95,7 +97,7 @@ def test_images_may_lie_deeper_and_hidden_and_other_files_are_left_out(tmp_path:
     (tmp_path / "dog" / "notes.txt").write_text("good dog")
     (tmp_path / "dog" / "._1.png").write_text("what macOS leaves behind")
     (tmp_path / "dog" / "10.png").rename(tmp_path / "dog" / "10.PNG")
-    splits = load("folder[size=8,holdout=1,test=1]", tmp_path)
+    splits = load("folder[size=8,holdout=2,test=2]", tmp_path)
     everything = splits.train.join(splits.holdout).join(splits.test)
     assert sorted(identities(everything)) == [0, 1, 2, 3, 10, 11, 12, 13]
 
@@ -141,7 +143,7 @@ def test_class_subsets(tmp_path: Path) -> None:
         ('folder[classes=["cat","cat"]]', "each class must be named, and once"),
         ('folder[classes=["cat"]]', r"1 class \('cat'\); two or more"),
         ("folder[classes=[]]", "each class must be named"),
-        ("folder", "the folder .*empty has no images"),
+        ("folder", "no images .* of .empty."),
         ("folder[classes=2,test=20]", "too few for test=20"),
         ("folder[size=4]", "size=4"),
         ("folder[classes=1]", "classes=1"),
@@ -164,7 +166,7 @@ def test_a_wrong_request_is_one_clear_line(tmp_path: Path, request_: str, compla
 def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
     grow(tmp_path / "train", ["cat", "dog"])
     grow(tmp_path / "val", ["cat", "dog", "emu"])
-    with pytest.raises(RequestError, match=r"train/ and val/ in .* differ: only one has a class 'emu'"):
+    with pytest.raises(RequestError, match=r"train/ and val/ in .* differ: only val/ has 'emu'$"):
         load("folder[size=8]", tmp_path)
 
 
@@ -212,7 +214,7 @@ def test_a_link_in_a_circle_ends_and_a_pipe_is_not_opened(tmp_path: Path) -> Non
 def test_class_subsets_have_the_papers_classes_and_sizes(tmp_path: Path, name: str, classes: int, size: int) -> None:
     dataset = DATASETS.build(name)
     where = tmp_path / str(dataset.to_dict()["path"])
-    grow(where, [f"n{number:04}" for number in range(classes + 30)], count=2)
+    grow(where, [f"n{number:04}" for number in range(classes + 30)], count=3)
     first, second = (dataset.load(tmp_path) for _ in range(2))
     assert first.train.classes == len(first.class_names) == classes
     assert first.train.shape == (3, size, size)
@@ -221,7 +223,7 @@ def test_class_subsets_have_the_papers_classes_and_sizes(tmp_path: Path, name: s
 
 
 def test_imagenet10_takes_trojanzoos_classes_where_they_are(tmp_path: Path) -> None:
-    grow(tmp_path / "imagenet10", [*TROJANZOO_CLASSES, "n00000001", "n99999999"], count=2)
+    grow(tmp_path / "imagenet10", [*TROJANZOO_CLASSES, "n00000001", "n99999999"], count=3)
     assert load("imagenet10[size=8]", tmp_path).class_names == TROJANZOO_CLASSES
 
 
@@ -242,7 +244,7 @@ def test_the_faces_middle_is_kept(tmp_path: Path) -> None:
         face = np.zeros((84, 84, 3), np.uint8)
         face[10:74, 10:74] = 200
         (tmp_path / f"vggface2/n{index:03}").mkdir(parents=True)
-        for number in range(2):
+        for number in range(3):
             Image.fromarray(face).save(tmp_path / f"vggface2/n{index:03}/{number}.png")
     assert load("vggface2_100", tmp_path).test.pixels.unique().tolist() == [200]
 
@@ -277,12 +279,123 @@ def test_any_cut_is_disjoint_or_refused(count: int, train: int, holdout: int, te
         assert len(set(chosen)) == len(chosen) == train + holdout + test
 
 
+counts = st.lists(st.integers(1, 30), min_size=2, max_size=6)
+some = st.none() | st.integers(1, 40)
+
+
+@given(counts, some, st.integers(1, 40), some)
+def test_any_cut_by_class_is_disjoint_exact_and_even_or_refused(
+    counts: list[int], test: int | None, holdout: int, train: int | None
+) -> None:
+    classes, count = len(counts), sum(counts)
+    labels = torch.arange(classes).repeat_interleave(torch.tensor(counts))
+    files = ImageFiles(tuple(Path(str(number)) for number in range(count)), labels, classes)
+    names = [f"class {label}" for label in range(classes)]
+    judged = test or count // 5
+    sizes = {"test": judged, "holdout": holdout, "train": train}
+    wanted = judged + holdout + max(train or 0, classes)
+    try:
+        parts = cut_by_class(files, sizes, names, "any")
+    except RequestError as error:
+        assert min(counts) < 2 or min(judged, train or classes) < classes or wanted > count
+        assert all(f"'class {label}' ({n})" in str(error) for label, n in enumerate(counts) if n < 2)
+        return
+    chosen = [path for part in parts.values() for path in part.paths]
+    assert len(set(chosen)) == len(chosen)
+    assert len(parts["test"]) == judged
+    assert len(parts["holdout"]) == holdout
+    assert len(parts["train"]) == (count - judged - holdout if train is None else train)
+    had = {name: part.labels.bincount(minlength=classes) for name, part in parts.items()}
+    assert min(int(had["test"].min()), int(had["train"].min())) >= 1
+    plenty = torch.tensor(counts) > 2
+    if holdout >= plenty.sum():
+        assert had["holdout"][plenty].min() >= 1
+    for part in parts.values():
+        for path, label in zip(part.paths, part.labels, strict=True):
+            assert labels[int(str(path))] == label
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((300, 60, 60, 40), 1.0), ((500, 7, 100), 1.5)])
+def test_parts_have_the_classes_in_their_proportions(sizes: tuple[int, ...], most: float) -> None:
+    count = torch.tensor(sizes)
+    labels = torch.arange(len(sizes)).repeat_interleave(count)
+    files = ImageFiles(tuple(map(Path, map(str, range(len(labels))))), labels, len(sizes))
+    parts = cut_by_class(files, {"test": 80, "holdout": 40, "train": 200}, list("abcd"[: len(sizes)]), "any")
+    for part in parts.values():
+        even = count * len(part) / len(labels)
+        assert (part.labels.bincount() - even).abs().max() <= most
+
+
+@pytest.mark.parametrize(
+    ("counts", "request_", "complaint"),
+    [
+        ((9, 1, 9, 1), "folder[size=8]", r"too few images for one in test and train, .*: '1' \(1\), '3' \(1\)$"),
+        ((9, 9, 9), "folder[size=8,test=2]", "test=2 is too few for an image of each of the 3 classes"),
+        ((9, 9, 9), "folder[size=8,train=2]", "train=2 is too few for an image of each of the 3 classes"),
+        ((2, 2, 2), "folder[size=8]", "6 images to cut from, too few for test=3, holdout=1 and a train image of each"),
+        ((9, 9, 9), "folder[size=8,test=20,holdout=5]", "27 images to cut from, too few for test=20, holdout=5"),
+    ],
+)
+def test_every_class_is_trained_on_and_judged_or_named(
+    tmp_path: Path, counts: tuple[int, ...], request_: str, complaint: str
+) -> None:
+    for label, count in enumerate(counts):
+        fill(tmp_path / str(label), count)
+    with pytest.raises(RequestError, match=complaint):
+        load(request_, tmp_path)
+
+
+def test_a_small_class_has_no_image_for_defenders(tmp_path: Path) -> None:
+    for label, count in enumerate((30, 2, 3)):
+        fill(tmp_path / str(label), count)
+    splits = load("folder[size=8]", tmp_path)
+    assert splits.train.labels.bincount().tolist()[1:] == [1, 1]
+    assert splits.holdout.labels.bincount(minlength=3).tolist()[1:] == [0, 1]
+    assert splits.test.labels.bincount().tolist()[1:] == [1, 1]
+
+
+def test_images_may_be_grey_and_wider_than_high(tmp_path: Path) -> None:
+    for name, left in (("cat", 0), ("dog", 60)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            image = Image.new("L", (180, 90), 20 + number)
+            image.paste(200, (left, 15, left + 60, 75))
+            image.save(tmp_path / name / f"{number}.png")
+    request = "folder[size=[20,60],channels=1]"
+    splits = load(request, tmp_path)
+    assert splits.train.shape == (1, 20, 60)
+    for images in (splits.train, splits.test):
+        lit = (images.pixels[:, 0, 10] > 100).float()
+        assert ((lit * torch.arange(60)).argmax(1) > 30).long().tolist() == images.labels.tolist()
+        assert lit.sum(1).tolist() == [20] * len(images)
+    colour = load("folder[size=[20,60]]", tmp_path)
+    assert colour.train.shape == (3, 20, 60)
+    assert torch.equal(colour.train.pixels[:, 1:2], splits.train.pixels)
+    dataset = DATASETS.build(request)
+    assert DATASETS.build(str(dataset)) == DATASETS.build(tomllib.loads(as_toml(dataset.to_dict()))) == dataset
+    assert str(DATASETS.build("folder[size=[24,24]]")) == "folder[size=24]"
+
+
+def as_toml(values: dict[str, object]) -> str:
+    """The fields that are set, as a grid file has them."""
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None)
+
+
+@pytest.mark.parametrize("size", ["7", "[20]", "[20,4]", "[20,30,3]", "[2000,20]", "1025", "wide", "20.5", "true"])
+def test_a_wrong_size_is_one_sentence(size: str) -> None:
+    with pytest.raises(RequestError, match=r"^folder: size=[^;]*: should be a side of 8 to 1024 pixels, or [^;]*$"):
+        DATASETS.build(f"folder[size={size}]")
+
+
 def test_a_folder_goes_all_the_way_to_a_record(tmp_path: Path) -> None:
     grow(tmp_path / "data" / "animals", ["cat", "dog", "emu"], count=40)
     runner = Runner(Store(tmp_path / "runs"), tmp_path / "data", torch.device("cpu"))
-    for attack, defense in (("badnets[mixing=dataset]", "fine_pruning[epochs=1]"), ("badnets", "strip[overlays=4]")):
+    for attack, defense, shape in (
+        ("badnets[mixing=dataset]", "fine_pruning[epochs=1]", "size=16"),
+        ("badnets", "strip[overlays=4]", "size=[12,20],channels=1"),
+    ):
         cell = resolve(
-            dataset="folder[path=animals,size=16,holdout=40]",
+            dataset=f"folder[path=animals,{shape},holdout=40]",
             model="small_cnn",
             training="standard[epochs=1]",
             attack=attack,

@@ -12,7 +12,7 @@ from PIL import Image
 from gifthorse.core.errors import RequestError
 from gifthorse.core.progress import listening
 from gifthorse.datasets import image_files
-from gifthorse.datasets.image_files import CACHE, ImageFiles, read_image
+from gifthorse.datasets.image_files import CACHE, ImageFiles, Size, read_image
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -34,9 +34,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The paths of every file that is really opened."""
     seen: list[Path] = []
 
-    def counting(path: Path, size: int, keep: float | None) -> object:
+    def counting(path: Path, size: Size, keep: float | None, channels: int) -> object:
         seen.append(path)
-        return read_image(path, size, keep)
+        return read_image(path, size, keep, channels)
 
     monkeypatch.setattr(image_files, "read_image", counting)
     return seen
@@ -181,9 +181,13 @@ def test_another_size_crop_or_choice_is_another_entry(files: ImageFiles, tmp_pat
     files.read(9, tmp_path, "pictures")
     files.read(8, tmp_path, "pictures", keep=0.5)
     files.read(8, tmp_path, "pictures", keep=None)
+    files.read((8, 9), tmp_path, "pictures")
+    files.read((9, 8), tmp_path, "pictures")
+    files.read(8, tmp_path, "pictures", channels=1)
+    files.read((8, 8), tmp_path, "pictures")
     files.take(torch.tensor([1, 0])).read(8, tmp_path, "pictures")
-    assert len(decoded) == 26
-    assert len(list((tmp_path / CACHE).iterdir())) == 5
+    assert len(decoded) == 44
+    assert len(list((tmp_path / CACHE).iterdir())) == 8
 
 
 def test_a_changed_file_is_read_anew(files: ImageFiles, tmp_path: Path) -> None:

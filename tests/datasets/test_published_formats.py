@@ -1,5 +1,6 @@
 """Data sets as their authors publish them: small files in the original formats."""
 
+import gzip
 import hashlib
 import pickle
 import struct
@@ -20,18 +21,34 @@ def idx(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
-@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_greys_keep_their_rows_their_labels_and_their_parts(tmp_path: Path, name: str, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("mnist", "MNIST/raw/{}-idx{}-ubyte"),
+        ("fashion_mnist", "FashionMNIST/raw/{}-idx{}-ubyte"),
+        ("mnist", "MNIST/raw/{}-idx{}-ubyte.gz"),
+        ("fashion_mnist", "FashionMNIST/raw/{}-idx{}-ubyte.gz"),
+        ("mnist", "mnist/{}-idx{}-ubyte.gz"),
+        ("mnist", "MNIST/{}.idx{}-ubyte"),
+        ("fashion_mnist", "fashion-mnist/{}-idx{}-ubyte.gz"),
+        ("mnist", "mnist/{0}-idx{1}-ubyte/{0}-idx{1}-ubyte"),
+    ],
+)
+def test_greys_keep_their_rows_their_labels_and_their_parts(tmp_path: Path, name: str, place: str) -> None:
     """200 training images and 50 test images: their number above left, ten times their label to the right of it."""
-    where = tmp_path / folder / "raw"
-    where.mkdir(parents=True)
     for part, count, shift in (("train", 200, 0), ("t10k", 50, 3)):
         labels = (np.arange(count) + shift) % 10
         pixels = np.zeros((count, 28, 28))
         pixels[:, 0, 0], pixels[:, 0, 1] = np.arange(count), 10 * labels
-        (where / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
-        (where / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
-    splits = DATASETS.build(f"{name}[holdout=40]").load(tmp_path)
+        for kind, axes, values in (("images", 3, pixels), ("labels", 1, labels)):
+            path = tmp_path / place.format(f"{part}-{kind}", axes)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(idx(values)) if path.suffix == ".gz" else idx(values))
+    dataset = DATASETS.build(f"{name}[holdout=40]")
+    before = sorted(tmp_path.rglob("*"))
+    splits = dataset.load(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(dataset.sources(tmp_path)) == [path for path in before if path.is_file()]
     assert [len(getattr(splits, part)) for part in LOADED] == [160, 40, 50]
     assert splits.train.shape == (1, 28, 28)
     assert splits.train.classes == len(splits.class_names) == 10
@@ -42,6 +59,37 @@ def test_greys_keep_their_rows_their_labels_and_their_parts(tmp_path: Path, name
     for images in (learning, splits.test):
         assert (10 * images.labels).tolist() == images.pixels[:, 0, 0, 1].tolist()
         assert not images.pixels[:, 0, 1:].any()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not packed",
+        gzip.compress(b"")[:-1],
+        gzip.compress(idx(np.zeros((9, 28, 28))))[:-9],
+        gzip.compress(idx(np.zeros((9, 28, 28))) + b"more"),
+        gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 1 << 31, 1 << 31, 28)),
+        gzip.compress(struct.pack(">HBB1I", 0, 13, 1, 4) + bytes(16)),
+        gzip.compress(idx(np.zeros(9))),
+    ],
+    ids=["empty", "text", "cut short", "half", "longer", "huge", "floats", "labels"],
+)
+def test_damaged_packed_digits_are_one_line(tmp_path: Path, content: bytes) -> None:
+    where = tmp_path / "MNIST/raw"
+    where.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (where / f"{part}-images-idx3-ubyte.gz").write_bytes(content)
+        (where / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(9))))
+    with pytest.raises(RequestError, match=r"mnist: cannot read .*MNIST/raw ") as caught:
+        DATASETS.build("mnist[holdout=1]").load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_digits_are_named(tmp_path: Path) -> None:
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    with pytest.raises(RequestError, match=r"no train-images-idx3-ubyte, nor train-images-idx3-ubyte\.gz"):
+        DATASETS.build("mnist").load(tmp_path)
 
 
 def test_cifar10_keeps_its_colours_its_labels_and_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +214,12 @@ def test_gtsrb_without_one_of_its_folders_is_refused_not_renumbered(gtsrb: Path)
     folder.rmdir()
     with pytest.raises(RequestError, match="42 of 43 classes"):
         DATASETS.build("gtsrb").load(gtsrb)
+
+
+def test_kaggles_gtsrb_is_told_where_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "gtsrb/Train/0").mkdir(parents=True)
+    with pytest.raises(RequestError, match=r"is in Kaggle's layout, .*folder\[path=gtsrb,size=32\]"):
+        DATASETS.build("gtsrb").load(tmp_path)
 
 
 def test_gtsrbs_test_list_may_name_no_other_class(gtsrb: Path) -> None:

@@ -25,9 +25,9 @@ from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
-from gifthorse.core.metric import METRICS
+from gifthorse.core.metric import CLASS, METRICS
 from gifthorse.core.record import FPRS, Interval, Population, Record, Separation, benign_needed
-from gifthorse.report.naming import attack_labels, key, name_of
+from gifthorse.report.naming import attack_labels, class_label, key, name_of
 
 if TYPE_CHECKING:
     from gifthorse.cli.options import Machine
@@ -192,7 +192,11 @@ def print_record(record: Record) -> None:
     for name, value in record.metrics.items():
         count = record.counts.get(name, "")
         of = " ".join(map(str, count)) if isinstance(count, list) else str(count)
-        table.add_row(name, _format(value), of, METRICS.find(name).title)
+        metric = METRICS.find(name)
+        labels = value if isinstance(value, list) else [value]
+        named = metric.unit == CLASS and all(label == int(label) for label in labels)
+        told = ", ".join(class_label(int(label), record.class_names) for label in labels) if named else _format(value)
+        table.add_row(name, escape(told), of, metric.title)
     answers.print(table)
 
 

@@ -1,25 +1,29 @@
-"""Folders of images, one subfolder per class: any tree that torchvision's ImageFolder reads."""
+"""Folders of images, one subfolder per class: any tree that torchvision's ImageFolder reads, and some more."""
 
-import os
+import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError, ValidationError
 from torch import Tensor
 
 from gifthorse.core.contents import IMAGE_EXTENSIONS
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Dataset, Splits
-from gifthorse.datasets.image_files import ImageFiles, read_splits
-from gifthorse.datasets.splits import cut
+from gifthorse.datasets.image_files import ImageFiles, Size, read_splits
+from gifthorse.datasets.names import natural_order, quoted
+from gifthorse.datasets.splits import cut_by_class
+from gifthorse.datasets.tree import Classes, Tree, image_paths, read_tree
+
+log = logging.getLogger("gifthorse")
 
 PATH = "the folder, absolute or seen from the data root"
 SIZE = "side length to which the images are resized, in pixels"
-PARTS = ("train", "test", "val")
 TEST_SHARE, HOLDOUT_SHARE = 5, 10
 
 
@@ -38,9 +42,11 @@ class Given:
 class FolderDataset(Dataset):
     """Shared reader of a folder with one subfolder of images per class.
 
-    ``train/`` beside ``test/`` or ``val/`` (Imagenette, ImageNet), each with the same class folders, are the training
-    and the test images; any other tree is cut by a shuffle that is always the same. Images may lie deeper inside a
-    class folder. Hidden files are left out. Links are followed as long as they stay inside the tree or the data root.
+    ``train/`` beside ``test/`` or ``val/``, in any spelling, each with the same class folders or a list that tells the
+    classes, are the training and the test images (:func:`read_tree`); where both ``test/`` and ``val/`` are there, the
+    former judges. Any other tree is cut by a shuffle that is always the same, every class in proportion. Classes are
+    in natural order. Images may lie deeper inside a class folder. Hidden files are left out. Links are followed as
+    long as they stay inside the tree or the data root.
     """
 
     keep: ClassVar[float] = 1.0
@@ -51,10 +57,12 @@ class FolderDataset(Dataset):
     """What else to do where the folder is missing."""
 
     path: str = Field(".", min_length=1, description=PATH)
-    size: int = Field(64, ge=8, le=1024, description=SIZE)
+    size: Size = Field(64, description=SIZE)
     train: int | None = Field(None, ge=1, description="training images; null: all that are left")
     holdout: int | None = Field(
-        None, ge=1, description="training images set aside for defenders; null: a tenth of them"
+        None,
+        ge=1,
+        description="training images set aside for defenders; null: a tenth of them, one of each class or more",
     )
     test: int | None = Field(
         None, ge=1, description="images for judging; null: all of test/ or val/, a fifth of a tree without"
@@ -64,104 +72,143 @@ class FolderDataset(Dataset):
     def choose(self, found: Sequence[str]) -> Sequence[str]:
         """Return the classes to use out of those found, in the order of their labels."""
 
+    def asked_channels(self) -> int:
+        """Return how many channels the images are to have."""
+        return 3
+
+    def asked_classes(self) -> Collection[str]:
+        """Return the classes that the request names, if it does."""
+        return ()
+
     def sources(self, root: Path) -> tuple[Path, ...]:
-        """Return the folder."""
-        return (root / Path(self.path).expanduser(),)
+        """Return the folder, and the lists in it that tell classes."""
+        where = root / Path(self.path).expanduser()
+        try:
+            return where, *self._tree(root).lists
+        except (RequestError, OSError):
+            return (where,)
 
     def load(self, root: Path, *, download: bool = False) -> Splits:  # noqa: ARG002
         """Read the folder; nothing is ever downloaded."""
-        where = self._where(root)
         try:
-            names, learning, judging = self._files(where, (where, root.resolve()))
+            tree = self._tree(root)
+            if tree.problem:
+                raise RequestError(f"{self.name}: {tree.problem}")
+            names, learning, judging = self._files(tree, self._inside(root))
         except OSError as error:
             raise RequestError(f"{self.name}: cannot read {error.filename} ({error.strerror})") from None
+        for remark in tree.remarks:
+            log.warning("%s: %s", self.name, remark)
         if judging is None:
-            test = self.test or max(len(learning) // TEST_SHARE, 1)
-            sizes = {"test": test, "holdout": self._holdout(len(learning) - test), "train": self.train}
-            parts = cut(learning, sizes, self.name)
+            test = self.test or max(len(learning) // TEST_SHARE, len(names))
+            sizes = {"test": test, **self._sizes(learning, test)}
+            parts = cut_by_class(learning, sizes, names, self.name)
         else:
-            parts = cut(learning, {"holdout": self._holdout(len(learning)), "train": self.train}, self.name)
-            parts |= cut(judging, {"test": self.test}, self.name)
-        return read_splits(parts, names, self.size, root, self.name, self.keep)
+            parts = cut_by_class(learning, self._sizes(learning), names, self.name)
+            parts |= cut_by_class(judging, {"test": self.test}, names, self.name)
+        return read_splits(parts, names, self.size, root, self.name, self.keep, self.asked_channels())
 
     def given(self, root: Path) -> Given:
         """Return every image of the folder, whatever part of it it lies in; nothing is cut off."""
-        where = self._where(root)
-        inside = where, root.resolve()
+        inside = self._inside(root)
         try:
-            parts = [part for part in self._parts(where, inside) if part]
-            names = self.choose(sorted(set().union(*parts)))
-            files = [
-                flat_images(part[name], inside, label, len(names))
-                for part in parts
-                for label, name in enumerate(names)
-                if name in part
-            ]
-            found = ImageFiles.joined(files) if files else flat_images(where, inside)
+            tree = self._tree(root)
+            parts = list(tree.parts.values())
+            names = self.choose(natural_order(set().union(*parts))) if parts else ()
+            if len(names) < 2:
+                names = ()
+                files = flat_images(tree.top, inside)
+            else:
+                files = ImageFiles.joined([_files_of(part, names, inside) for part in parts])
         except OSError as error:
             raise RequestError(f"{self.name}: cannot read {error.filename} ({error.strerror})") from None
-        images = found.read(self.size, root, self.name, self.keep)
-        return Given(images.pixels, images.labels if files else None, tuple(names))
+        images = files.read(self.size, root, self.name, self.keep, self.asked_channels())
+        return Given(images.pixels, images.labels if names else None, tuple(names))
 
-    def _where(self, root: Path) -> Path:
-        where = self.sources(root)[0].resolve()
+    def _inside(self, root: Path) -> tuple[Path, Path]:
+        """Return the folder and the data root, out of which no link may lead."""
+        return (root / Path(self.path).expanduser()).resolve(), root.resolve()
+
+    def _tree(self, root: Path) -> Tree:
+        where, _ = inside = self._inside(root)
         if not where.is_dir():
             raise RequestError(
                 f"{self.name}: there is no folder {where}; point --data-root or GIFTHORSE_DATA at the folder that "
                 f"holds '{self.path}', {self.advice}"
             )
-        return where
+        return read_tree(where, inside, self.asked_classes())
 
-    def _holdout(self, available: int) -> int:
-        return self.holdout or max(available // HOLDOUT_SHARE, 1)
+    def _sizes(self, learning: ImageFiles, test: int = 0) -> dict[str, int | None]:
+        """Return how many images are held out and trained on: where nothing is said, each class has some in both."""
+        counts = learning.labels.bincount(minlength=learning.classes)
+        left = len(learning) - test
+        most = left - max(self.train or 0, learning.classes)
+        some = max(left // HOLDOUT_SHARE, int((counts > (2 if test else 1)).sum()))
+        return {"holdout": self.holdout or max(min(some, most), 1), "train": self.train}
 
-    def _files(self, where: Path, inside: tuple[Path, ...]) -> tuple[Sequence[str], ImageFiles, ImageFiles | None]:
+    def _files(self, tree: Tree, inside: tuple[Path, ...]) -> tuple[Sequence[str], ImageFiles, ImageFiles | None]:
         """Return the class names, the files to learn from, and those to judge by where the tree has a part for it."""
-        learning, judging = self._parts(where, inside)
-        if not learning:
-            raise RequestError(
-                f"{self.name}: {where} has no class folders; it needs one folder of images per class, "
-                "or train/ and val/ with such folders"
-            )
-        names = self.choose(sorted(learning))
+        parts = dict(tree.parts)
+        first, *others = parts
+        learning = parts[first]
+        for part in others if self.disjoint_parts else ():
+            if parts[part].keys().isdisjoint(learning):
+                learning = {**learning, **parts.pop(part)}
+        names = self.choose(natural_order(learning))
         if len(names) < 2:
-            raise RequestError(f"{self.name}: {where} has {len(names)} class ('{names[0]}'); two or more are needed")
-        return names, _list(learning, names, inside), _list(judging, names, inside) if judging else None
+            raise RequestError(f"{self.name}: {tree.top} has 1 class ({quoted(names)}); two or more are needed")
+        judge = next((part for part in others if part in parts), None)
+        if judge is None:
+            return names, _files_of(learning, names, inside), None
+        missing = set(names) - parts[judge].keys()
+        # Who names some of the classes leaves out the others.
+        unknown = parts[judge].keys() - learning.keys() if len(names) == len(learning) else set()
+        if missing or unknown:
+            differ = [f"only {part}/ has {quoted(odd)}" for part, odd in ((first, missing), (judge, unknown)) if odd]
+            raise RequestError(f"{self.name}: {first}/ and {judge}/ in {tree.top} differ: {', '.join(differ)}")
+        return names, _files_of(learning, names, inside), _files_of(parts[judge], names, inside)
 
-    def _parts(self, where: Path, inside: tuple[Path, ...]) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Return the class folders to learn from and those to judge by, which may be none."""
-        top = _class_folders(where, inside)
-        # A class may itself be called "train" or "test": a part of the tree is a folder that has folders.
-        parts = {part: _class_folders(top[part], inside) for part in PARTS if part in top}
-        parts = {part: folders for part, folders in parts.items() if folders}
-        if "train" not in parts or (len(parts) == 1 and not top.keys() <= set(PARTS)):
-            return top, {}
-        learning = parts.pop("train")
-        for judging in parts.values():
-            if judging.keys() == learning.keys():
-                return learning, judging
-        for part, judging in parts.items():
-            if self.disjoint_parts and judging.keys().isdisjoint(learning):
-                learning = learning | judging
-                continue
-            odd = min(judging.keys() ^ learning.keys())
-            raise RequestError(f"{self.name}: train/ and {part}/ in {where} differ: only one has a class '{odd}'")
-        return learning, {}
+
+Side = Annotated[int, Field(ge=8, le=1024)]
+
+
+def _size(value: Any, handler: ValidatorFunctionWrapHandler) -> Size:
+    try:
+        # From JSON a pair comes as a list.
+        size: Size = handler(tuple(value) if isinstance(value, list) else value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "size", "should be a side of 8 to 1024 pixels, or such a pair [height,width]"
+        ) from None
+    # The same images never have two keys.
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 class Folder(FolderDataset):
-    """Any folder with one subfolder of images per class, read in colour and resized to squares.
+    """Any folder with one subfolder of images per class, read in colour or grey and resized to one size.
 
     The shorter side is resized and the middle is kept. ``train/`` and ``test/`` or ``val/`` are used where they exist.
     """
 
     name = "folder"
     title = "A folder of images"
-    variants = ("folder[classes=3]", "folder[classes=[cat,dog]]")
+    variants = ("folder[classes=3]", "folder[classes=[cat,dog]]", "folder[size=[20,60],channels=1]")
 
-    classes: Annotated[int, Field(ge=2)] | tuple[str, ...] | None = Field(
-        None, description='how many classes, the first in the order of names, or which, as ["cat","dog"]; null: all'
+    size: Annotated[Side | tuple[Side, Side], WrapValidator(_size)] = Field(
+        64, description="side length to which the images are resized, or [height,width], in pixels"
     )
+    channels: Literal[1, 3] = Field(3, description="1: the images are read in grey; 3: in colour")
+    classes: Annotated[int, Field(ge=2)] | tuple[str, ...] | None = Field(
+        None, description='how many classes, the first in natural order, or which, as ["cat","dog"]; null: all'
+    )
+
+    def asked_channels(self) -> int:
+        """Return the field."""
+        return self.channels
+
+    def asked_classes(self) -> Collection[str]:
+        """Return the classes where they are named."""
+        return self.classes if isinstance(self.classes, tuple) else ()
 
     def choose(self, found: Sequence[str]) -> Sequence[str]:
         """Return the classes asked for, in the order they were asked for."""
@@ -178,46 +225,26 @@ class Folder(FolderDataset):
         return self.classes
 
 
-def _class_folders(folder: Path, inside: tuple[Path, ...]) -> dict[str, Path]:
-    return {entry.name: Path(entry.path) for entry in _entries(folder, inside) if entry.is_dir()}
+def _files_of(classes: Classes, names: Sequence[str], inside: tuple[Path, ...]) -> ImageFiles:
+    """Return the files of the classes that are there; :class:`RequestError` names folders without images."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    empty = []
+    for label, name in enumerate(names):
+        place = classes.get(name, ())
+        found = list(image_paths(place, inside)) if isinstance(place, Path) else place
+        empty += [place] if isinstance(place, Path) and not found else []
+        paths += found
+        labels += [label] * len(found)
+    if empty:
+        kinds = ", ".join(IMAGE_EXTENSIONS)
+        raise RequestError(f"no images ({kinds}) in {empty[0].parent} of {quoted(folder.name for folder in empty)}")
+    return ImageFiles(tuple(paths), torch.tensor(labels), len(names))
 
 
-def _list(folders: Mapping[str, Path], names: Sequence[str], inside: tuple[Path, ...]) -> ImageFiles:
-    return ImageFiles.joined(
-        [flat_images(folders[name], inside, label, len(names)) for label, name in enumerate(names)]
-    )
-
-
-def flat_images(folder: Path, inside: tuple[Path, ...], label: int = 0, classes: int = 1) -> ImageFiles:
-    """Return the images in a folder and its subfolders, all of one label; :class:`RequestError` where there are none.
+def flat_images(folder: Path, inside: tuple[Path, ...]) -> ImageFiles:
+    """Return all images in a folder and its subfolders, of one class; :class:`RequestError` where there are none.
 
     Links must stay inside one of ``inside``.
     """
-    paths = tuple(image_paths(folder, inside))
-    if not paths:
-        raise RequestError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)})")
-    return ImageFiles(paths, torch.full((len(paths),), label), classes)
-
-
-def image_paths(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield the image files in a folder and its subfolders, in order; links must stay inside one of ``inside``."""
-    for entry in _entries(folder, inside):
-        # A link to a folder may lead in a circle, and opening a pipe waits for ever: neither is followed.
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_paths(Path(entry.path), inside)
-        elif entry.name.lower().endswith(IMAGE_EXTENSIONS) and entry.is_file():
-            yield Path(entry.path)
-
-
-def _entries(folder: Path, inside: tuple[Path, ...]) -> list["os.DirEntry[str]"]:
-    """Return what is in a folder, by name; a link that leads out is refused: it would bring in private files."""
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_symlink():
-            target = Path(entry.path).resolve()
-            if not target.exists() or not any(target.is_relative_to(allowed) for allowed in inside):
-                raise RequestError(
-                    f"the link {entry.path} leads to {target}, which is missing or outside of the data root"
-                )
-    return entries
+    return _files_of({"": folder}, [""], inside)

@@ -37,6 +37,10 @@ class Gtsrb(Dataset):
         from torchvision.datasets import GTSRB
 
         where = (root / "gtsrb").resolve()
+        if (where / "Train").is_dir() and not (where / "GTSRB").exists() and not download:
+            raise RequestError(
+                f"gtsrb: {where} is in Kaggle's layout, which --dataset 'folder[path=gtsrb,size={self.size}]' reads"
+            )
         try:
             # The list is the reader's own; opening its images one by one is all that its public face offers.
             samples = [GTSRB(where.parent, split, download=download)._samples for split in ("train", "test")]

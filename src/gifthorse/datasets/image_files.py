@@ -30,6 +30,8 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 BLOCK = 256
 
 Pixels = NDArray[np.uint8]
+Size = int | tuple[int, int]
+"""The side of a square, or height and width, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,28 +58,28 @@ class ImageFiles:
         """Return the files of an index, in that order."""
         return ImageFiles(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.classes)
 
-    def read(self, size: int, root: Path, name: str, keep: float | None = 1.0) -> Images:
-        """Return the images, ``uint8 (N, 3, size, size)``, mapped from the cache in the data folder ``root``.
+    def read(self, size: Size, root: Path, name: str, keep: float | None = 1.0, channels: int = 3) -> Images:
+        """Return the images, ``uint8 (N, channels, H, W)``, mapped from the cache in the data folder ``root``.
 
-        The first time, ``torch.get_num_threads()`` threads decode and resize every file (see :func:`read_image` for
-        ``keep``) and the pixels are written to ``root/.gifthorse-cache/``, under the hash of the files' names, sizes
-        and times of change; it may be deleted at any time. Later only the pages that are touched are read. Where the
-        data folder cannot be written, the images stay in memory. :class:`RequestError` names a file that is no image.
+        The first time, ``torch.get_num_threads()`` threads decode and resize every file (see :func:`read_image`)
+        and the pixels are written to ``root/.gifthorse-cache/``, under the hash of the files' names, sizes and times of
+        change; it may be deleted at any time. Later only the pages that are touched are read. Where the data folder
+        cannot be written, the images stay in memory. :class:`RequestError` names a file that is no image.
         """
-        cache = root / CACHE / f"{self._key(size, root.resolve(), keep)}.npy"
-        shape = (len(self), size, size, 3)
+        cache = root / CACHE / f"{self._key(size, root.resolve(), keep, channels)}.npy"
+        shape = (len(self), *_sides(size), channels)
         pixels = _mapped(cache, shape)
         if pixels is None:
             try:
-                _write(cache, shape, self._decode(size, name, keep))
+                _write(cache, shape, self._decode(size, name, keep, channels))
                 pixels = _mapped(cache, shape)
             except OSError as error:
                 log.warning("%s keeps its images in memory: %s cannot be written (%s)", name, cache.parent, error)
             if pixels is None:
-                pixels = np.stack(list(self._decode(size, name, keep)))
+                pixels = np.stack(list(self._decode(size, name, keep, channels)))
         return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels, self.classes)
 
-    def _key(self, size: int, root: Path, keep: float | None) -> str:
+    def _key(self, size: Size, root: Path, keep: float | None, channels: int) -> str:
         files = []
         for path in self.paths:
             try:
@@ -86,11 +88,11 @@ class ImageFiles:
                 raise RequestError(f"cannot read the image {path} ({error.strerror})") from None
             stamp = about.st_size, about.st_mtime_ns, about.st_ctime_ns
             files.append([os.path.relpath(path, root), *stamp])
-        return fingerprint({"format": 2, "size": size, "keep": keep, "files": files})
+        return fingerprint({"format": 3, "size": _sides(size), "keep": keep, "channels": channels, "files": files})
 
-    def _decode(self, size: int, name: str, keep: float | None) -> Iterator[Pixels]:
+    def _decode(self, size: Size, name: str, keep: float | None, channels: int) -> Iterator[Pixels]:
         blocks = [self.paths[start : start + BLOCK] for start in range(0, len(self), BLOCK)]
-        read = partial(read_image, size=size, keep=keep)
+        read = partial(read_image, size=size, keep=keep, channels=channels)
         # Threads, not processes: Pillow decodes and resizes without holding the interpreter lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as workers:
             for block in track(blocks, f"reading {name}", len(blocks)):
@@ -100,31 +102,42 @@ class ImageFiles:
 def read_splits(
     parts: Mapping[str, ImageFiles],
     class_names: Sequence[str],
-    size: int,
+    size: Size,
     root: Path,
     name: str,
     keep: float | None = 1.0,
+    channels: int = 3,
 ) -> Splits:
     """Read the files of ``train``, ``holdout`` and ``test``; see :meth:`ImageFiles.read`."""
-    images = {part: files.read(size, root, f"{name} ({part})", keep) for part, files in parts.items()}
+    images = {part: files.read(size, root, f"{name} ({part})", keep, channels) for part, files in parts.items()}
     return Splits(**images, class_names=tuple(class_names))
 
 
-def read_image(path: Path, size: int, keep: float | None = 1.0) -> Pixels:
-    """Return an image file as ``uint8 (size, size, 3)`` red, green and blue, resized bilinearly with antialiasing.
+def read_image(path: Path, size: Size, keep: float | None = 1.0, channels: int = 3) -> Pixels:
+    """Return an image file as ``uint8 (H, W, channels)``, resized bilinearly with antialiasing.
 
-    ``keep`` is the side of the centred square that is kept, as a share of the shorter side; ``None`` stretches the
-    whole image. Grey and palette images become coloured, transparency is dropped, 16 bits become 8, and of several
-    frames the first is taken, all as torchvision does it. :class:`RequestError` names a file that cannot be read.
+    Three channels are red, green and blue, one is their grey (ITU-R BT.601). ``keep`` is the side of the centred
+    square, or rectangle of the shape asked for, that is kept, as a share of the largest in the image; ``None``
+    stretches the whole image. Grey and palette images become coloured, transparency is dropped, 16 bits become 8, and
+    of several frames the first is taken, all as torchvision does it. :class:`RequestError` names a file that cannot be
+    read.
     """
+    height, width = _sides(size)
     try:
         with Image.open(path, formats=FORMATS) as image:
             colour = _to_rgb(image)
+        shown = colour if channels == 3 else colour.convert("L")
         if keep is None:
-            return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR))
-        return np.asarray(ImageOps.fit(colour, (size, size), Image.Resampling.BILINEAR, bleed=(1 - keep) / 2))
+            resized = shown.resize((width, height), Image.Resampling.BILINEAR)
+        else:
+            resized = ImageOps.fit(shown, (width, height), Image.Resampling.BILINEAR, bleed=(1 - keep) / 2)
+        return np.asarray(resized).reshape(height, width, channels)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise RequestError(f"cannot read the image {path} ({str(error) or type(error).__name__})") from error
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import RequestError
-from gifthorse.datasets.folder import image_paths
 from gifthorse.datasets.image_files import read_image
+from gifthorse.datasets.tree import image_paths
 
 GREY = (0.299, 0.587, 0.114)
 """What red, green and blue weigh in a grey picture (ITU-R BT.601, as Pillow has it)."""
