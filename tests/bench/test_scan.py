@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def delivery(folder: Path, model: str = "benign.pt", data: str | None = "digits", **options: object) -> Delivery:
-    given = {"architecture": "small_cnn", "data": None if data is None else folder / data, **options}
+    given = {"architecture": str(digits_world().task.architecture), "data": None if data is None else folder / data, **options}
     return Delivery(folder / model, **given)  # type: ignore[arg-type]
 
 
@@ -170,7 +170,7 @@ def test_the_same_scan_is_answered_from_the_store_and_another_is_not(folder: Pat
 def test_no_inspector_leaves_a_mark_on_the_model_that_the_next_one_sees(folder: Path, tmp_path: Path) -> None:
     store, one = Store(tmp_path / "store"), "neural_cleanse[steps=3,batches=1]"
     alone = scan(Asked(delivery(folder), (one,)), store, tmp_path, CPU)
-    after = scan(Asked(delivery(folder), ("deep_inspect[steps=2]", one)), store, tmp_path, CPU)
+    after = scan(Asked(delivery(folder), ("neuron_inspect", one)), store, tmp_path, CPU)
     assert after.inspections[1].index == alone.inspections[0].index
 
 
@@ -235,7 +235,7 @@ def test_images_of_several_sizes_ask_for_one(folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("request_", ["strip", "fine_pruning", "none", "nonsense"])
 def test_only_inspectors_are_taken(request_: str) -> None:
-    with pytest.raises(RequestError, match=r"inspect models|nonsense"):
+    with pytest.raises(RequestError, match=r"inspect a model|nonsense"):
         inspector(request_)
 
 
@@ -305,6 +305,6 @@ def test_noise_is_no_accusation(tmp_path: Path) -> None:
         Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(root / f"{label}/{number}.png")
     model = digits_world().task.architecture.build((3, 16, 16), 4, 0)
     torch.save(weights(model), tmp_path / "fresh.pt")
-    asked = Delivery(tmp_path / "fresh.pt", "small_cnn", data=root)
+    asked = Delivery(tmp_path / "fresh.pt", str(digits_world().task.architecture), data=root)
     found = scan(Asked(asked, ("neural_cleanse[steps=20,batches=1]",)), Store(tmp_path / "store"), tmp_path, CPU)
     assert any("hardly above chance" in remark for remark in found.remarks) or found.accuracy is not None

@@ -1,6 +1,8 @@
 """What somebody hands over: a file with a model and some images, read as they are. Nothing is trained on either."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,17 +113,19 @@ def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.d
             "('gifthorse list models' shows what there is)"
         )
     architecture = resolve(dataset="digits", model=asked.architecture).model
-    state = read_state_dict(asked.model, entry=asked.entry)
-    channels = _channels(asked.model, state)
-    given = _images(asked, channels, data_root, cache)
-    names, labels = _classes(asked, given, classes_of(state))
+    with _noted() as remarks:
+        state = read_state_dict(asked.model, entry=asked.entry)
+        given = _images(asked, _channels(asked.model, state), data_root, cache)
+    names, labels = _classes(asked, given, classes_of(state, prefix=asked.prefix))
     model = architecture.build(tuple(given.pixels.shape[1:]), len(names), 0)
-    remarks = load_delivered(model, state, prefix=asked.prefix)
+    with _noted() as said:
+        load_delivered(model, state, prefix=asked.prefix)
     carried = asked.mean is None and any(name.endswith("normalise.mean") for name in state)
     del state
     model = model.eval().to(device).requires_grad_(False)
     images = Images(given.pixels, labels if labels is not None else torch.zeros(len(given.pixels)).long(), len(names))
     images = _some(images).to(device)
+    remarks += said
     if not carried:
         remarks += _normalise(asked, model, architecture, images if labels is not None else None)
     return _judged(asked, model, architecture, images, labels is not None, names, given.digest, tuple(remarks))
@@ -176,6 +180,21 @@ def _judged(
         )
         remarks += (said,)
     return Delivered(model, architecture, images, labelled, names, accuracy, digest, remarks)
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect what is logged meanwhile, for the document: what was left out or taken off is part of the answer."""
+    log, lines = logging.getLogger("gifthorse"), list[str]()
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    before = log.handlers, log.level, log.propagate
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.handlers, log.level, log.propagate = before
 
 
 def _is_onnx(path: Path) -> bool:
