@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmarks import (
     abs,  # noqa: A004
     attacks,
+    checkpoints,
     command_line,
     data_preparation,
     dhbe,
@@ -44,6 +45,7 @@ MODULES = (
     inspection_memory,
     translation,
     online,
+    checkpoints,
     command_line,
     grid,
     tables,

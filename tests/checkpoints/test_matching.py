@@ -140,8 +140,8 @@ def tidy(records: list[str]) -> str:
         (lambda sd: prefixed("net.backbone.", sd), "begin with 'net.backbone.'"),
         (lambda sd: prefixed("network.", sd), "begin with 'network.'"),
         # torch.optim.swa_utils.AveragedModel, as torchvision's reference script saves it too.
-        (lambda sd: {"n_averaged": torch.tensor(3), **prefixed("module.", sd)}, "no place for it (1): n_averaged"),
-        (lambda sd: {**sd, "best_acc": torch.tensor(0.9)}, "no place for it (1): best_acc"),
+        (lambda sd: {"n_averaged": torch.tensor(3), **prefixed("module.", sd)}, "no place for them (1): n_averaged"),
+        (lambda sd: {**sd, "best_acc": torch.tensor(0.9)}, "no place for them (1): best_acc"),
         # A profiler's counters, as thop leaves them in every module.
         (
             lambda sd: {
@@ -150,9 +150,9 @@ def tidy(records: list[str]) -> str:
                 "0.total_ops": torch.zeros(1),
                 "0.total_params": sd["0.bias"],
             },
-            "no place for it (3): total_ops, 0.total_ops, 0.total_params",
+            "no place for them (3): total_ops, 0.total_ops, 0.total_params",
         ),
-        (lambda sd: {**sd, "aux1.fc.weight": torch.zeros(2, 2)}, "no place for it (1): aux1.fc.weight"),
+        (lambda sd: {**sd, "aux1.fc.weight": torch.zeros(2, 2)}, "no place for them (1): aux1.fc.weight"),
         # What wraps a body and a head, as openmmlab's classifiers do.
         (
             lambda sd: {("head." if name[0] == "3" else "backbone.") + name: each for name, each in sd.items()},
@@ -211,7 +211,7 @@ def test_a_prefix_that_leaves_something_over_is_the_callers_to_name(caplog: pyte
     for prefix, seed in (("module.encoder_q.", 1), ("module.encoder_k", 2)):
         load_into(model, both_encoders(), prefix=prefix)
         assert same(model.state_dict(), small(seed).state_dict())
-    assert "does not begin with module.encoder_q. (10): module.encoder_k.0.weight, " in caplog.messages[0]
+    assert "names do not begin with module.encoder_q. (10): module.encoder_k.0.weight, " in caplog.messages[0]
     with pytest.raises(RequestError, match=r"no name in the checkpoint begins with prefix=nope; it has module\."):
         load_into(model, both_encoders(), prefix="nope")
     given = {**nn.DataParallel(small(1)).state_dict(), "other": torch.zeros(1)}

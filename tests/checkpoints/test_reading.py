@@ -495,6 +495,7 @@ def test_a_pickle_without_end_is_refused(tmp_path: Path) -> None:
         (b"\0" * 257 + b"ustar\0" + b"\0" * 300, "tar archive"),
         (zipped({"readme.txt": b"x"}), "no checkpoint"),
         (zipped({}), "no checkpoint"),
+        (zipped({"run/model.pth": b"x", "run/log.txt": b"x"}), "unpack it first, it has run/model.pth"),
         (saved(torch.zeros(3)), "a Tensor"),
         (saved([torch.zeros(3)]), "a list"),
         (saved({}), "nothing"),
@@ -509,9 +510,10 @@ def test_what_it_is_instead_is_said(content: bytes, said: str, tmp_path: Path) -
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nothing.pt"):
-        with pytest.raises(RequestError, match="no checkpoint at"):
-            read_state_dict(path)
+    with pytest.raises(RequestError, match="no checkpoint at"):
+        read_state_dict(tmp_path / "nothing.pt")
+    with pytest.raises(RequestError, match=r"no checkpoint at .*, which is a folder: name a file in it"):
+        read_state_dict(tmp_path)
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

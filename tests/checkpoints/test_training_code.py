@@ -5,10 +5,13 @@ import array
 import datetime
 import enum
 import functools
+import http
 import io
+import ipaddress
 import pathlib
 import platform
 import random
+import re
 import sys
 import time
 import types
@@ -58,6 +61,19 @@ PLAIN: dict[str, object] = {
     "numpy types": [np.float32, np.int64, np.dtype("f4"), np.random.RandomState(0).get_state()],
     "times": [time.gmtime(0), platform.uname()],
     "versions": torch.__version__,
+    "rare ones": [
+        http.HTTPStatus.OK,
+        ipaddress.ip_address("::1"),
+        re.compile("a"),
+        random.Random(0),
+        torch.Generator(),
+    ],
+    "other arrays": [
+        np.ma.array([1, 2], mask=[False, True]),
+        np.rec.array([(1, 2.0)]),
+        np.array(["a"]),
+        np.array([{}, None]),
+    ],
     "partial": functools.partial(int, base=2),
     "random state": [random.getstate(), torch.get_rng_state()],
 }

@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gifthorse.bench.cell import resolve
+from gifthorse.bench.runner import Runner
+from gifthorse.bench.store import Store
+from gifthorse.checkpoints import read_state_dict
 from gifthorse.core.errors import RequestError
 from gifthorse.models import ARCHITECTURES
 from gifthorse.models.library import Timm, Torchvision
@@ -131,6 +134,71 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, weights: str, compl
     weights_of(tmp_path / "weights.pth", 10)
     with pytest.raises(RequestError, match=complaint):
         Torchvision(arch="resnet18", weights=str(tmp_path / weights)).build((3, 64, 64), 10, 0)
+
+
+@pytest.mark.parametrize(
+    "asked", ["entry=model_ema", "entry=nets.averaged,prefix=module", "prefix=_orig_mod.", 'entry="odd name"']
+)
+def test_what_to_take_of_a_file_is_said_beside_it(tmp_path: Path, asked: str) -> None:
+    state = weights_of(tmp_path / "weights.pth", 7)
+    averaged = {"n_averaged": torch.tensor(2), **{f"module.{name}": weight for name, weight in state.items()}}
+    other = {f"other.{name}": torch.zeros_like(weight) for name, weight in state.items()}
+    content: dict[str, Any] = {
+        "model_ema": averaged,
+        "nets": {"averaged": averaged, "other": other},
+        "odd name": state,
+        "state_dict": {**{f"_orig_mod.{name}": weight for name, weight in state.items()}, **other},
+    }
+    torch.save(content, tmp_path / "weights.pth")
+    built = ARCHITECTURES.build(f'torchvision/{SMALL}[weights="{tmp_path / "weights.pth"}",{asked}]')
+    given = built.build((3, 64, 64), 7, 3).network.state_dict()
+    assert all(torch.equal(given[name], weight) for name, weight in state.items())
+    assert ARCHITECTURES.build(str(built)) == ARCHITECTURES.build(built.to_dict()) == built
+
+
+@pytest.mark.parametrize("field", ["entry", "prefix"])
+def test_what_to_take_of_no_file_is_refused(field: str) -> None:
+    with pytest.raises(RequestError, match=rf"{field} says what to take of a file: name it with weights="):
+        ARCHITECTURES.build(f"torchvision/{SMALL}[{field}=model]")
+
+
+def test_weights_are_checked_before_anything_is_computed(tmp_path: Path) -> None:
+    weights_of(tmp_path / "weights.pth", 10)
+    runner = Runner(Store(tmp_path), tmp_path, torch.device("cpu"))
+    for arch, weights, complaint in [
+        ("resnet18", "weights.pth", "does not fit"),
+        (SMALL, "nothing.pth", "there is no checkpoint at"),
+        (SMALL, "weights.pth,entry=ema", "no entry 'ema'"),
+    ]:
+        file, *entry = weights.split(",", 1)
+        model = f'torchvision/{arch}[weights="{tmp_path / file}"{"".join("," + each for each in entry)}]'
+        with pytest.raises(RequestError, match=complaint):
+            runner.check(resolve(dataset="digits", model=model))
+
+
+def test_a_file_is_read_once_and_its_training_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights_of(tmp_path / "weights.pth", 1000)
+    read: list[Path] = []
+
+    def reading(path: Path, **options: Any) -> dict[str, torch.Tensor]:
+        read.append(path)
+        return read_state_dict(path, **options)
+
+    monkeypatch.setattr("gifthorse.models.library.read_state_dict", reading)
+    asked = Torchvision(arch=SMALL, weights=str(tmp_path / "weights.pth"))
+    for _ in range(2):
+        asked.check((1, 64, 64), 7)
+    first, second = (asked.build((1, 64, 64), 7, seed).network.state_dict() for seed in (0, 1))
+    assert len(read) == 1
+    assert all(torch.equal(first[name], second[name]) == (not name.startswith("fc.")) for name in first)
+    assert len(caplog.messages) == 2
+    assert "head is for 1000 classes and left out; the model's 7 classes get a new one" in caplog.messages[0]
+    assert "what is judged is the trained copy; 'gifthorse scan' judges a model as it was" in caplog.messages[1]
+    weights_of(tmp_path / "weights.pth", 7)
+    asked.build((1, 64, 64), 7, 0)
+    assert len(read) == 2
 
 
 def test_a_models_key_knows_what_the_file_of_weights_holds(tmp_path: Path) -> None:

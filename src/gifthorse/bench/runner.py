@@ -148,7 +148,9 @@ class Runner:
 
     def check(self, cell: Cell) -> Task:
         """Return the cell's task; :class:`RequestError` where the cell cannot be carried out. Nothing is trained."""
-        return self._tasks(cell)[0]
+        task, _ = self._tasks(cell)
+        cell.model.check(task.train.shape, task.classes)
+        return task
 
     def export_poisoned(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Write the poisoned training set of a cell as pictures; see :mod:`gifthorse.bench.poison_export`."""
@@ -165,7 +167,6 @@ class Runner:
     def _tasks(self, cell: Cell) -> tuple[Task, Task | None]:
         """Return the cell's task and its downstream user's, checked."""
         task = self._task(cell)
-        cell.model.check(task.train.shape, task.classes)
         cell.attack.check(task)
         if cell.defense is not None:
             builder_of(cell.defense.sees())

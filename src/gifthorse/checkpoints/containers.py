@@ -183,7 +183,7 @@ def _tensors(path: Path, items: dict[Any, Any]) -> dict[str, Tensor]:
 
 def _contents(value: object) -> str:
     if not isinstance(value, dict):
-        return f"a {type(value).__name__}"
+        return _kind(value)
     return listing(f"{name} ({_kind(each)})" for name, each in items_of(value).items()) or "nothing"
 
 

@@ -129,11 +129,11 @@ class _Fit:
         fit = cls(wanted, dict(state), new_head)
         if prefix is not None:
             fit.given, others = _with_prefix(state, prefix)
-            fit._say_left_out(others, f"does not begin with {prefix}")
+            fit._say_left_out(others, f"their names do not begin with {prefix}")
         if not fit._complete(fit.given):
             fit._take_off()
         aside = [name for name, tensor in fit.given.items() if name not in wanted and _is_aside(name, tensor)]
-        fit._leave_out(aside, "the model has no place for it")
+        fit._leave_out(aside, "the model has no place for them")
         fit._leave_out_head()
         fit._leave_counters()
         return fit
@@ -270,7 +270,7 @@ class _Fit:
 
     def _say_left_out(self, names: Iterable[str], reason: str) -> None:
         if every := list(names):
-            self.notes.append(f"left out of the checkpoint, as it {shown(reason)} ({len(every)}): {listing(every)}")
+            self.notes.append(f"left out of the checkpoint, as {shown(reason)} ({len(every)}): {listing(every)}")
 
     def _say_taken_off(self, prefixes: list[str]) -> None:
         quoted = " or ".join(f"'{shown(prefix)}'" for prefix in prefixes)

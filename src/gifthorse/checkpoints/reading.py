@@ -66,6 +66,7 @@ _LEGACY_PICKLES = 5
 _ADVICE = (
     "ask for the weights alone, as safetensors or from torch.save(model.state_dict(), path), or convert it in a sandbox"
 )
+_ENDINGS = (".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 _RUNS_CODE = {
     "constants.pkl": "a TorchScript archive",
     "archive_format": "a torch.export archive",
@@ -140,7 +141,9 @@ def _read_zip(path: Path, file: BinaryIO, max_bytes: int) -> tuple[object, int]:
         if members and all(leaf.endswith(".npy") for leaf in leaves):
             return {member.filename[: -len(".npy")]: _read_npy(archive, member) for member in members}, unpacked
         if leaves.count("data.pkl") != 1:
-            raise RequestError(f"{path} is a zip archive, but no checkpoint that torch.save wrote")
+            packed = listing(member.filename for member in members if member.filename.lower().endswith(_ENDINGS))
+            advice = f"; unpack it first, it has {packed}" if packed else ""
+            raise RequestError(f"{path} is a zip archive, but no checkpoint that torch.save wrote{advice}")
         pickle = members[leaves.index("data.pkl")]
         if pickle.file_size > LONGEST_PICKLE:
             raise RequestError(f"{path} holds a pickle of {pickle.file_size} bytes; no plain state dict needs so many")
@@ -158,14 +161,15 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(path: Path, file: BinaryIO) -> object:
+    return _load_pickled(path, file, _wanted_of_legacy(path, file))
+
+
+def _wanted_of_legacy(path: Path, file: BinaryIO) -> set[str]:
     file.seek(0)
     content = file.read(LONGEST_PICKLE)
-    if not content.startswith(_LEGACY):
-        _refuse_pickle(path, wanted_globals(content))
-    return _load_pickled(path, file, wanted_globals(content, _LEGACY_PICKLES))
-
-
-def _refuse_pickle(path: Path, wanted: set[str]) -> None:
+    if content.startswith(_LEGACY):
+        return wanted_globals(content, _LEGACY_PICKLES)
+    wanted = wanted_globals(content)
     asks = f" and asks for {listing(sorted(wanted))}" if wanted else ""
     raise RequestError(f"{path} is a pickle, which runs code when it is opened{asks}; nothing was run; {_ADVICE}")
 
@@ -174,8 +178,8 @@ def _load_pickled(path: Path, file: BinaryIO, wanted: set[str], protocol: int = 
     strange = sorted(name for name in wanted if current_name(name) not in _HARMLESS)
     if strange and all(_OTHER_TENSORS.fullmatch(name) for name in strange):
         raise RequestError(
-            f"{path} holds tensors of kinds that are not read (quantised, sparse, complex or of 8 bits: "
-            f"{listing(strange)}); save the weights as dense float tensors, of the network before it was quantised"
+            f"{path} holds other tensors than dense ones of plain numbers ({listing(strange)}): save the weights as "
+            "dense float tensors, those of the network before it was quantised"
         )
     if strange:
         raise RequestError(

@@ -186,7 +186,11 @@ def _start_weights(
     (path,) = architecture.files()
     with torch.device("meta"):
         model = architecture.build(shape, classes, 0)
-    return start_weights(model, read_state_dict(path, entry=architecture.entry), prefix=architecture.prefix)
+    state = read_state_dict(path, entry=architecture.entry)
+    try:
+        return start_weights(model, state, prefix=architecture.prefix)
+    except RequestError as error:
+        raise RequestError(f"{architecture}: {error}") from None
 
 
 @lru_cache(maxsize=256)
