@@ -1,6 +1,8 @@
-"""The head and the stages of any network, found by running it once and watching its modules.
+"""The head and the stages of any network, its output and its memory layout, found by running it and watching.
 
-Head: the linear layer that runs last. Its output must be the network's output.
+Head: the linear layer that runs last, or a convolution to one map per class, as where a network is convolutional
+throughout. What follows it must treat all classes alike and each by itself (pooling, softmax): the model's output is
+that of the head, or moves with it when its classes change places.
 
 Stages: the maps ``(N, C, H, W)`` on the way from the image to the head, one for each resolution and number of
 channels, each taken where it is finished (after its last activation). The way is that of the network's direct
@@ -11,30 +13,54 @@ proportions (tokens, channels last) is no map. A network that goes on in those a
 has no stages.
 """
 
+import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gifthorse.core.errors import RequestError
-from gifthorse.core.seeds import isolated
+from gifthorse.core.networks import Layout, reason_of, tried
+from gifthorse.core.reading import PLAIN, Ending, Reading, ending_of, reading_of
+from gifthorse.core.seeds import generator
+
+log = logging.getLogger("gifthorse")
 
 Shape = tuple[int, ...]
+_Led = Callable[[Callable[[Tensor], Tensor]], Tensor]
+"""Returns the logits where what the head gives is changed."""
+_LedBy = Callable[[str, Callable[[Tensor], Tensor]], Tensor]
 _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What :func:`examine` found: names of head and stages, how logits are read, the layout that is insisted on."""
+
+    head: str
+    stages: tuple[str, ...]
+    reading: Reading | None
+    layout: Layout | None
 
 
 @dataclass
 class _Run:
-    """What one forward pass showed: per module, how often it ran, and the shape of its last output; in order."""
+    """What one forward pass showed: per module, how often it ran, and the shape of its last output; in order.
+
+    ``linear`` holds what linear layers gave, ``mapping`` names the convolutions whose weights can be read as a matrix.
+    """
 
     image: tuple[int, int, int]
     times: Counter[str] = field(default_factory=Counter)
     shapes: dict[str, Shape] = field(default_factory=dict)
     linear: dict[str, Tensor] = field(default_factory=dict)
+    mapping: list[str] = field(default_factory=list)
 
     def note(self, name: str, module: nn.Module, _: object, output: object) -> None:
         """Take in one module's output; a forward hook."""
@@ -44,6 +70,8 @@ class _Run:
             self.shapes[name] = tuple(output.shape)
             if isinstance(module, nn.Linear):
                 self.linear[name] = output
+            elif isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+                self.mapping.append(name)
 
     def is_map(self, name: str) -> bool:
         """Tell whether a module ran once and gave a map."""
@@ -60,19 +88,34 @@ def examine(
     shape: tuple[int, int, int],
     head: str | None = None,
     stages: Sequence[str] | None = None,
-) -> tuple[str, tuple[str, ...]]:
-    """Return the names of the head and of the stages of a network for images of ``shape`` (channels, height, width).
+    *,
+    output: str | int | None = None,
+    probabilities: bool = False,
+) -> Anatomy:
+    """Return the head and the stages of a network for images of ``shape`` (channels, height, width), and more.
 
-    What the caller names is checked, not searched; stages come back in the order in which they run.
+    What the caller names is checked, not searched; stages come back in the order in which they run. ``output`` names
+    the entry of the network's output that holds the logits; ``probabilities`` says that they are to be undone.
     """
-    run, logits = _watch(network, shape)
-    head = _find_head(run, logits, head)
+    layout, run, given = _watch_in_its_layout(network, shape)
+    reading = reading_of(given, output)
+
+    def led_by(name: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+        return _led_by(network, run, name, change, reading, layout)
+
+    head, direct = _find_head(network, run, reading(given), head, led_by)
+    reading = replace(reading, undo=None if direct else _undone(partial(led_by, head), probabilities))
+    if direct and probabilities:
+        raise RequestError("probabilities=True: the model gives logits; there is no softmax or sigmoid to undo")
+    plain = reading == PLAIN and isinstance(given, Tensor) and given.dim() == 2 and given.dtype == torch.float32
     if stages is None:
-        return head, _find_stages(network, run)
-    for name in stages:
-        if len(run.shapes.get(name, ())) != 4 or run.times[name] != 1:
-            raise RequestError(f"stage '{name}' is no module of the model that runs once and gives (N, C, H, W)")
-    return head, tuple(sorted(stages, key=list(run.shapes).index))
+        found = _find_stages(network, run, head)
+    else:
+        for name in stages:
+            if len(run.shapes.get(name, ())) != 4 or run.times[name] != 1:
+                raise RequestError(f"stage '{name}' is no module of the model that runs once and gives (N, C, H, W)")
+        found = tuple(sorted(stages, key=list(run.shapes).index))
+    return Anatomy(head, found, None if plain else reading, layout)
 
 
 def modules_before(network: nn.Module, shape: tuple[int, int, int], name: str) -> list[str]:
@@ -80,59 +123,155 @@ def modules_before(network: nn.Module, shape: tuple[int, int, int], name: str) -
 
     ``name`` itself is not among them; a container is where all that is in it is.
     """
-    run, _ = _watch(network, shape)
+    _, run, _ = _watch_in_its_layout(network, shape)
     order = list(run.times)
     return order[: order.index(name)]
 
 
-def _watch(network: nn.Module, shape: tuple[int, int, int]) -> tuple[_Run, Tensor]:
+def _watch_in_its_layout(network: nn.Module, shape: tuple[int, int, int]) -> tuple[Layout | None, _Run, object]:
+    """Run the network in both memory layouts; return the one it needs, ``None`` where both do, and what was watched.
+
+    A network that flattens with ``view`` fails where channels come last, one that permutes before it may fail where
+    they do not; another might answer differently.
+    """
+    try:
+        run, given = _watch(network, shape, torch.contiguous_format)
+    except RequestError:
+        try:
+            return torch.channels_last, *_watch(network, shape, torch.channels_last)
+        except RequestError:
+            pass
+        raise
+    if any(weight.dim() == 5 for weight in network.parameters()):
+        return torch.contiguous_format, run, given  # such weights cannot be asked to have their channels last
+    try:
+        again = tried(network, shape, torch.channels_last)
+    except Exception:  # noqa: BLE001  # a network of somebody's may raise anything
+        return torch.contiguous_format, run, given
+    return None if _same(given, again) else torch.contiguous_format, run, given
+
+
+def _watch(network: nn.Module, shape: tuple[int, int, int], layout: Layout) -> tuple[_Run, object]:
     """Run the network once, in evaluation mode, on two images of noise, and leave it as it was."""
     run = _Run(shape)
-    weight = next(network.parameters(), torch.empty(0))
-    modes = [(module, module.training) for module in network.modules()]
     hooks = [module.register_forward_hook(partial(run.note, name)) for name, module in network.named_modules()]
     try:
-        network.eval()
-        with isolated(0, "example"), torch.no_grad():
-            logits = network(torch.randn(2, *shape, device="cpu").to(weight.device, weight.dtype))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return run, tried(network, shape, layout)
+    except Exception as error:  # a network of somebody's may raise anything
         size = "×".join(map(str, shape))
-        raise RequestError(f"the model cannot take an image of {size} (channels, height, width): {reason}") from error
+        raise RequestError(
+            f"the model cannot take an image of {size} (channels, height, width): {reason_of(error)}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
-        raise RequestError("the model does not give logits (N, K)")
-    return run, logits
 
 
-def _find_head(run: _Run, logits: Tensor, head: str | None) -> str:
-    if not run.linear:
-        raise RequestError("the model has no head: no linear layer (torch.nn.Linear) ran")
-    if head is not None and head not in run.linear:
+def _led_by(
+    network: nn.Module,
+    run: _Run,
+    name: str,
+    change: Callable[[Tensor], Tensor],
+    reading: Reading,
+    layout: Layout | None,
+) -> Tensor:
+    """Return the logits where what a layer gives is changed."""
+    hook = network.get_submodule(name).register_forward_hook(lambda _, __, output: change(output))
+    try:
+        return reading(tried(network, run.image, layout or torch.contiguous_format))
+    finally:
+        hook.remove()
+
+
+def _find_head(network: nn.Module, run: _Run, logits: Tensor, named: str | None, led_by: _LedBy) -> tuple[str, bool]:
+    """Return the head, and whether its output is the logits themselves."""
+    able = [name for name in run.times if name in run.linear or name in run.mapping]
+    if named is not None and named not in able:
+        known = ", ".join(run.linear) or "none does"
+        raise RequestError(f"head '{named}' is no linear layer of the model that runs; these do: {known}")
+    for name in reversed(able) if named is None else [named]:
+        weight = network.get_submodule(name).weight
+        if run.times[name] != 1 or len(cast(Tensor, weight)) != logits.shape[1]:
+            continue
+        output = run.linear.get(name)
+        if output is not None and (output is logits or _near(output, logits)):
+            return name, True
+        if _decides(partial(led_by, name), 1 if output is None else -1):
+            return name, False
+    if named is None and not run.linear:
         raise RequestError(
-            f"head '{head}' is no linear layer of the model that runs; these do: {', '.join(run.linear)}"
+            "the model has no head: no linear layer (torch.nn.Linear) ran, and no convolution gives a map per class"
         )
-    name = head if head is not None else list(run.linear)[-1]
+    name = named if named is not None else list(run.linear)[-1]
     if run.times[name] != 1:
         raise RequestError(f"linear layer '{name}' cannot be the head: it runs {run.times[name]} times")
-    output = run.linear[name]
-    # Tensors on the meta device have no values to compare.
-    same = output is logits or (not logits.is_meta and torch.equal(output, logits))
-    if not same:
+    raise RequestError(f"linear layer '{name}' cannot be the head: its output is not the model's output, the logits")
+
+
+def _decides(led: _Led, axis: int) -> bool:
+    """Tell whether logits are made of what a layer gives on an ``axis``, each of its own unit and all in the same way.
+
+    That is tried on noise: let the units change places, and the logits do.
+    """
+
+    def noise(output: Tensor) -> Tensor:
+        return torch.randn(output.shape, generator=generator(0, "head")).to(output)
+
+    try:
+        first, second = led(noise), led(lambda output: noise(output).roll(1, axis))
+    except Exception:  # noqa: BLE001  # a network of somebody's may raise anything
+        return False
+    return _near(second, first.roll(1, 1)) and (first.is_meta or first.shape[1] == 1 or not _near(second, first))
+
+
+def _undone(led: _Led, probabilities: bool) -> Ending | None:
+    """Return what is undone to read logits from the outputs; :class:`RequestError` where that was not asked for."""
+    ending = ending_of(led)
+    if ending == "log_softmax":
+        log.info("the model gives the logarithms of probabilities, which serve as logits")
+        return None
+    if probabilities and ending is None:
+        raise RequestError("probabilities=True: the model gives logits; there is no softmax or sigmoid to undo")
+    if ending is not None and not probabilities:
         raise RequestError(
-            f"linear layer '{name}' cannot be the head: its output is not the model's output, the logits"
+            f"the model gives probabilities, as it ends in a {ending}, and no logits: wrap it without the {ending}, or "
+            "say probabilities=True to have that undone"
         )
-    return name
+    return ending
 
 
-def _find_stages(network: nn.Module, run: _Run) -> tuple[str, ...]:
+def _same(first: object, second: object) -> bool:
+    """Tell whether all tensors in two outputs are the same but for rounding."""
+    pairs = _tensors(first), _tensors(second)
+    return len(pairs[0]) == len(pairs[1]) and all(map(_near, *pairs))
+
+
+def _tensors(given: object) -> list[Tensor]:
+    if isinstance(given, Tensor):
+        return [given]
+    if isinstance(given, tuple | list):
+        inner: Iterable[object] = given
+    else:
+        inner = given.values() if isinstance(given, dict) else getattr(given, "__dict__", {}).values()
+    return [tensor for each in inner for tensor in _tensors(each)]
+
+
+def _near(first: Tensor, second: Tensor) -> bool:
+    """Tell whether two tensors are the same but for rounding; on the meta device there are no values to compare."""
+    if first.shape != second.shape:
+        return False
+    if first.is_meta:
+        return True
+    first, second = first.float(), second.float()
+    largest = float(first.abs().max()) if first.numel() else 0.0
+    return torch.allclose(first, second, 1e-3, 1e-3 * largest if math.isfinite(largest) else 1e-3, equal_nan=True)
+
+
+def _find_stages(network: nn.Module, run: _Run, head: str) -> tuple[str, ...]:
     order = list(run.shapes)
+    order = order[: order.index(head)]
     way: list[str] = []
-    for name in sorted(_way(network, "", run), key=order.index):
+    for name in sorted(set(_way(network, "", run, head)).intersection(order), key=order.index):
         if run.shapes[name][2:] == (1, 1) and not _has_weights(network, name):
             break
         if not isinstance(network.get_submodule(name), _PASSIVE):
@@ -144,14 +283,14 @@ def _find_stages(network: nn.Module, run: _Run) -> tuple[str, ...]:
     return () if goes_on else tuple(stages)
 
 
-def _way(module: nn.Module, name: str, run: _Run) -> list[str]:
+def _way(module: nn.Module, name: str, run: _Run, head: str) -> list[str]:
     """Return the modules inside ``module`` whose outputs lie on the way to the head."""
     found = []
     for key, child in module.named_children():
         inner = f"{name}.{key}" if name else key
-        maps = _way(child, inner, run)
-        backbone = len({run.shapes[part][2:] for part in maps}) > 2
-        found += maps if backbone or not run.is_map(inner) else [inner]
+        maps = _way(child, inner, run, head)
+        opened = f"{head}.".startswith(f"{inner}.") or len({run.shapes[part][2:] for part in maps}) > 2
+        found += maps if opened or not run.is_map(inner) else [inner]
     return found
 
 

@@ -1,15 +1,20 @@
 """The classifier: pixels in [0,1] to logits, with its normalisation inside."""
 
 import copy
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad, unfold
 
 from gifthorse.core.anatomy import examine
+from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
+from gifthorse.core.networks import Layout, computed_tensors, copied, evaluating, in_layout, prepared
+from gifthorse.core.reading import Reading
 
 
 class Normalise(nn.Module):
@@ -20,8 +25,8 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise ``(N, C, H, W)``."""
@@ -31,9 +36,13 @@ class Normalise(nn.Module):
 class Classifier(nn.Module):
     """A network with its normalisation; no caller ever sees mean or standard deviation.
 
-    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``. ``head`` names its last linear layer, whose
-    input is the penultimate layer; ``stages`` names its blocks, first to last, each giving ``(N, C', H', W')``.
+    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``, or to what ``reading`` reads these from. ``head``
+    names its last linear layer, or a convolution in its place, whose input is the penultimate layer; ``stages`` names
+    its blocks, first to last, each giving ``(N, C', H', W')``. ``layout`` is the memory layout that the network insists
+    on: images are brought into it, and its weights stay in it whatever is asked; ``None`` where any will do.
     """
+
+    reform: nn.Module | None
 
     def __init__(
         self,
@@ -43,13 +52,17 @@ class Classifier(nn.Module):
         std: Sequence[float],
         head: str,
         stages: tuple[str, ...],
+        reading: Reading | None = None,
+        layout: Layout | None = None,
     ):
         super().__init__()
-        self.reform: nn.Module | None = None
+        self.reform = None
         self.normalise = Normalise(mean, std)
         self.network = network
         self.head_name = head
         self.stage_names = stages
+        self.reading = reading
+        self.layout = layout
 
     @classmethod
     def wrap(
@@ -61,24 +74,64 @@ class Classifier(nn.Module):
         head: str | None = None,
         stages: Sequence[str] | None = None,
         example_shape: tuple[int, int, int] | None = None,
+        output: str | int | None = None,
+        probabilities: bool = False,
     ) -> Self:
-        """Wrap any network, finding its head and its stages by running it once on noise of ``example_shape``.
+        """Wrap any network, finding its head, stages and layout by running it on noise of ``example_shape``.
 
         ``network`` maps ``(N, C, H, W)``, normalised by ``mean (C,)`` and ``std (C,)``, to logits ``(N, K)``; its
         weights, buffers and mode are left alone. Without an ``example_shape`` (channels, height, width) images are
         taken to be 32×32. ``head`` and ``stages`` name submodules where what is found is not what is meant; see
-        :mod:`gifthorse.core.anatomy` for how they are found. :class:`RequestError` where the network cannot be run, or
-        its logits are not the output of one linear layer.
+        :mod:`gifthorse.core.anatomy` for how they are found. ``output`` is the key, place or attribute of the logits
+        in a network's output that is no tensor; not needed for one called "logits" or where one alone may be meant.
+        With ``probabilities`` a softmax or sigmoid at the network's end is undone; log-probabilities are logits.
+
+        Torch's wrappers (data parallel, compiled) are taken off. Of weights that are not float32 a copy is cast, which
+        is logged. :class:`RequestError` where the network cannot be run, is TorchScript, or gives no logits of one
+        linear layer or of a convolution to one map per class.
         """
         shape = example_shape or (len(mean), 32, 32)
-        found_head, found_stages = examine(network, shape, head, stages)
-        return cls(network, mean=mean, std=std, head=found_head, stages=found_stages)
+        if not len(mean) == len(std) == shape[0]:
+            raise RequestError(f"mean has {len(mean)} and std {len(std)} numbers; images have {shape[0]} channels")
+        if not all(each > 0 for each in std):
+            raise RequestError(f"std must be above 0, not {', '.join(map(str, std))}")
+        network = prepared(network)
+        found = examine(network, shape, head, stages, output=output, probabilities=probabilities)
+        if found.layout is not None and any(
+            each.dim() == 4 and not each.is_contiguous(memory_format=found.layout) for each in network.parameters()
+        ):
+            network = copied(network)
+        made = cls(
+            network, mean=mean, std=std, head=found.head, stages=found.stages, reading=found.reading, layout=found.layout
+        )
+        made.normalise.to(made.device)
+        return made if found.layout is None else made._apply(lambda tensor: tensor)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""
-        seen = pixels if self.reform is None else self.reform(pixels)
-        logits: Tensor = self.network(self.normalise(seen))
+        seen = self.normalise(pixels if self.reform is None else self.reform(pixels))
+        given = self.network(seen if self.layout is None else in_layout(seen, self.layout))
+        logits: Tensor = given if self.reading is None else self.reading(given)
         return logits
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast all tensors, as torch does; weights stay in the layout that the network insists on."""
+        layout = self.layout
+        if layout is None:
+            return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+        def kept(tensor: Tensor) -> Tensor:
+            # As a row of numbers a tensor cannot be asked to have its channels last.
+            return in_layout(fn(tensor.reshape(-1)).view(tensor.shape), layout)
+
+        return cast(Self, super()._apply(kept, recurse))  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo.update(computed_tensors(self))
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return made
 
     def behind(self, reform: nn.Module) -> Self:
         """Return an independent copy in evaluation mode that sees what ``reform`` makes of its input.
@@ -90,29 +143,50 @@ class Classifier(nn.Module):
         return copied.eval()
 
     @property
-    def head(self) -> nn.Linear:
-        """The last linear layer."""
+    def head(self) -> nn.Linear | nn.Conv2d:
+        """The last linear layer, or the convolution in its place."""
         layer = self.network.get_submodule(self.head_name)
-        assert isinstance(layer, nn.Linear)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
         return layer
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's weight as a matrix ``(K, D)`` over the penultimate layer."""
+        return self.head.weight.flatten(1)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.head.out_features
+        return len(self.head_weight)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
 
+    def penultimate(self, received: Tensor) -> Tensor:
+        """Return the penultimate layer ``(N, D)`` of what the head receives.
+
+        Of maps or tokens that is the mean over all places that the head looks at, of what it sees there: the mean of
+        its outputs is linear in it.
+        """
+        head = self.head
+        if isinstance(head, nn.Linear):
+            return received if received.dim() == 2 else received.flatten(1, -2).mean(1)
+        if head.kernel_size == head.stride == (1, 1) and not any(head._reversed_padding_repeated_twice):
+            return received.mean((2, 3))
+        padded = pad(received, head._reversed_padding_repeated_twice)
+        seen: Tensor = unfold(padded, head.kernel_size, head.dilation, stride=head.stride)
+        return seen.mean(2)
+
     def features(self, pixels: Tensor) -> Tensor:
         """Return the penultimate layer ``(N, D)``: what the head receives."""
-        return self._capture(self.head_name, pixels, of_input=True)[0]
+        return self.features_and_logits(pixels)[0]
 
     def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the penultimate layer ``(N, D)`` and the logits ``(N, K)`` of one forward pass."""
-        return self._capture(self.head_name, pixels, of_input=True)
+        received, logits = self._capture(self.head_name, pixels, of_input=True)
+        return self.penultimate(received), logits
 
     def stage(self, name: str, pixels: Tensor) -> Tensor:
         """Return the output ``(N, C', H', W')`` of one of ``stage_names``."""
@@ -141,7 +215,8 @@ class Classifier(nn.Module):
         What comes before the stage runs once, on a single ``image (1, C, H, W)``, and is thrown away; so the network
         must not take anything else past the stage.
         """
-        hook = self.network.get_submodule(name).register_forward_hook(lambda *_: maps)
+        shown = maps if self.layout is None else in_layout(maps, self.layout)
+        hook = self.network.get_submodule(name).register_forward_hook(lambda *_: shown)
         try:
             logits: Tensor = self(image)
         finally:
@@ -162,8 +237,53 @@ class Classifier(nn.Module):
         return caught[0], logits
 
     def clone(self) -> Self:
-        """Return an independent copy in evaluation mode."""
-        return copy.deepcopy(self).eval()
+        """Return an independent copy in evaluation mode; :class:`RequestError` where something cannot be copied."""
+        return cast(Self, copied(self).eval())
+
+
+class BlackBox(nn.Module, ABC):
+    """A classifier that can only be asked: no parts, no gradients, nothing that a method could change.
+
+    Another is a subclass that answers.
+    """
+
+    shape: tuple[int, int, int]
+    """Channels, height and width of an image."""
+    classes: int
+    """Number of classes."""
+    device: torch.device
+    """Where it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reform: nn.Module | None = None
+
+    @abstractmethod
+    def answer(self, pixels: Tensor) -> Tensor:
+        """Return logits ``float32 (N, K)``, detached, for float pixels ``(N, C, H, W)`` in [0,1]."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits ``float32 (N, K)``, detached, for float pixels ``(N, C, H, W)`` in [0,1].
+
+        Raises :class:`RequestError` where a gradient with respect to the pixels is asked for.
+        """
+        if torch.is_grad_enabled() and pixels.requires_grad:
+            raise RequestError("the model is a black box and gives no gradients, which this method needs")
+        return self.answer(pixels if self.reform is None else self.reform(pixels))
+
+    def behind(self, reform: nn.Module) -> Self:
+        """Return the model behind a ``reform``, as :meth:`Classifier.behind` does."""
+        made = copy.copy(self)
+        made._modules = dict(self._modules)
+        made.reform = reform if self.reform is None else nn.Sequential(reform, self.reform)
+        return made
+
+    def clone(self) -> Self:
+        """Return the model itself: it has nothing that a method could change."""
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
 
 
 def inference_batch(device: torch.device) -> int:
@@ -173,14 +293,16 @@ def inference_batch(device: torch.device) -> int:
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Images | Tensor) -> Tensor:
-    """Return the logits ``float32 (N, K)`` of a model in evaluation mode, batch by batch, on its device.
+    """Return the logits ``float32 (N, K)`` of a model, batch by batch, on its device.
 
-    ``images`` is a labelled set, or float pixels ``(N, C, H, W)`` in [0,1].
+    ``images`` is a labelled set, or float pixels ``(N, C, H, W)`` in [0,1]. One in training mode answers in evaluation
+    mode, and nothing in it changes.
     """
     pixels = images.pixels if isinstance(images, Images) else images
     weight = next(iter([*model.parameters(), *model.buffers()]), pixels)
-    logits = [
-        model(to_floats(part) if part.dtype == torch.uint8 else part).float()
-        for part in (piece.to(weight.device) for piece in pixels.split(inference_batch(weight.device)))
-    ]
+    with evaluating(model):
+        logits = [
+            model(to_floats(part) if part.dtype == torch.uint8 else part).float()
+            for part in (piece.to(weight.device) for piece in pixels.split(inference_batch(weight.device)))
+        ]
     return torch.cat(logits) if logits else torch.empty(0, device=weight.device)

@@ -15,6 +15,7 @@ class CombinedDefense(CleanImagesDefense[V]):
     """Several defenses as one, which all have the same clean images; ``defenses`` is a field of the method."""
 
     family = "combination"
+    black_box = True  # each of them is asked
 
     defenses: tuple[Defense[Any], ...]
 

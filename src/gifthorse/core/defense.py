@@ -1,11 +1,14 @@
 """The interface of every defense."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import Outcome
@@ -35,7 +38,8 @@ class Defense(Configuration, Generic[V]):
     """A defense sees a view, never the task or the trojan; its ``view`` says which.
 
     ``family`` is the name of one in :data:`gifthorse.core.family.FAMILIES`; the fields are the method's settings with
-    the paper's defaults. A method whose settings decide what it sees, or which family its answer belongs to, says so in
+    the paper's defaults. One that asks the model for nothing but answers says so by ``black_box``: it runs on models
+    that have no layers and no gradients to be seen. A method whose settings decide what it sees, or which family its answer belongs to, says so in
     :meth:`sees` and :meth:`judged_as`.
     """
 
@@ -43,6 +47,12 @@ class Defense(Configuration, Generic[V]):
 
     family: ClassVar[str]
     view: ClassVar[type[DataFreeView]]
+    black_box: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "skip" in vars(cls):
+            cls.skip = _once_the_model_will_do(cls.skip)  # type: ignore[method-assign]
 
     @abstractmethod
     def defend(self, view: V, seed: int) -> Outcome:
@@ -76,14 +86,31 @@ class Defense(Configuration, Generic[V]):
         """Return the settings, JSON-ready, that decide what is prepared: all of them; ``None`` where nothing is."""
         return None if type(self).prepare is Defense.prepare else self.to_dict()
 
-    def skip(self, view: V) -> str | None:  # noqa: ARG002
-        """Return one sentence saying why the method cannot be applied to this view, or ``None``."""
-        return None
+    def skip(self, view: V) -> str | None:
+        """Return one sentence saying why the method cannot be applied to this view, or ``None``.
+
+        Whatever a method says in its own is asked once the model will do: it shows what the method needs, can take the
+        images, and its answers are finite.
+        """
+        return self._unfit_model(view)
+
+    def _unfit_model(self, view: V) -> str | None:
+        if not self.black_box and not isinstance(view.model, Classifier):
+            return f"needs the model's layers and gradients; this one is a black box ({type(view.model).__name__})"
+        return view.unusable
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
         """Return the configuration's description with the family."""
         return {**super().describe(), "family": cls.family, "view": cls.view.__name__}
+
+
+def _once_the_model_will_do(skip: Callable[[Any, Any], str | None]) -> Callable[[Any, Any], str | None]:
+    @wraps(skip)
+    def asked(self: Defense[Any], view: Any) -> str | None:
+        return self._unfit_model(view) or skip(self, view)
+
+    return asked
 
 
 def outcome_of(cls: type[Defense[Any]]) -> type[Outcome] | None:

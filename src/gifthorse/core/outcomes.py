@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from gifthorse.core.anomaly import anomaly_indices
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import BlackBox, Classifier
 from gifthorse.core.trigger import blend
 from gifthorse.core.views import DataFreeView, SuspectDataView
 
@@ -162,6 +162,6 @@ class SuspectSamples(Outcome):
 
 
 def _with_model(view: V, model: nn.Module) -> V | str:
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifier | BlackBox):
         return "the defense before it hands back a network whose parts are unknown, not a classifier"
     return replace(view, model=model)

@@ -5,20 +5,27 @@ Another threat model is another subclass, and a line in :data:`gifthorse.bench.v
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from gifthorse.core.architecture import Architecture
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import BlackBox, Classifier, predict
+from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
+from gifthorse.core.networks import reason_of
 from gifthorse.core.recipe import Recipe
+from gifthorse.core.seeds import generator
 
 if TYPE_CHECKING:
     from gifthorse.core.outcomes import ModelVerdict
 
 Split = Literal["train", "holdout", "test"]
+
+LOOKED_AT = 64
+"""Of so many images, the first, it is looked at whether a model can judge them."""
 
 
 class Trainer(Protocol):
@@ -54,7 +61,9 @@ class Materials:
 
 @dataclass(frozen=True, eq=False)
 class DataFreeView:
-    """The model alone: an independent copy, in evaluation mode, whatever was handed in.
+    """The model alone: an independent copy in evaluation mode, all of whose weights can be trained.
+
+    What is handed in stays as it is: its mode, its frozen weights and its gradients are its owner's.
 
     ``shape`` is that of the images it takes, ``(C, H, W)``; ``trainer`` says how it was made, ``None`` where nobody
     knows; ``prepared`` is what :meth:`gifthorse.Defense.prepare` made for the defense that looks at it;
@@ -73,7 +82,36 @@ class DataFreeView:
     verdict: "ModelVerdict | None" = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", self.model.clone())
+        if not isinstance(self.model, Classifier | BlackBox):
+            wrapped = "Classifier.wrap(network, mean, std, example_shape=...) makes one of any network"
+            raise RequestError(f"a view shows a Classifier, not a {type(self.model).__name__}; {wrapped}")
+        model = self.model.clone()
+        for weight in model.parameters():
+            weight.requires_grad_(weight.is_floating_point())
+            weight.grad = None
+        object.__setattr__(self, "model", model)
+
+    @cached_property
+    def unusable(self) -> str | None:
+        """One sentence why nothing can be measured of the model on images like those shown, or ``None``; found once.
+
+        Where no images are shown it is asked about noise.
+        """
+        images = next((each for each in (getattr(self, name, None) for name in ("clean", "suspect")) if each), None)
+        if images is not None and images.classes > self.classes:
+            return f"the images are of {images.classes} classes, the model knows {self.classes}"
+        if any(weight.is_meta for weight in self.model.parameters()):
+            return "the model's weights are on the meta device, where they have no values"
+        shown = torch.rand(2, *self.shape, generator=generator(0, "noise")) if images is None else images
+        try:
+            logits = predict(self.model, shown if isinstance(shown, Tensor) else shown.take(slice(LOOKED_AT)))
+        except RequestError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
+            size = "×".join(map(str, self.shape))
+            return f"the model cannot take images of {size} (channels, height, width): {reason_of(error)}"
+        on = "noise" if images is None else "the images"
+        return None if logits.isfinite().all() else f"the model's outputs on {on} are not finite numbers"
 
     @property
     def device(self) -> torch.device:

@@ -17,12 +17,12 @@ def freeze(model: M) -> M:
 
     Every batch normalisation that directly follows a convolution is folded into it, where the module can be traced,
     both run once, and neither has hooks or weights that are computed (spectral normalisation); the parts keep their
-    names. A module that cannot be traced is only frozen. Memory format is channels last.
+    names. A module that cannot be traced is only frozen. Memory format is channels last, where the model allows it.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     try:
         graph = fx.Tracer().trace(frozen)
-    except (fx.proxy.TraceError, TypeError, RuntimeError):
+    except Exception:  # noqa: BLE001  # a network of somebody's may raise anything when it is shown no images
         return frozen.to(memory_format=torch.channels_last)
     calls = [node for node in graph.nodes if node.op == "call_module"]
     runs = Counter(str(node.target) for node in calls)

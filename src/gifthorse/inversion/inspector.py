@@ -20,7 +20,6 @@ from gifthorse.core.views import ModelView
 from gifthorse.inversion.engine import reached
 
 HELD_OUT = 0.2
-LOOKED_AT = 64
 WORKS = 0.1
 """A recovered trigger that sends a smaller share of the held-out images to its class does not work."""
 
@@ -32,24 +31,19 @@ class Inspector(CleanImagesDefense[ModelView]):
     view = ModelView
 
     def skip(self, view: ModelView) -> str | None:
-        """Refuse models of which a median deviation says nothing, and images that the model cannot judge."""
+        """Refuse models of which a median deviation says nothing, and images to search on that are none."""
         if view.model.classes < 3:
             return f"an anomaly index needs at least 3 classes; this model has {view.model.classes}"
-        return unusable(view)
+        return too_few_or_other(view)
 
 
-def unusable(view: ModelView) -> str | None:
-    """Return one sentence why nothing can be measured of this model on these clean images, or ``None``."""
+def too_few_or_other(view: ModelView) -> str | None:
+    """Return one sentence why triggers cannot be searched and measured on these clean images, or ``None``."""
     if len(view.clean) < 2:
         return f"needs clean images, some of them to be held out; there are {len(view.clean)}"
     if view.clean.classes != view.model.classes:
         return f"the clean images are of {view.clean.classes} classes, the model knows {view.model.classes}"
-    try:
-        logits = predict(view.model, view.clean.take(slice(LOOKED_AT)))
-    except RuntimeError as error:
-        size = "×".join(map(str, view.clean.shape))
-        return f"the model cannot take images of {size} (channels, height, width): {str(error).splitlines()[0]}"
-    return None if logits.isfinite().all() else "the model's outputs on clean images are not finite numbers"
+    return None
 
 
 def hold_out(images: Images, seed: int) -> tuple[Images, Images]:

@@ -111,7 +111,7 @@ class TrojanNN(OneTarget, PatchAttack, PoisoningAttack):
         if found < self.neurons:
             log.warning("the trigger reaches %d of the %d units that were asked for", found, self.neurons)
         if self.neuron_choice == "weights":
-            rank = reach * model.head.weight.detach().abs().sum(0)
+            rank = reach * model.head_weight.detach().abs().sum(0)
         else:
             rank = (reach > 0) * (1 + torch.rand(len(reach), generator=random, device=reach.device))
         return rank.topk(min(self.neurons, found)).indices

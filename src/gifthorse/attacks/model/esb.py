@@ -24,6 +24,7 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.progress import track
+from gifthorse.core.reading import Reading
 from gifthorse.core.seeds import generator, isolated
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Trojan
@@ -114,11 +115,12 @@ class Esb(OneTarget, PatchAttack):
         own, module = (1 - self.influence) / self.temperature, self.influence * self.amplify / self.temperature
         return (
             Classifier(
-                Overwritten(host.network, recogniser, own, module * wanted),
+                Overwritten(host.network, recogniser, own, module * wanted, host.reading),
                 mean=host.normalise.mean.flatten().tolist(),
                 std=host.normalise.std.flatten().tolist(),
                 head=f"host.{host.head_name}",
                 stages=tuple(f"host.{name}" for name in host.stage_names),
+                layout=host.layout,
             )
             .to(host.device)
             .eval()
@@ -156,17 +158,23 @@ class Recogniser(nn.Module):
 
 
 class Overwritten(nn.Module):
-    """Merges the host's softmax with the module's answer; ``module (K,)`` is what that weighs for each class."""
+    """Merges the host's softmax with the module's answer; ``module (K,)`` is what that weighs for each class.
+
+    ``reading`` says how the host's logits are read from what it gives, where that is something else.
+    """
 
     module: Tensor
 
-    def __init__(self, host: nn.Module, recogniser: Recogniser, own: float, module: Tensor):
+    def __init__(
+        self, host: nn.Module, recogniser: Recogniser, own: float, module: Tensor, reading: Reading | None = None
+    ):
         super().__init__()
-        self.host, self.recogniser, self.own = host, recogniser, own
+        self.host, self.recogniser, self.own, self.reading = host, recogniser, own, reading
         self.register_buffer("module", module)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the merged outputs ``(N, K)`` for normalised ``(N, C, H, W)``."""
-        host: Tensor = self.host(maps)
+        given = self.host(maps)
+        host: Tensor = given if self.reading is None else self.reading(given)
         seen: Tensor = self.recogniser(maps)
         return self.own * host.softmax(1) + self.module * seen

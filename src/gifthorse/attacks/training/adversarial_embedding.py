@@ -59,7 +59,7 @@ class AdversarialEmbedding(OneTarget, PatchAttack, PoisoningAttack):
         model = injection.model
         random = generator(injection.seed, "discriminator's noise", device=injection.images.device)
         with isolated(injection.seed, "discriminator"):
-            discriminator = Discriminator(model.head.in_features, self.discriminator_noise, random).to(model.device)
+            discriminator = Discriminator(model.head_weight.shape[1], self.discriminator_noise, random).to(model.device)
         optimizer = adam(discriminator.parameters(), lr=self.discriminator_lr)
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:

@@ -44,6 +44,7 @@ class Neo(CleanImagesDefense[ModelView]):
     variants = ("neo[threshold=quantile]", "neo[confirmed_by=label,positions=20,known=[[0,1]]]")
     family = "filtering"
     view = ModelView
+    black_box = True
 
     blocker_size: int = Field(3, ge=1, description="height and width that triggers are assumed to have, in pixels")
     colours: int = Field(3, ge=1, description="clusters of an image's colours; the blocker has that of the largest")

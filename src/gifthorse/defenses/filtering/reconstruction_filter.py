@@ -34,6 +34,7 @@ class ReconstructionFilter(CleanImagesDefense[ModelView], Autoencoding):
     variants = ("reconstruction_filter[power=2]", "reconstruction_filter[score=divergence]")
     family = "filtering"
     view = ModelView
+    black_box = True
 
     score: Literal["distance", "divergence"] = Field(
         "distance", description="between input and reconstruction, or between the model's answers to both"

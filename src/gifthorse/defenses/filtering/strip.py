@@ -34,6 +34,7 @@ class Strip(CleanImagesDefense[ModelView]):
     variants = ("strip[input_weight=1.0,overlay_weight=1.0,clip=false]", "strip[tails=both]")
     family = "filtering"
     view = ModelView
+    black_box = True
 
     overlays: int = Field(64, ge=1, description="clean images that every input is mixed with")
     input_weight: float = Field(0.5, gt=0, le=1, description="weight of the input in the mixture")

@@ -21,7 +21,7 @@ from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
 from gifthorse.inversion.engine import reached
-from gifthorse.inversion.inspector import Inspector, hold_out, unusable, with_success
+from gifthorse.inversion.inspector import Inspector, hold_out, too_few_or_other, with_success
 from gifthorse.inversion.trigger_distribution import TriggerModelling, paste, random_place
 
 TRIED = 64
@@ -41,7 +41,7 @@ class Mesa(Inspector, TriggerModelling):
 
     def skip(self, view: ModelView) -> str | None:
         """Refuse what no trigger fits; no index is made of the classes' scores, so that two are enough."""
-        return self.unfit(view) or unusable(view)
+        return self.unfit(view) or too_few_or_other(view)
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Model all classes' triggers; the score of a class is the share of held-out images that these send to it."""

@@ -25,7 +25,7 @@ from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import Recipe
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import Materials, ModelView
-from gifthorse.inversion.inspector import Inspector, hold_out, unusable
+from gifthorse.inversion.inspector import Inspector, hold_out, too_few_or_other
 from gifthorse.inversion.meta_classifier import MetaTraining, Stack, aurocs
 from gifthorse.inversion.shadows import train_shadows
 
@@ -64,7 +64,7 @@ class Mntd(Inspector, MetaTraining, Recipe):
         """Refuse a model of unknown make, and images that it cannot judge."""
         if view.trainer is None and self.fitted_from is None:
             return "shadow models need to be made as the model was, and nobody says how"
-        return unusable(view)
+        return too_few_or_other(view)
 
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
         """Return the meta-classifiers, what they say of the shadow models, and how good these are."""

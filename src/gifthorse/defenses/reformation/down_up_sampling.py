@@ -23,6 +23,7 @@ class DownUpSampling(Defense[DataFreeView]):
     paper = "Xu et al. 2018, arXiv:1704.01155; TrojanZoo section 4.3"
     family = "reformation"
     view = DataFreeView
+    black_box = True
 
     ratio: float = Field(0.95, gt=0, lt=1, description="height and width of the small image, as a share")
 

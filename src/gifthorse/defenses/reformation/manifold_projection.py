@@ -26,6 +26,7 @@ class Projection(CleanImagesDefense[ModelView], Autoencoding):
 
     family = "reformation"
     view = ModelView
+    black_box = True
 
     def skip(self, view: ModelView) -> str | None:
         """Ask for images to train the autoencoder on."""

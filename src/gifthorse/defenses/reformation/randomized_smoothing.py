@@ -29,6 +29,7 @@ class RandomizedSmoothing(Defense[DataFreeView]):
     paper = "Cohen et al. 2019, arXiv:1902.02918"
     family = "reformation"
     view = DataFreeView
+    black_box = True
 
     samples: int = Field(100, ge=1, description="noisy copies of every input")
     std: float = Field(0.01, gt=0, description="standard deviation of the noise, in pixel units of [0,1]")

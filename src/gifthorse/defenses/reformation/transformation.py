@@ -33,6 +33,7 @@ class CompoundTransformation(Defense[DataFreeView]):
     paper = "Li et al. 2020, arXiv:2004.04692, Definition 3"
     family = "reformation"
     view = DataFreeView
+    black_box = True
     variants = ("transformation[transforms=[crop,color_contrast],votes=3]",)
 
     transforms: tuple[Transformation, ...] = Field(
@@ -65,6 +66,7 @@ class _OneTransformation(Defense[DataFreeView], Transformation, ABC):
 
     family = "reformation"
     view = DataFreeView
+    black_box = True
 
     def skip(self, view: DataFreeView) -> str | None:
         """Say why it does not suit these images."""
