@@ -46,7 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def delivery(folder: Path, model: str = "benign.pt", data: str | None = "digits", **options: object) -> Delivery:
-    given = {"architecture": str(digits_world().task.architecture), "data": None if data is None else folder / data, **options}
+    given = {
+        "architecture": str(digits_world().task.architecture),
+        "data": None if data is None else folder / data,
+        **options,
+    }
     return Delivery(folder / model, **given)  # type: ignore[arg-type]
 
 

@@ -86,7 +86,10 @@ WRONG_REQUESTS = {
     "nothing there": (["missing.pt", "--model", "small_cnn", "--data", "digits"], "there is no model at missing.pt"),
     "no images": (["benign.pt", "--model", "small_cnn"], "--data FOLDER or --dataset NAME"),
     "no architecture": (["benign.pt", "--data", "digits"], "say which they are of"),
-    "no inspector": (["benign.pt", "--model", "small_cnn", "--data", "digits", "--defense", "strip"], "inspect a model"),
+    "no inspector": (
+        ["benign.pt", "--model", "small_cnn", "--data", "digits", "--defense", "strip"],
+        "inspect a model",
+    ),
     "numbers": (["benign.pt", "--model", "small_cnn", "--data", "digits", "--mean", "grey"], "no list of numbers"),
     "size": (["benign.pt", "--model", "small_cnn", "--data", "digits", "--size", "1x2x3"], "no size"),
     "too short": (["benign.pt", "--model", "{own}", "--data", "digits", "--budget", "0.00001"], "too few"),

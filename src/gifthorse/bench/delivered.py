@@ -26,7 +26,7 @@ from gifthorse.models.library import LibraryArchitecture
 
 MOST_IMAGES = 5000
 """No more images are looked at: an inspector uses a few hundred, and accuracy is known to a percent."""
-COMPARED = 500
+COMPARED = 200
 """Images on which normalisations are compared."""
 ONNX = b"\x08"
 """The first byte of an ONNX model: its version comes first."""

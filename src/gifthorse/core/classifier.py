@@ -102,7 +102,13 @@ class Classifier(nn.Module):
         ):
             network = copied(network)
         made = cls(
-            network, mean=mean, std=std, head=found.head, stages=found.stages, reading=found.reading, layout=found.layout
+            network,
+            mean=mean,
+            std=std,
+            head=found.head,
+            stages=found.stages,
+            reading=found.reading,
+            layout=found.layout,
         )
         made.normalise.to(made.device)
         return made if found.layout is None else made._apply(lambda tensor: tensor)

@@ -92,7 +92,9 @@ def computed_tensors(network: nn.Module) -> dict[int, object]:
     kept: dict[int, object] = {}
     for part in network.modules():
         for value in vars(part).values():
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            inner = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            )
             for each in inner:
                 if isinstance(each, Tensor) and each.grad_fn is not None:
                     kept[id(each)] = each.detach().clone()
