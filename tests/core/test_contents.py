@@ -111,3 +111,18 @@ def test_a_damaged_cache_is_as_if_there_were_none(
 def test_a_file_is_its_content_and_what_is_not_there_is_none(tree: Path) -> None:
     assert content_digest(tree / "cat/1.png") == file_digest(tree / "cat/1.png")
     assert content_digest(tree / "none") is None
+
+
+def test_a_pattern_stands_for_the_names_that_match(tmp_path: Path) -> None:
+    pattern = tmp_path / "*.csv"
+    empty = content_digest(pattern)
+    (tmp_path / "notes.txt").write_text("no list")
+    assert content_digest(pattern) == empty
+    (tmp_path / "a.csv").write_text("a")
+    one = content_digest(pattern)
+    assert one != empty
+    (tmp_path / "a.csv").write_text("b")
+    assert content_digest(pattern) == one
+    assert content_digest(tmp_path / "nowhere/*.csv") == empty
+    pattern.write_text("its own name")
+    assert content_digest(pattern) == file_digest(pattern)

@@ -24,8 +24,8 @@ def idx(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("mnist", "MNIST/raw/{}-idx{}-ubyte"),
-        ("fashion_mnist", "FashionMNIST/raw/{}-idx{}-ubyte"),
+        pytest.param("mnist", "MNIST/raw/{}-idx{}-ubyte", id="mnist-MNIST"),
+        pytest.param("fashion_mnist", "FashionMNIST/raw/{}-idx{}-ubyte", id="fashion_mnist-FashionMNIST"),
         ("mnist", "MNIST/raw/{}-idx{}-ubyte.gz"),
         ("fashion_mnist", "FashionMNIST/raw/{}-idx{}-ubyte.gz"),
         ("mnist", "mnist/{}-idx{}-ubyte.gz"),

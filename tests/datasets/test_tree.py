@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Splits
 from gifthorse.datasets import DATASETS
@@ -344,9 +345,14 @@ def test_another_list_is_another_data_set(tmp_path: Path) -> None:
     assert dataset.digest(tmp_path) == before
     text = (tmp_path / "Test.csv").read_text()
     (tmp_path / "Test.csv").write_text(text.replace(",1,Test/00001", ",2,Test/00001"))
-    assert dataset.digest(tmp_path) != before
+    changed = dataset.digest(tmp_path)
+    assert changed != before
     (tmp_path / "Test.csv").unlink()
-    assert dataset.digest(tmp_path) != before
+    sources = dataset.sources(tmp_path)
+    without = content_digests(sources)
+    (tmp_path / "Test.csv").write_text(text)
+    assert dataset.digest(tmp_path) == before
+    assert content_digests(sources) != without, "an answer from before would be found"
 
 
 @pytest.mark.parametrize(

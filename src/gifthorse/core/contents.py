@@ -35,10 +35,13 @@ def content_digest(path: Path) -> str | None:
     """Return the SHA-256 of a file's content, in hexadecimal; ``None`` where it cannot be read.
 
     Of a folder it is that of the names and contents of all images in it and its subfolders; hidden ones are left out,
-    links are followed. The user's cache keeps the digests of files, so that only those whose size or times of change
+    links are followed. A name with ``*`` that nothing has stands for the names of all files that match it, so that one
+    more is noticed. The user's cache keeps the digests of files, so that only those whose size or times of change
     are others than before are read: the rest costs one call of ``stat`` each, once inside :func:`looking_once`.
     """
     if not path.is_dir():
+        if "*" in path.name and not path.exists():
+            return _names_digest(path)
         return file_digest(path)
     seen = _SEEN.get()
     if seen is None:
@@ -56,6 +59,11 @@ def looking_once() -> Iterator[None]:
         yield
     finally:
         _SEEN.reset(token)
+
+
+def _names_digest(pattern: Path) -> str:
+    names = sorted(path.name for path in pattern.parent.glob(pattern.name))
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _folder_digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gifthorse.core.contents import IMAGE_EXTENSIONS
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Dataset, Splits
+from gifthorse.datasets.class_lists import EXTENSIONS as LISTS
 from gifthorse.datasets.image_files import ImageFiles, Size, read_splits
 from gifthorse.datasets.names import natural_order, quoted
 from gifthorse.datasets.splits import cut_by_class
@@ -81,10 +82,11 @@ class FolderDataset(Dataset):
         return ()
 
     def sources(self, root: Path) -> tuple[Path, ...]:
-        """Return the folder, and the lists in it that tell classes."""
+        """Return the folder, the lists in it that tell classes, and the names that one more would have."""
         where = root / Path(self.path).expanduser()
         try:
-            return where, *self._tree(root).lists
+            tree = self._tree(root)
+            return where, *tree.lists, *(folder / f"*{end}" for folder in tree.listless for end in LISTS)
         except (RequestError, OSError):
             return (where,)
 

@@ -25,12 +25,13 @@ class Tree:
     ``parts`` has the classes of every part whose classes are known, by the name of its folder: the one to train on
     first, the others in the order in which they are to judge. A folder without parts has a single one without a name;
     where there is none, ``problem`` says why. ``lists`` are the files that tell the classes of images, ``remarks`` are
-    sentences about what is not used as it may seem.
+    sentences about what is not used as it may seem. A list in one of the folders ``listless`` would tell more.
     """
 
     top: Path
     parts: Mapping[str, Classes]
     lists: tuple[Path, ...] = ()
+    listless: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
     problem: str = ""
 
@@ -171,7 +172,9 @@ class _Parted:
                 used += [] if found is None else [found]
         classes = {each.part.name: each.classes for each in used}
         lists = tuple(each.source for each in used if each.source is not None)
-        return Tree(self._top, classes, lists, tuple(self._remarks(parts, *used)))
+        unknown = [folder for part in parts if part.name not in classes for folder in part.way]
+        listless = (*self._levels, *unknown) if unknown else ()
+        return Tree(self._top, classes, lists, listless, tuple(self._remarks(parts, *used)))
 
     def _remarks(self, parts: Sequence[_Part], first: _Known, *judges: _Known) -> Iterator[str]:
         """Yield what is not used: unknown folders, second ones of a kind, and images without classes."""
