@@ -383,6 +383,8 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
     loop["model"] = loop
     assert "holds no weights" in refusal(tmp_path, saved(loop))
     assert_same(read(tmp_path, saved({**weights(), "model": loop})), weights())
+    loop.update(weights())
+    assert_same(read(tmp_path, saved(loop)), weights())
 
 
 def test_reading_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
