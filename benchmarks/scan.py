@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.timing import Row, paired
 from gifthorse.bench.delivered import Delivery, read_delivery
 from gifthorse.bench.portfolio import inspector
-from gifthorse.bench.scan import Asked, scan
+from gifthorse.bench.scan import ScanRequest, scan
 from gifthorse.bench.store import Store
 from gifthorse.core.views import ModelView
 from gifthorse.models.resnet import ResNet18
@@ -29,7 +29,7 @@ def measure() -> list[Row]:
             Image.fromarray(pixels.numpy()).save(folder / f"images/{number % CLASSES}/{number}.png")
         model = ResNet18(width=16, blocks=(1, 1, 1, 1)).build((3, 32, 32), CLASSES, 0)
         torch.save(model.network.state_dict(), folder / "model.pt")
-        asked = Asked(Delivery(folder / "model.pt", MODEL, data=folder / "images"), (REQUEST,))
+        asked = ScanRequest(Delivery(folder / "model.pt", MODEL, data=folder / "images"), (REQUEST,))
         store, device = Store(folder / "store"), torch.device("cpu")
         given = read_delivery(asked.delivery, folder, store.root, device)
         view = ModelView(given.model, given.images)  # type: ignore[arg-type]

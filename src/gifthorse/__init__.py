@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from gifthorse.attacks import ATTACKS as ATTACKS
     from gifthorse.bench.cell import Cell as Cell
     from gifthorse.bench.cell import resolve as resolve
+    from gifthorse.bench.delivered import Delivery as Delivery
     from gifthorse.bench.machine import pick_device as pick_device
     from gifthorse.bench.population import run_population as run_population
     from gifthorse.bench.runner import Runner as Runner
+    from gifthorse.bench.scan import ScanRequest as ScanRequest
+    from gifthorse.bench.scan import scan as scan
     from gifthorse.bench.store import Store as Store
     from gifthorse.bench.views import VIEWS as VIEWS
     from gifthorse.core.architecture import Architecture as Architecture
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from gifthorse.core.recipe import StandardRecipe as StandardRecipe
     from gifthorse.core.record import Population as Population
     from gifthorse.core.record import Record as Record
+    from gifthorse.core.scan import Scan as Scan
     from gifthorse.core.stamping import ImageTransformation as ImageTransformation
     from gifthorse.core.stamping import Stamping as Stamping
     from gifthorse.core.task import Dataset as Dataset
@@ -85,6 +89,7 @@ _HOMES = {
     "core.outcomes": ["CleanModel", "InputScreen", "ModelVerdict", "Outcome", "RecoveredTriggers", "SuspectSamples"],
     "core.recipe": ["AdversarialRecipe", "Recipe", "StandardRecipe"],
     "core.record": ["Population", "Record"],
+    "core.scan": ["Scan"],
     "core.stamping": ["ImageTransformation", "Stamping"],
     "core.task": ["Dataset", "Splits", "Task"],
     "core.transformation": ["Transformation"],
@@ -101,7 +106,9 @@ _HOMES = {
     "bench.cell": ["Cell", "resolve"],
     "bench.machine": ["pick_device"],
     "bench.population": ["run_population"],
+    "bench.delivered": ["Delivery"],
     "bench.runner": ["Runner"],
+    "bench.scan": ["ScanRequest", "scan"],
     "bench.store": ["Store"],
     "bench.views": ["VIEWS"],
     "metrics.judge": ["KINDS"],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gifthorse.bench.calibration import calibrations, threshold
 from gifthorse.bench.delivered import Delivered, Delivery, read_delivery
 from gifthorse.bench.portfolio import LADDER, halvings, inspector, portfolio, searched
-from gifthorse.bench.scan import Asked, scan
+from gifthorse.bench.scan import ScanRequest, scan
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.configuration import file_digest
@@ -131,8 +131,8 @@ def test_class_names_come_in_the_order_of_the_models_outputs(folder: Path, tmp_p
 def test_a_planted_class_is_named_and_a_benign_model_is_not_accused(folder: Path, tmp_path: Path) -> None:
     """Efficacy: the smoke profile's BadNets, one search of a few seconds each."""
     store, before = Store(tmp_path / "store"), {name: file_digest(folder / name) for name in ("trojan.pt", "benign.pt")}
-    found = scan(Asked(delivery(folder, "trojan.pt"), QUICK), store, tmp_path, CPU)
-    clean = scan(Asked(delivery(folder, "benign.pt"), QUICK), store, tmp_path, CPU)
+    found = scan(ScanRequest(delivery(folder, "trojan.pt"), QUICK), store, tmp_path, CPU)
+    clean = scan(ScanRequest(delivery(folder, "benign.pt"), QUICK), store, tmp_path, CPU)
     (inspection,) = found.inspections
     backdoor = digits_world().trojan.backdoor
     assert backdoor is not None
@@ -154,7 +154,7 @@ def test_a_planted_class_is_named_and_a_benign_model_is_not_accused(folder: Path
 
 def test_the_same_scan_is_answered_from_the_store_and_another_is_not(folder: Path, tmp_path: Path) -> None:
     store, quick = Store(tmp_path / "store"), ("neural_cleanse[steps=2,batches=1]",)
-    asked = Asked(delivery(folder), quick)
+    asked = ScanRequest(delivery(folder), quick)
     first = scan(asked, store, tmp_path, CPU)
     assert scan(asked, store, tmp_path, CPU) == first
     again = scan(asked, store, tmp_path, CPU, fresh=True)
@@ -173,8 +173,8 @@ def test_the_same_scan_is_answered_from_the_store_and_another_is_not(folder: Pat
 
 def test_no_inspector_leaves_a_mark_on_the_model_that_the_next_one_sees(folder: Path, tmp_path: Path) -> None:
     store, one = Store(tmp_path / "store"), "neural_cleanse[steps=3,batches=1]"
-    alone = scan(Asked(delivery(folder), (one,)), store, tmp_path, CPU)
-    after = scan(Asked(delivery(folder), ("neuron_inspect", one)), store, tmp_path, CPU)
+    alone = scan(ScanRequest(delivery(folder), (one,)), store, tmp_path, CPU)
+    after = scan(ScanRequest(delivery(folder), ("neuron_inspect", one)), store, tmp_path, CPU)
     assert after.inspections[1].index == alone.inspections[0].index
 
 
@@ -186,7 +186,7 @@ def test_what_is_skipped_says_why_and_nothing_left_is_an_error(folder: Path, tmp
             Image.fromarray(np.full((16, 16), 40 * label + number, np.uint8)).save(two / f"{label}/{number}.png")
     model = digits_world().task.architecture.build((1, 16, 16), 2, 0)
     torch.save(weights(model), tmp_path / "two.pt")
-    asked = Asked(replace(delivery(folder), model=tmp_path / "two.pt", data=two), QUICK)
+    asked = ScanRequest(replace(delivery(folder), model=tmp_path / "two.pt", data=two), QUICK)
     with pytest.raises(NotApplicableError, match="neural_cleanse: an anomaly index needs at least 3 classes"):
         scan(asked, Store(tmp_path / "store"), tmp_path, CPU)
 
@@ -208,7 +208,7 @@ BAD = {
 def test_bad_requests_are_one_sentence_before_any_work(folder: Path, tmp_path: Path, case: str) -> None:
     options, said = BAD[case]
     with pytest.raises(RequestError, match=said):
-        scan(Asked(delivery(folder, **options), QUICK), Store(tmp_path / "store"), tmp_path, CPU)  # type: ignore[arg-type]
+        scan(ScanRequest(delivery(folder, **options), QUICK), Store(tmp_path / "store"), tmp_path, CPU)  # type: ignore[arg-type]
     assert not (tmp_path / "store/scans").exists()
 
 
@@ -310,5 +310,5 @@ def test_noise_is_no_accusation(tmp_path: Path) -> None:
     model = digits_world().task.architecture.build((3, 16, 16), 4, 0)
     torch.save(weights(model), tmp_path / "fresh.pt")
     asked = Delivery(tmp_path / "fresh.pt", str(digits_world().task.architecture), data=root)
-    found = scan(Asked(asked, ("neural_cleanse[steps=20,batches=1]",)), Store(tmp_path / "store"), tmp_path, CPU)
+    found = scan(ScanRequest(asked, ("neural_cleanse[steps=20,batches=1]",)), Store(tmp_path / "store"), tmp_path, CPU)
     assert any("hardly above chance" in remark for remark in found.remarks) or found.accuracy is not None

@@ -20,8 +20,9 @@ from gifthorse.core.classifier import Classifier, Normalise, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.seeds import generator
-from gifthorse.datasets.folder import Folder, image_paths
+from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.splits import load_splits
+from gifthorse.datasets.tree import image_paths
 from gifthorse.models.library import LibraryArchitecture
 
 MOST_IMAGES = 5000
@@ -91,6 +92,12 @@ class _Given:
     names: tuple[str, ...]
     digest: str
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
 
 def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.device) -> Delivered:
     """Read a model and images; :class:`RequestError`, one sentence, where either cannot be read or they do not fit.
@@ -117,7 +124,7 @@ def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.d
         state = read_state_dict(asked.model, entry=asked.entry)
         given = _images(asked, _channels(asked.model, state), data_root, cache)
     names, labels = _classes(asked, given, classes_of(state, prefix=asked.prefix))
-    model = architecture.build(tuple(given.pixels.shape[1:]), len(names), 0)
+    model = architecture.build(given.shape, len(names), 0)
     with _noted() as said:
         load_delivered(model, state, prefix=asked.prefix)
     carried = asked.mean is None and any(name.endswith("normalise.mean") for name in state)
@@ -139,7 +146,7 @@ def _read_black_box(asked: Delivery, data_root: Path, cache: Path, device: torch
     except RequestError:
         # It may leave the size of its images open: then theirs decides.
         given = _images(asked, 3, data_root, cache)
-        model = OnnxModel(asked.model, mean=asked.mean, std=asked.std, shape=tuple(given.pixels.shape[1:]))
+        model = OnnxModel(asked.model, mean=asked.mean, std=asked.std, shape=given.shape)
     if given is None:
         channels, height, width = model.shape
         if asked.size not in (None, (height, width)):

@@ -68,7 +68,7 @@ def halvings(classes: int, steps: int) -> int:
 def searched(classes: int, steps: int, batches: int) -> int:
     """Return how many images Neural Cleanse stamps, searching all classes first and half as many in every part."""
     parts = halvings(classes, steps) + 1
-    left = [max(math.ceil(classes / 2**part), 1) for part in range(parts)]
+    left = [max(math.ceil(classes / (1 << part)), 1) for part in range(parts)]
     return math.ceil(sum(left) * steps / parts) * batches * 32
 
 

@@ -54,7 +54,7 @@ BLIND_SPOTS = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScanRequest:
     """What a scan is asked for: what was delivered, and how to look at it.
 
     ``defenses`` are requests; without any the inspectors are chosen that fit in ``budget`` minutes. With some, none is
@@ -79,7 +79,7 @@ class Asked:
             "--classes": given.classes,
             "--entry": given.entry,
             "--prefix": given.prefix,
-            "--budget": None if self.budget == Asked.budget else f"{self.budget:g}",
+            "--budget": None if self.budget == ScanRequest.budget else f"{self.budget:g}",
             "--seed": self.seed or None,
         }
         said = [(option, str(value)) for option, value in options.items() if value is not None]
@@ -88,7 +88,7 @@ class Asked:
 
 
 def scan(
-    asked: Asked,
+    asked: ScanRequest,
     store: Store,
     data_root: Path,
     device: torch.device,
@@ -133,7 +133,7 @@ def scan(
     return found_scan
 
 
-def _chosen(delivered: Delivered, asked: Asked) -> tuple[list[Defense[Any]], list[str], float]:
+def _chosen(delivered: Delivered, asked: ScanRequest) -> tuple[list[Defense[Any]], list[str], float]:
     if isinstance(delivered.model, Classifier):
         return portfolio(delivered.model, delivered.images, 60 * asked.budget)
     if delivered.architecture is None or not delivered.labelled:
@@ -258,7 +258,7 @@ def _levels(pixels: Tensor) -> Any:
     return to_levels(pixels.detach()).cpu().contiguous().numpy()
 
 
-def _identity(asked: Asked, chosen: Sequence[Defense[Any]], delivered: Delivered) -> str:
+def _identity(asked: ScanRequest, chosen: Sequence[Defense[Any]], delivered: Delivered) -> str:
     given = asked.delivery
     architecture = delivered.architecture
     return fingerprint(
@@ -278,7 +278,7 @@ def _identity(asked: Asked, chosen: Sequence[Defense[Any]], delivered: Delivered
 
 
 def _document(
-    asked: Asked,
+    asked: ScanRequest,
     identity: str,
     delivered: Delivered,
     chosen: Sequence[Defense[Any]],

@@ -125,7 +125,7 @@ def scan(
         check_html(out)
     from gifthorse.bench.delivered import Delivery
     from gifthorse.bench.plugins import load_plugins
-    from gifthorse.bench.scan import Asked
+    from gifthorse.bench.scan import ScanRequest
     from gifthorse.bench.scan import scan as look
     from gifthorse.cli.computing import make_runner
     from gifthorse.cli.live import notes, showing_progress
@@ -133,7 +133,7 @@ def scan(
 
     load_plugins(plugins)
     runner = make_runner(store, machine)
-    asked = Asked(Delivery(model_file, **delivery), defenses, budget, seed)
+    asked = ScanRequest(Delivery(model_file, **delivery), defenses, budget, seed)
 
     def tell(line: str) -> None:
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
