@@ -205,8 +205,8 @@ def both_encoders() -> dict[str, Tensor]:
 def test_a_prefix_that_leaves_something_over_is_the_callers_to_name(caplog: pytest.LogCaptureFixture) -> None:
     model, lines = small(0), compare(small(0), both_encoders())
     assert lines[2:] == [
-        "with prefix=module.encoder_q. 9 of the model's 9 would be there",
-        "with prefix=module.encoder_k. 9 of the model's 9 would be there",
+        "with prefix=module.encoder_q. 9 of the model's 9 names would be there",
+        "with prefix=module.encoder_k. 9 of the model's 9 names would be there",
     ]
     for prefix, seed in (("module.encoder_q.", 1), ("module.encoder_k", 2)):
         load_into(model, both_encoders(), prefix=prefix)
@@ -215,7 +215,7 @@ def test_a_prefix_that_leaves_something_over_is_the_callers_to_name(caplog: pyte
     with pytest.raises(RequestError, match=r"no name in the checkpoint begins with prefix=nope; it has module\."):
         load_into(model, both_encoders(), prefix="nope")
     given = {**nn.DataParallel(small(1)).state_dict(), "other": torch.zeros(1)}
-    assert compare(small(), given)[2:] == ["with prefix=module. 9 of the model's 9 would be there"]
+    assert compare(small(), given)[2:] == ["with prefix=module. 9 of the model's 9 names would be there"]
 
 
 def test_pruned_layers_are_told() -> None:

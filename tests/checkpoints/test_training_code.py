@@ -41,7 +41,9 @@ class Colour(enum.Enum):
 Point = namedtuple("Point", "x y")
 
 PLAIN: dict[str, object] = {
-    "Namespace": argparse.Namespace(lr=0.1, data=Path("/data"), device=torch.device("cuda"), dtype=torch.float16),
+    "Namespace": argparse.Namespace(
+        lr=0.1, data=Path("/data"), device=torch.device("cuda"), dtype=[torch.float16, torch.complex64]
+    ),
     "SimpleNamespace": types.SimpleNamespace(a=1, inner=types.SimpleNamespace(b=[2])),
     "dates": [
         datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.UTC),

@@ -230,7 +230,7 @@ class _Fit:
             return []
         most = best[0][1]
         return [
-            f"with prefix={shown(prefix)} {count} of the model's {len(self.wanted)} would be there"
+            f"with prefix={shown(prefix)} {count} of the model's {len(self.wanted)} names would be there"
             for prefix, count in best
             if count == most
         ]

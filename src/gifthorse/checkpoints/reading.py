@@ -32,7 +32,20 @@ MAX_BYTES = 8 * 2**30
 """The largest checkpoint that is read unless the caller says otherwise, unpacked: 8 GiB."""
 
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_TYPES = (
+    "complex128",
+    "complex64",
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 _STAND_INS = {**numpy_values.STAND_INS, **plain_values.STAND_INS}
 _HARMLESS = {
     *_STAND_INS,
