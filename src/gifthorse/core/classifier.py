@@ -102,7 +102,13 @@ class Classifier(nn.Module):
         ):
             network = copied(network)
         made = cls(
-            network, mean=mean, std=std, head=found.head, stages=found.stages, reading=found.reading, layout=found.layout
+            network,
+            mean=mean,
+            std=std,
+            head=found.head,
+            stages=found.stages,
+            reading=found.reading,
+            layout=found.layout,
         )
         made.normalise.to(made.device)
         return made if found.layout is None else made._apply(lambda tensor: tensor)
@@ -130,7 +136,7 @@ class Classifier(nn.Module):
         memo.update(computed_tensors(self))
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         return made
 
     def behind(self, reform: nn.Module) -> Self:
@@ -251,12 +257,15 @@ class BlackBox(nn.Module, ABC):
     """Channels, height and width of an image."""
     classes: int
     """Number of classes."""
-    device: torch.device
-    """Where it runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reform: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs: the CPU."""
+        return torch.device("cpu")
 
     @abstractmethod
     def answer(self, pixels: Tensor) -> Tensor:

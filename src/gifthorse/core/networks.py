@@ -27,7 +27,7 @@ Layout = torch.memory_format
 _LAYOUTS: tuple[Layout, ...] = (torch.contiguous_format, torch.channels_last)
 
 
-def prepared(network: nn.Module) -> nn.Module:
+def prepared(network: object) -> nn.Module:
     """Return the network that is to be looked at: itself, or where it cannot be used as it is a copy that can.
 
     Wrappers of torch (data parallel, compiled) are taken off, and weights that are not float32 are cast to it in a
@@ -92,7 +92,9 @@ def computed_tensors(network: nn.Module) -> dict[int, object]:
     kept: dict[int, object] = {}
     for part in network.modules():
         for value in vars(part).values():
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            inner = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            )
             for each in inner:
                 if isinstance(each, Tensor) and each.grad_fn is not None:
                     kept[id(each)] = each.detach().clone()

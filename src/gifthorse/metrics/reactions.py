@@ -26,7 +26,9 @@ def logits_and_latents(model: nn.Module, images: Images | Tensor, whose: str) ->
     if found is None:
         return logits_of(model, images, whose), None
     caught: list[Tensor] = []
-    hook = found.head.register_forward_pre_hook(lambda _, inputs: caught.append(found.penultimate(inputs[0].detach()).float()))
+    hook = found.head.register_forward_pre_hook(
+        lambda _, inputs: caught.append(found.penultimate(inputs[0].detach()).float())
+    )
     try:
         logits = logits_of(model, images, whose)
     finally:
