@@ -190,8 +190,7 @@ def _find_head(network: nn.Module, run: _Run, logits: Tensor, named: str | None,
         known = ", ".join(run.linear) or "none does"
         raise RequestError(f"head '{named}' is no linear layer of the model that runs; these do: {known}")
     for name in reversed(able) if named is None else [named]:
-        weight = network.get_submodule(name).weight
-        if run.times[name] != 1 or len(cast(Tensor, weight)) != logits.shape[1]:
+        if run.times[name] != 1 or units(network.get_submodule(name)) != logits.shape[1]:
             continue
         output = run.linear.get(name)
         if output is not None and (output is logits or _near(output, logits)):
@@ -265,6 +264,12 @@ def _near(first: Tensor, second: Tensor) -> bool:
     first, second = first.float(), second.float()
     largest = float(first.abs().max()) if first.numel() else 0.0
     return torch.allclose(first, second, 1e-3, 1e-3 * largest if math.isfinite(largest) else 1e-3, equal_nan=True)
+
+
+def units(layer: nn.Module) -> int:
+    """Return how many outputs a linear layer or a convolution has."""
+    # Not by its weights: asking for spectrally normalised ones changes their estimate while the mode is training.
+    return int(layer.out_features if isinstance(layer, nn.Linear) else cast(nn.Conv2d, layer).out_channels)
 
 
 def _find_stages(network: nn.Module, run: _Run, head: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from gifthorse.core.anatomy import examine
+from gifthorse.core.anatomy import examine, units
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.networks import Layout, computed_tensors, copied, evaluating, in_layout, prepared
@@ -163,12 +163,12 @@ class Classifier(nn.Module):
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return len(self.head_weight)
+        return units(self.head)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.head.weight.device
+        return next(self.head.parameters()).device
 
     def penultimate(self, received: Tensor) -> Tensor:
         """Return the penultimate layer ``(N, D)`` of what the head receives.
