@@ -36,10 +36,11 @@ class Normalise(nn.Module):
 class Classifier(nn.Module):
     """A network with its normalisation; no caller ever sees mean or standard deviation.
 
-    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``, or to what ``reading`` reads these from. ``head``
-    names its last linear layer, or a convolution in its place, whose input is the penultimate layer; ``stages`` names
-    its blocks, first to last, each giving ``(N, C', H', W')``. ``layout`` is the memory layout that the network insists
-    on: images are brought into it, and its weights stay in it whatever is asked; ``None`` where any will do.
+    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``, or to what ``reading`` reads these from
+    (``training_reading`` in training mode). ``head`` names its last linear layer, or a convolution in its place, whose
+    input is the penultimate layer; ``stages`` names its blocks, first to last, each giving ``(N, C', H', W')``.
+    ``layout`` is the memory layout that the network insists on: images are brought into it, and its weights stay in it
+    whatever is asked; ``None`` where any will do.
     """
 
     reform: nn.Module | None
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
         head: str,
         stages: tuple[str, ...],
         reading: Reading | None = None,
+        training_reading: Reading | None = None,
         layout: Layout | None = None,
     ):
         super().__init__()
@@ -62,6 +64,7 @@ class Classifier(nn.Module):
         self.head_name = head
         self.stage_names = stages
         self.reading = reading
+        self.training_reading = training_reading
         self.layout = layout
 
     @classmethod
@@ -108,6 +111,7 @@ class Classifier(nn.Module):
             head=found.head,
             stages=found.stages,
             reading=found.reading,
+            training_reading=found.training,
             layout=found.layout,
         )
         made.normalise.to(made.device)
@@ -117,7 +121,8 @@ class Classifier(nn.Module):
         """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""
         seen = self.normalise(pixels if self.reform is None else self.reform(pixels))
         given = self.network(seen if self.layout is None else in_layout(seen, self.layout))
-        logits: Tensor = given if self.reading is None else self.reading(given)
+        reading = self.training_reading if self.training else self.reading
+        logits: Tensor = given if reading is None else reading(given)
         return logits
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
