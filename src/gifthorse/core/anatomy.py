@@ -41,11 +41,15 @@ _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What :func:`examine` found: names of head and stages, how logits are read, the layout that is insisted on."""
+    """What :func:`examine` found: names of head and stages, how logits are read, the layout that is insisted on.
+
+    ``training`` is how they are read in training mode, in which networks with further heads give more.
+    """
 
     head: str
     stages: tuple[str, ...]
     reading: Reading | None
+    training: Reading | None
     layout: Layout | None
 
 
@@ -107,7 +111,6 @@ def examine(
     reading = replace(reading, undo=None if direct else _undone(partial(led_by, head), probabilities))
     if direct and probabilities:
         raise RequestError("probabilities=True: the model gives logits; there is no softmax or sigmoid to undo")
-    plain = reading == PLAIN and isinstance(given, Tensor) and given.dim() == 2 and given.dtype == torch.float32
     if stages is None:
         found = _find_stages(network, run, head)
     else:
@@ -115,7 +118,9 @@ def examine(
             if len(run.shapes.get(name, ())) != 4 or run.times[name] != 1:
                 raise RequestError(f"stage '{name}' is no module of the model that runs once and gives (N, C, H, W)")
         found = tuple(sorted(stages, key=list(run.shapes).index))
-    return Anatomy(head, found, None if plain else reading, layout)
+    plain = reading == PLAIN and isinstance(given, Tensor) and given.dim() == 2 and given.dtype == torch.float32
+    read = None if plain else reading
+    return Anatomy(head, found, read, _in_training(network, shape, head, given, read, layout), layout)
 
 
 def modules_before(network: nn.Module, shape: tuple[int, int, int], name: str) -> list[str]:
@@ -167,6 +172,38 @@ def _watch(network: nn.Module, shape: tuple[int, int, int], layout: Layout) -> t
             hook.remove()
 
 
+def _in_training(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    head: str,
+    evaluated: object,
+    reading: Reading | None,
+    layout: Layout | None,
+) -> Reading | None:
+    """Return how logits are read in training mode, where ``reading`` is how they are from what was ``evaluated``.
+
+    Of further entries, the logits are those called so, or what the head gives.
+    """
+    led: list[Tensor] = []
+    hook = network.get_submodule(head).register_forward_hook(lambda _, __, output: led.append(output))
+    try:
+        given = tried(network, shape, layout, training=True)
+    except Exception:  # noqa: BLE001  # a network of somebody's may raise anything; it is trained with more, perhaps
+        return reading
+    finally:
+        hook.remove()
+    if type(given) is type(evaluated):
+        return reading
+    undo = None if reading is None else reading.undo
+    try:
+        return replace(reading_of(given, None), undo=undo)
+    except RequestError:
+        places = enumerate(given) if isinstance(given, tuple | list) else ()
+        found = (place for place, each in places if isinstance(each, Tensor) and led and _near(each, led[-1]))
+        place = next(found, None)
+        return reading if place is None else Reading(place, undo=undo)
+
+
 def _led_by(
     network: nn.Module,
     run: _Run,
@@ -178,7 +215,7 @@ def _led_by(
     """Return the logits where what a layer gives is changed."""
     hook = network.get_submodule(name).register_forward_hook(lambda _, __, output: change(output))
     try:
-        return reading(tried(network, run.image, layout or torch.contiguous_format))
+        return reading(tried(network, run.image, layout))
     finally:
         hook.remove()
 
@@ -190,8 +227,7 @@ def _find_head(network: nn.Module, run: _Run, logits: Tensor, named: str | None,
         known = ", ".join(run.linear) or "none does"
         raise RequestError(f"head '{named}' is no linear layer of the model that runs; these do: {known}")
     for name in reversed(able) if named is None else [named]:
-        weight = network.get_submodule(name).weight
-        if run.times[name] != 1 or len(cast(Tensor, weight)) != logits.shape[1]:
+        if run.times[name] != 1 or units(network.get_submodule(name)) != logits.shape[1]:
             continue
         output = run.linear.get(name)
         if output is not None and (output is logits or _near(output, logits)):
@@ -265,6 +301,12 @@ def _near(first: Tensor, second: Tensor) -> bool:
     first, second = first.float(), second.float()
     largest = float(first.abs().max()) if first.numel() else 0.0
     return torch.allclose(first, second, 1e-3, 1e-3 * largest if math.isfinite(largest) else 1e-3, equal_nan=True)
+
+
+def units(layer: nn.Module) -> int:
+    """Return how many outputs a linear layer or a convolution has."""
+    # Not by its weights: asking for spectrally normalised ones changes their estimate while the mode is training.
+    return int(layer.out_features if isinstance(layer, nn.Linear) else cast(nn.Conv2d, layer).out_channels)
 
 
 def _find_stages(network: nn.Module, run: _Run, head: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from gifthorse.core.anatomy import examine
+from gifthorse.core.anatomy import examine, units
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.networks import Layout, computed_tensors, copied, evaluating, in_layout, prepared
@@ -36,10 +36,11 @@ class Normalise(nn.Module):
 class Classifier(nn.Module):
     """A network with its normalisation; no caller ever sees mean or standard deviation.
 
-    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``, or to what ``reading`` reads these from. ``head``
-    names its last linear layer, or a convolution in its place, whose input is the penultimate layer; ``stages`` names
-    its blocks, first to last, each giving ``(N, C', H', W')``. ``layout`` is the memory layout that the network insists
-    on: images are brought into it, and its weights stay in it whatever is asked; ``None`` where any will do.
+    ``network`` maps normalised ``(N, C, H, W)`` to logits ``(N, K)``, or to what ``reading`` reads these from
+    (``training_reading`` in training mode). ``head`` names its last linear layer, or a convolution in its place, whose
+    input is the penultimate layer; ``stages`` names its blocks, first to last, each giving ``(N, C', H', W')``.
+    ``layout`` is the memory layout that the network insists on: images are brought into it, and its weights stay in it
+    whatever is asked; ``None`` where any will do.
     """
 
     reform: nn.Module | None
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
         head: str,
         stages: tuple[str, ...],
         reading: Reading | None = None,
+        training_reading: Reading | None = None,
         layout: Layout | None = None,
     ):
         super().__init__()
@@ -62,6 +64,7 @@ class Classifier(nn.Module):
         self.head_name = head
         self.stage_names = stages
         self.reading = reading
+        self.training_reading = training_reading
         self.layout = layout
 
     @classmethod
@@ -108,6 +111,7 @@ class Classifier(nn.Module):
             head=found.head,
             stages=found.stages,
             reading=found.reading,
+            training_reading=found.training,
             layout=found.layout,
         )
         made.normalise.to(made.device)
@@ -117,7 +121,8 @@ class Classifier(nn.Module):
         """Return logits ``(N, K)`` for float pixels ``(N, C, H, W)`` in [0,1]."""
         seen = self.normalise(pixels if self.reform is None else self.reform(pixels))
         given = self.network(seen if self.layout is None else in_layout(seen, self.layout))
-        logits: Tensor = given if self.reading is None else self.reading(given)
+        reading = self.training_reading if self.training else self.reading
+        logits: Tensor = given if reading is None else reading(given)
         return logits
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -136,7 +141,7 @@ class Classifier(nn.Module):
         memo.update(computed_tensors(self))
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         return made
 
     def behind(self, reform: nn.Module) -> Self:
@@ -163,12 +168,12 @@ class Classifier(nn.Module):
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return len(self.head_weight)
+        return units(self.head)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.head.weight.device
+        return next(self.head.parameters()).device
 
     def penultimate(self, received: Tensor) -> Tensor:
         """Return the penultimate layer ``(N, D)`` of what the head receives.
@@ -257,12 +262,15 @@ class BlackBox(nn.Module, ABC):
     """Channels, height and width of an image."""
     classes: int
     """Number of classes."""
-    device: torch.device
-    """Where it runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reform: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs: the CPU."""
+        return torch.device("cpu")
 
     @abstractmethod
     def answer(self, pixels: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ class Defense(Configuration, Generic[V]):
 
     ``family`` is the name of one in :data:`gifthorse.core.family.FAMILIES`; the fields are the method's settings with
     the paper's defaults. One that asks the model for nothing but answers says so by ``black_box``: it runs on models
-    that have no layers and no gradients to be seen. A method whose settings decide what it sees, or which family its answer belongs to, says so in
-    :meth:`sees` and :meth:`judged_as`.
+    that have no layers and no gradients to be seen. A method whose settings decide what it sees, or which family its
+    answer belongs to, says so in :meth:`sees` and :meth:`judged_as`.
     """
 
     catalogue = "defense"
@@ -52,7 +52,7 @@ class Defense(Configuration, Generic[V]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "skip" in vars(cls):
-            cls.skip = _once_the_model_will_do(cls.skip)  # type: ignore[method-assign]
+            cls.skip = _once_the_model_will_do(cls.skip)  # type: ignore[method-assign,assignment]
 
     @abstractmethod
     def defend(self, view: V, seed: int) -> Outcome:
@@ -95,8 +95,9 @@ class Defense(Configuration, Generic[V]):
         return self._unfit_model(view)
 
     def _unfit_model(self, view: V) -> str | None:
-        if not self.black_box and not isinstance(view.model, Classifier):
-            return f"needs the model's layers and gradients; this one is a black box ({type(view.model).__name__})"
+        model: object = view.model
+        if not self.black_box and not isinstance(model, Classifier):
+            return f"needs the model's layers and gradients; this one is a black box ({type(model).__name__})"
         return view.unusable
 
     @classmethod

@@ -24,10 +24,9 @@ _INSIDE = {
 """Where torch's own wrappers keep the network that they run; by name, since importing all of them takes seconds."""
 
 Layout = torch.memory_format
-_LAYOUTS: tuple[Layout, ...] = (torch.contiguous_format, torch.channels_last)
 
 
-def prepared(network: nn.Module) -> nn.Module:
+def prepared(network: object) -> nn.Module:
     """Return the network that is to be looked at: itself, or where it cannot be used as it is a copy that can.
 
     Wrappers of torch (data parallel, compiled) are taken off, and weights that are not float32 are cast to it in a
@@ -102,30 +101,34 @@ def computed_tensors(network: nn.Module) -> dict[int, object]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and every part of it back into the mode that it was in."""
+def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Put a model into evaluation mode, or training mode, and every part of it back into the mode that it was in."""
     modes = [(part, part.training) for part in model.modules()]
-    if any(training for _, training in modes):
-        model.eval()
+    if any(mode != training for _, mode in modes):
+        model.train(training)
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part, mode in modes:
+            part.training = mode
 
 
-def tried(network: nn.Module, shape: tuple[int, int, int], layout: Layout = torch.contiguous_format) -> object:
-    """Return what the network gives in evaluation mode for two images of noise of ``shape``, in a memory layout.
+def tried(network: nn.Module, shape: tuple[int, int, int], layout: Layout | None, *, training: bool = False) -> object:
+    """Return what the network gives for two images of noise of ``shape``, in a memory layout; ``None`` is the usual.
 
-    Its weights are lent copies in that layout where theirs is another. It is left as it was.
+    That is in evaluation mode unless said otherwise. Its weights are lent copies in that layout where theirs is
+    another, and so are buffers in training mode. It is left as it was.
     """
+    layout = layout or torch.contiguous_format
     weights = {
         name: tensor.detach().contiguous(memory_format=layout)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]
         if tensor.dim() == 4 and not tensor.is_contiguous(memory_format=layout)
     }
+    if training:
+        weights |= {name: tensor.clone() for name, tensor in network.named_buffers()}
     weight = next(network.parameters(), torch.empty(0))
-    with evaluating(network), isolated(0, "example"), torch.no_grad():
+    with evaluating(network, training), isolated(0, "example"), torch.no_grad():
         pixels = torch.randn(2, *shape, device="cpu").to(weight.device).contiguous(memory_format=layout)
         return functional_call(network, weights, (pixels,))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -164,4 +164,4 @@ class SuspectSamples(Outcome):
 def _with_model(view: V, model: nn.Module) -> V | str:
     if not isinstance(model, Classifier | BlackBox):
         return "the defense before it hands back a network whose parts are unknown, not a classifier"
-    return replace(view, model=model)
+    return replace(view, model=cast(Classifier, model))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,8 +20,8 @@ _EPSILON = torch.finfo(torch.float32).eps
 class Reading:
     """Which entry of a network's output the logits are, and what is undone to have them.
 
-    ``entry`` is the key of a dictionary, the place in a tuple or the name of an ``attribute``; ``None`` where the output
-    is one tensor. A ``softmax`` is undone but for a constant per image, which no softmax of logits knows.
+    ``entry`` is the key of a dictionary, the place in a tuple or the name of an ``attribute``; ``None`` where the
+    output is one tensor. A ``softmax`` is undone but for a constant per image, which no softmax of logits knows.
     """
 
     entry: str | int | None = None
@@ -80,13 +81,20 @@ def ending_of(led: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Ending | N
     outputs = led(lambda given: torch.randn(given.shape, generator=generator(0, "ending")).to(given))
     if outputs.is_meta:
         return None
-    ones = torch.ones_like(outputs[:, 0])
-    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), ones, atol=1e-3):
-        return "softmax"
-    if outputs.shape[1] > 1 and torch.allclose(outputs.exp().sum(1), ones, atol=1e-3):
-        return "log_softmax"
-    high, low = (led(lambda given, most=most: torch.full_like(given, most)) for most in (50.0, -50.0))
+    if (ending := distribution_in(outputs)) is not None:
+        return ending
+    high, low = (led(partial(torch.full_like, fill_value=most)) for most in (50.0, -50.0))
     return "sigmoid" if bool((high > 1 - 1e-3).all() and (high <= 1).all() and (low.abs() < 1e-3).all()) else None
+
+
+def distribution_in(outputs: Tensor) -> Ending | None:
+    """Return whether outputs ``(N, K)`` are probabilities of classes that sum to 1, or the logarithms of such."""
+    if outputs.shape[1] < 2:
+        return None
+    ones = torch.ones_like(outputs[:, 0])
+    if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), ones, atol=1e-3):
+        return "softmax"
+    return "log_softmax" if torch.allclose(outputs.exp().sum(1), ones, atol=1e-3) else None
 
 
 def _entries(given: object, *, by_place: bool) -> tuple[dict[str | int, object], bool]:

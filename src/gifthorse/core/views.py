@@ -82,10 +82,11 @@ class DataFreeView:
     verdict: "ModelVerdict | None" = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Classifier | BlackBox):
+        given: object = self.model
+        if not isinstance(given, Classifier | BlackBox):
             wrapped = "Classifier.wrap(network, mean, std, example_shape=...) makes one of any network"
-            raise RequestError(f"a view shows a Classifier, not a {type(self.model).__name__}; {wrapped}")
-        model = self.model.clone()
+            raise RequestError(f"a view shows a Classifier, not a {type(given).__name__}; {wrapped}")
+        model = given.clone()
         for weight in model.parameters():
             weight.requires_grad_(weight.is_floating_point())
             weight.grad = None
