@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.models import resnet18
 
 import gifthorse
 import terminal
+from gifthorse.models.small_cnn import SmallCnn
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(gifthorse.__path__, "gifthorse."))
@@ -116,8 +116,10 @@ def deliver_a_model(folder: Path) -> None:
     """Write what the scan in the README is handed: an untrained network, and images of three classes."""
     for number in range(12):
         (folder / f"photographs/{number % 3}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(folder / f"photographs/{number % 3}/{number}.png")
-    torch.save(resnet18(num_classes=3).state_dict(), folder / "model.pt")
+        Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(
+            folder / f"photographs/{number % 3}/{number}.png"
+        )
+    torch.save(SmallCnn().build((3, 8, 8), 3, 0).network.state_dict(), folder / "model.pt")
 
 
 def test_the_readmes_commands_run_as_printed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gifthorse.core.architecture import Architecture
 from gifthorse.core.classifier import Classifier, Normalise, predict
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
+from gifthorse.core.scan import BARELY_WORKS, hardly_works
 from gifthorse.core.seeds import generator
 from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.splits import load_splits
@@ -180,10 +181,10 @@ def _judged(
     if not labelled:
         images = replace(images, labels=answers)
         remarks += ("the images have no labels: each counts as of the class that the model gives it",)
-    if accuracy is not None and accuracy < 2 / len(names):
+    if accuracy is not None and hardly_works(accuracy, len(names)):
         said = (
-            f"accuracy as delivered is {accuracy:.3f}, hardly above chance: class order (--classes), normalisation "
-            "(--mean, --std) or size may be others than the model was trained with"
+            f"{BARELY_WORKS} ({accuracy:.3f}): class order (--classes), normalisation (--mean, --std) or size may be "
+            "others than the model was trained with"
         )
         remarks += (said,)
     return Delivered(model, architecture, images, labelled, names, accuracy, digest, remarks)

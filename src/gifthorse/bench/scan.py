@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.bench.calibration import calibrations, threshold
+from gifthorse.bench.cell import resolve
 from gifthorse.bench.delivered import Delivered, Delivery, read_delivery
 from gifthorse.bench.machine import environment, timed
 from gifthorse.bench.plugins import plugins_of
@@ -31,7 +32,6 @@ from gifthorse.core.images import to_levels
 from gifthorse.core.metric import METRICS
 from gifthorse.core.outcomes import ModelVerdict, Outcome
 from gifthorse.core.progress import track
-from gifthorse.core.recipe import StandardRecipe
 from gifthorse.core.scan import NOT_PROOF, ClassFinding, Inspection, Scan
 from gifthorse.core.scan import Images as GivenImages
 from gifthorse.core.seeds import derive
@@ -171,7 +171,7 @@ def _prepared(defense: Defense[Any], view: ModelView, delivered: Delivered) -> D
         return view
     if delivered.architecture is None:
         raise NotApplicableError("trains models of its own to compare with: say their architecture with --model")
-    trainer = FromScratch(delivered.architecture, StandardRecipe())
+    trainer = FromScratch(delivered.architecture, resolve(dataset="digits").training)
     made = defense.prepare(Materials(view.clean, trainer), derive(0, "defender"))
     return replace(view, prepared=made)
 

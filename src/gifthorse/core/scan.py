@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from gifthorse.core.record import Document, Environment, name_of
 
 NOT_PROOF = "nothing can show that a model is clean"
+BARELY_WORKS = "the model is hardly above chance on these images"
+
+
+def hardly_works(accuracy: float, classes: int) -> bool:
+    """Tell whether an accuracy is below twice that of guessing, or below a half where that is less."""
+    return accuracy < min(2 / classes, 0.5)
 
 
 class _Part(BaseModel):
@@ -122,6 +128,11 @@ class Scan(Document):
     created: str
 
     @property
+    def works(self) -> bool | None:
+        """Whether accuracy as delivered is well above chance; ``None`` where it is not known."""
+        return None if self.accuracy is None else not hardly_works(self.accuracy, len(self.class_names))
+
+    @property
     def title(self) -> str:
         """The file and its architecture."""
         architecture = self.model.get("architecture")
@@ -133,7 +144,8 @@ class Scan(Document):
         done = [each for each in self.inspections if each.status == "done"]
         guilty = [each for each in done if each.suspicious]
         said = "; ".join(self._reason(each) for each in guilty or done)
-        return f"suspicious: {said}" if guilty else f"not suspicious, no class stands out: {said}"
+        found = f"suspicious: {said}" if guilty else f"not suspicious, no class stands out: {said}"
+        return found if self.works is not False else f"{found}; but {BARELY_WORKS}, so that this says little"
 
     def named(self, label: int) -> str:
         """Return a class by number, and by name where that says more."""

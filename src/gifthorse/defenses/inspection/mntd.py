@@ -34,6 +34,7 @@ class Mntd(Inspector, MetaTraining, Recipe):
     """Has meta-classifiers judge the model as a whole, by its answers to queries that they learnt."""
 
     name = "mntd"
+    black_box = True
     aliases = ("meta_neural_trojan_detection",)
     paper = "Xu et al. 2021, IEEE S&P, arXiv:1910.03137"
     variants = ("mntd[tuned_queries=false]", "mntd[one_class=true,threshold=calibrated]")
