@@ -12,7 +12,7 @@ from gifthorse.bench.views import VIEWS, builder_of, materials_of, view_of
 from gifthorse.contracts.promise import BrokenPromiseError, NotAskedError, Promise, asked, require
 from gifthorse.contracts.truth import leaks
 from gifthorse.contracts.worlds import COLOUR, GREY, SHAPES, World, cut_short, noise_world, watched_random_state
-from gifthorse.core.classifier import predict
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense, outcome_of
 from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
@@ -27,8 +27,15 @@ SHOWN = 12
 
 @dataclass(frozen=True, eq=False)
 class Defended:
-    """A view and what it was before a defense looked at it, what the defense handed back, and what that answers."""
+    """A view and what it was before a defense looked at it, what the defense handed back, and what that answers.
 
+    The view is of a model that was ``given`` in training mode, with some weights frozen; its ``numbers`` and
+    ``standing`` are what they were before.
+    """
+
+    given: Classifier
+    numbers: list[Tensor]
+    standing: list[list[bool]]
     view: DataFreeView
     before: list[Tensor]
     outcome: Outcome
@@ -65,20 +72,28 @@ class DefenseCase:
     @cached_property
     def done(self) -> Defended:
         """What came of it with seed 0."""
-        view = self.view(self.world)
+        world = self.world
+        given = world.trojan.model.clone().train()
+        given.head.requires_grad_(False)
+        numbers, standing_before = [each.clone() for each in tensors_of(given)], standing(given)
+        view = self.view(world, given)
         before = state_of(view)
         outcome = self.defense.defend(view, 0)
-        return Defended(view, before, outcome, answers(outcome, self.shown))
+        return Defended(given, numbers, standing_before, view, before, outcome, answers(outcome, self.shown))
 
     @property
     def shown(self) -> Tensor:
         """The images that an outcome is asked about."""
         return self.world.task.test.floats()[:SHOWN]
 
-    def view(self, world: World) -> DataFreeView:
-        """Return what the defense sees of a world; :class:`NotAskedError` where it sees or does nothing."""
+    def view(self, world: World, model: Classifier | None = None) -> DataFreeView:
+        """Return what the defense sees of a world; :class:`NotAskedError` where it sees or does nothing.
+
+        ``model`` is shown in the trojan's place.
+        """
+        trojan = world.trojan if model is None else replace(world.trojan, model=model)
         try:
-            view = view_of(self.defense, world.trojan, world.task)
+            view = view_of(self.defense, trojan, world.task)
         except RequestError as error:
             raise NotAskedError(str(error)) from error
         reason = view if isinstance(view, str) else self.defense.skip(view)
@@ -106,9 +121,19 @@ def images_in(view: DataFreeView) -> dict[str, Images]:
 
 def state_of(view: DataFreeView) -> list[Tensor]:
     """Return a copy of everything that a defense could write to."""
-    tensors = list(view.model.state_dict().values())
+    tensors = tensors_of(view.model)
     tensors += [tensor for images in images_in(view).values() for tensor in (images.pixels, images.labels)]
     return [tensor.clone() for tensor in tensors]
+
+
+def tensors_of(model: Classifier) -> list[Tensor]:
+    """Return the weights and all buffers of a model, those that are never saved as well."""
+    return [*(weight.detach() for weight in model.parameters()), *model.buffers()]
+
+
+def standing(model: Classifier) -> list[list[bool]]:
+    """Return what is set of a model beside its numbers: its parts' modes, and which weights are trained."""
+    return [[part.training for part in model.modules()], [weight.requires_grad for weight in model.parameters()]]
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -133,14 +158,17 @@ def is_of_a_declared_family_and_view(case: DefenseCase) -> None:
 
 
 def leaves_the_view_as_it_was(case: DefenseCase) -> None:
-    """The view's model and images are left as they were."""
+    """The view's model and images are left as they were, and so is the model that was handed in, in any mode."""
     done = case.done
     same = all(torch.equal(now, then) for now, then in zip(state_of(done.view), done.before, strict=True))
     require(same, "it writes to the view's model or images; work on view.model.clone()")
     model = done.view.model
-    require(not model.training, "it leaves the view's model in training mode")
-    require(all(each.requires_grad for each in model.parameters()), "it leaves parameters of the view's model frozen")
+    require(not any(standing(model)[0]), "it leaves the view's model in training mode")
+    require(all(standing(model)[1]), "it leaves parameters of the view's model frozen")
     require(all(each.grad is None for each in model.parameters()), "it leaves gradients in the view's model")
+    numbers = zip(tensors_of(done.given), done.numbers, strict=True)
+    untouched = standing(done.given) == done.standing and all(torch.equal(now, then) for now, then in numbers)
+    require(untouched, "it changes the model that was handed in, which the view has a copy of")
 
 
 def removes_its_hooks(case: DefenseCase) -> None:

@@ -313,6 +313,8 @@ def predict(model: nn.Module, images: Images | Tensor) -> Tensor:
     mode, and nothing in it changes.
     """
     pixels = images.pixels if isinstance(images, Images) else images
+    if not len(pixels) and isinstance(model, Classifier | BlackBox):
+        return torch.empty(0, model.classes, device=model.device)  # not every network takes no image at all
     weight = next(iter([*model.parameters(), *model.buffers()]), pixels)
     with evaluating(model):
         logits = [

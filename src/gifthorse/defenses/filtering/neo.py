@@ -140,7 +140,9 @@ class Search(nn.Module):
         return self.found
 
     def respond(self, rows: Tensor) -> Tensor:
-        """Return the logits ``(N, K)`` of images."""
+        """Return the logits ``(N, K)`` of images; of none, which not every network takes, ``(0, 1)``."""
+        if not len(rows):
+            return rows.new_zeros(0, 1)
         logits: Tensor = self.model(rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2))
         return logits
 
