@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gifthorse.bench.profiles import read_profile
 from gifthorse.core.record import Population, Record
@@ -41,6 +42,16 @@ def test_run_prints_a_table_for_people(tmp_path: Path) -> None:
     found = gifthorse("run", *QUICK, "--attack", "bn", cwd=tmp_path).stdout
     assert "badnets on digits/small_cnn" in found
     assert "attack success rate" in found
+
+
+def test_run_names_the_classes_of_a_folder_in_natural_order(tmp_path: Path) -> None:
+    for label in range(1, 12):
+        (tmp_path / f"data/signs/{label}").mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (12, 8), 20 * label + number).save(tmp_path / f"data/signs/{label}/{number}.png")
+    request = ["run", *QUICK[2:], "--dataset", "folder[path=signs,size=[8,12],channels=1]", "--model", "small_cnn"]
+    found = gifthorse(*request, "--data-root", "data", "--attack", "badnets[target=9]", cwd=tmp_path).stdout
+    assert re.search(r"^ *attack\.targets +9 \(10\) +targets *$", found, re.MULTILINE), found
 
 
 def test_run_tunes_a_new_head_downstream_and_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -283,6 +283,7 @@ counts = st.lists(st.integers(1, 30), min_size=2, max_size=6)
 some = st.none() | st.integers(1, 40)
 
 
+@example([30, 3], 22, 2, None)
 @given(counts, some, st.integers(1, 40), some)
 def test_any_cut_by_class_is_disjoint_exact_and_even_or_refused(
     counts: list[int], test: int | None, holdout: int, train: int | None

@@ -319,6 +319,15 @@ def test_a_bare_name_that_two_parts_have_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_list_of_the_training_images_tells_nothing_of_others_called_alike(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "train", 30)
+    fill(tmp_path / "test", 6)
+    (tmp_path / "train.csv").write_text("id,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    splits = load(tmp_path)
+    assert len(splits.train) + len(splits.holdout) + len(splits.test) == 30
+    assert reds(splits) == ({JUDGED}, {JUDGED})
+
+
 def test_lists_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     classes(tmp_path / "train", 6, LEARNED)
     rows = flat(tmp_path / "test", 6)
