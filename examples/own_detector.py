@@ -1,4 +1,4 @@
-"""A detector of your own: slide a white square over clean images, and see whether one place sends them all to one class.
+"""A detector of your own: slide a white square over clean images; does one place send them all to one class?
 
 Paper: none; an example.
 Differs: nothing.
