@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: quickstart test test-all check bench clean
+.PHONY: quickstart test test-all check docs bench clean
 
 quickstart: .venv/installed
 	$(BIN)/gifthorse quickstart
@@ -21,6 +21,10 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/installed-dev
+	$(BIN)/python docs/api.py build/api
+	@echo "open build/api/index.html"
+
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks
 
@@ -34,4 +38,4 @@ bench: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv gifthorse-runs gifthorse-report.html
+	rm -rf .venv build gifthorse-runs gifthorse-report.html

@@ -167,6 +167,22 @@ def test_the_readme_lists_what_is_listed() -> None:
         assert [name for name in listed if f"`{name}`" not in text] == []
 
 
+def test_the_citation_says_what_the_package_says() -> None:
+    """Its lines are read as they stand: no reader of YAML need be there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    said = dict(re.findall(r"^([a-z-]+): (.+)$", "\n".join(lines), re.MULTILINE))
+    assert said["cff-version"] == "1.2.0"
+    assert said["type"] == "software"
+    assert said["message"]
+    same = {"title": "name", "abstract": "description", "version": "version", "license": "license"}
+    assert {key: said[key].strip("\"'") for key in same} == {key: project[name] for key, name in same.items()}
+    lists = {line.rstrip(":"): place for place, line in enumerate(lines) if re.fullmatch(r"[a-z-]+:", line)}
+    assert lists.keys() == {"authors", "keywords"}
+    assert lines[lists["authors"] + 1].removeprefix("  - name: ") in (ROOT / "LICENSE").read_text()
+    assert [line.removeprefix("  - ") for line in lines[lists["keywords"] + 1 :]] == project["keywords"]
+
+
 def test_profiles_name_only_what_exists() -> None:
     from gifthorse.attacks import ATTACKS
     from gifthorse.bench.cell import RECIPES

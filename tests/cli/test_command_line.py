@@ -2,10 +2,12 @@
 
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,20 @@ def test_help_teaches_and_imports_no_torch(tmp_path: Path) -> None:
     assert "Examples:" in found
     assert "Exit codes:" in found
     assert found.endswith("False\n")
+
+
+def test_python_m_gifthorse_is_the_same_program(tmp_path: Path) -> None:
+    def module(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gifthorse", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    version, wrong, nothing = module("--version"), module("run", "--sed", "3"), module()
+    assert (version.returncode, wrong.returncode, nothing.returncode) == (0, 2, 2)
+    assert metadata.version("gifthorse") in version.stdout
+    assert wrong.stderr.startswith("gifthorse: No such option")
+    assert "python -m gifthorse run --help" in wrong.stderr
+    # Its own worker processes import it under this name, and must not begin the command again.
+    assert "main" in runpy.run_module("gifthorse.__main__", run_name="__mp_main__")
 
 
 def test_run_json_prints_exactly_one_record_and_the_second_run_is_answered_from_the_store(tmp_path: Path) -> None:

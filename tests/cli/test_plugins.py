@@ -251,7 +251,10 @@ def check(capsys: pytest.CaptureFixture[str], method: str, plugin: Path) -> tupl
 
 
 @pytest.mark.usefixtures("_forgets_plugins")
-@pytest.mark.parametrize(("example", "name"), [("own_attack", "frame"), ("own_defense", "blur[size=5]")])
+@pytest.mark.parametrize(
+    ("example", "name"),
+    [("own_attack", "frame"), ("own_defense", "blur[size=5]"), ("own_detector", "sliding_square[size=4]")],
+)
 def test_the_examples_keep_their_promises(example: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed, code = check(capsys, name, EXAMPLES / f"{example}.py")
     assert code == 0

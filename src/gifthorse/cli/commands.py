@@ -16,6 +16,7 @@ from gifthorse.bench.answers import code_digest, keep, listing_place, recall
 from gifthorse.bench.plugins import load_plugins, origin_of
 from gifthorse.bench.study import PopulationRequest
 from gifthorse.bench.study import request as asked
+from gifthorse.cli import bibtex
 from gifthorse.cli.computing import How, Work, make_runner
 from gifthorse.cli.live import notes, showing_progress
 from gifthorse.cli.options import Machine
@@ -136,15 +137,7 @@ def list_kinds(kinds: tuple[str, ...], plugins: Sequence[Path]) -> None:
 
 def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: bool) -> None:
     """Print the listed things of a kind, or all about one of them."""
-    described = listing(plugins)[kind]
-    if name is not None:
-        described = {known: about for known, about in described.items() if name in (known, *_also(known, about))}
-        if not described and kind not in ("metrics", "families"):
-            load_plugins(plugins)
-            found = _catalogues()[kind].find(name)
-            described = {found.name: {**found.describe(), "origin": origin_of(found)}}
-        if not described:
-            raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
+    described = listing(plugins)[kind] if name is None else _called(kind, name, plugins)
     if as_json:
         click.echo(json.dumps(list(described.values()), indent=1, ensure_ascii=False))
         return
@@ -171,6 +164,43 @@ def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: boo
             cells = field["name"], default, field["range"], field["type"], field["help"]
             table.add_row(*map(escape, cells))
         answers.print(table)
+
+
+def print_bibtex(kind: str | None, name: str | None, plugins: Sequence[Path]) -> None:
+    """Print BibTeX of the papers behind one listed thing, or all of a kind, or all there are.
+
+    :class:`RequestError` where there is none. A name that is spelled in full is looked up in no listing.
+    """
+    if kind is None or name is None:
+        chosen = {each: bibtex.known(each) for each in ([kind] if kind else bibtex.kinds())}
+        click.echo(bibtex.entries(key for papers in chosen.values() for keys in papers.values() for key in keys))
+        if plugins:
+            found = listing(plugins)
+            foreign = sorted(name for each, papers in chosen.items() for name in found[each].keys() - papers.keys())
+            notes.print(f"no BibTeX is known of {', '.join(foreign)}", markup=False, highlight=False)
+        return
+    papers = bibtex.known(kind)
+    if name not in papers:
+        ((name, about),) = _called(kind, name, plugins).items()
+        if name not in papers:
+            said = f"; it names '{about['paper']}'" if about.get("paper") else ""
+            raise RequestError(f"no BibTeX is known of '{name}', which comes from {about['origin']}{said}")
+    if not papers[name]:
+        raise RequestError(f"no paper is behind '{name}': it is gifthorse's own")
+    click.echo(bibtex.entries(papers[name]))
+
+
+def _called(kind: str, name: str, plugins: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return what is listed of a kind by this name or alias; of metrics it may be several."""
+    listed = listing(plugins)[kind]
+    described = {known: about for known, about in listed.items() if name in (known, *_also(known, about))}
+    if not described and kind not in ("metrics", "families"):
+        load_plugins(plugins)
+        found = _catalogues()[kind].find(name)
+        described = {found.name: {**found.describe(), "origin": origin_of(found)}}
+    if not described:
+        raise RequestError(f"nothing under {kind} is called '{name}'; 'gifthorse list {kind}' shows all")
+    return described
 
 
 def print_record(record: Record) -> None:

@@ -96,16 +96,21 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@click.option("--bibtex", "as_bibtex", is_flag=True, help="Print the papers behind what is listed, as BibTeX.")
 @plugin_option
-def list_(kind: str | None, name: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+def list_(kind: str | None, name: str | None, as_json: bool, as_bibtex: bool, plugins: tuple[Path, ...]) -> None:
     """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, and what these name.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.
     """
-    from gifthorse.cli.commands import list_kind, list_kinds
+    from gifthorse.cli.commands import list_kind, list_kinds, print_bibtex
 
-    if kind is None:
+    if as_json and as_bibtex:
+        raise click.UsageError("--json and --bibtex exclude each other")
+    if as_bibtex:
+        print_bibtex(kind, name, plugins)
+    elif kind is None:
         list_kinds(KINDS, plugins)
     else:
         list_kind(kind, name, plugins, as_json)
