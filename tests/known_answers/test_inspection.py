@@ -707,6 +707,7 @@ def test_inspectors_say_what_they_cannot_judge(inspector: NeuralCleanse | Tabor 
     wrong = Images(torch.zeros(24, 3, 5, 5, dtype=torch.uint8), torch.arange(24) % 6, 6)
     assert "cannot take images of 3×5×5" in str(inspector.skip(ModelView(view.model, wrong)))
     broken = view.model.clone()
+    assert broken.head.bias is not None
     with torch.no_grad():
         broken.head.bias[0] = torch.nan
     assert "not finite" in str(inspector.skip(ModelView(broken, view.clean)))

@@ -285,6 +285,7 @@ class Answering(SmallCnn):
 
     def answers(self, first: float) -> Classifier:
         model = self.build((1, 8, 8), 3, 0).eval()
+        assert model.head.bias is not None
         with torch.no_grad():
             model.head.weight.zero_()
             model.head.bias.copy_(torch.tensor([first, 0.0, 0.0]))

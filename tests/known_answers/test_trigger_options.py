@@ -290,6 +290,7 @@ def test_a_budget_keeps_the_best_epoch_within_it(caplog: pytest.LogCaptureFixtur
     trigger = BadNets(target=1, trigger_size=1, trigger_position="bottom_right").initial_trigger(task, 0)
 
     def learned(backdoor: float, bias: float) -> None:
+        assert model.head.bias is not None
         with torch.no_grad():
             model.head.weight.view(2, 1, 6, 6)[1, 0, 5, 5] = backdoor
             model.head.bias[1] = bias
@@ -300,6 +301,7 @@ def test_a_budget_keeps_the_best_epoch_within_it(caplog: pytest.LogCaptureFixtur
         learned(*state)
         selection(epoch)
     selection.restore()
+    assert model.head.bias is not None
     assert model.head.bias[1].item() == 0
     assert model.head.weight.view(2, 1, 6, 6)[1, 0, 5, 5].item() == pytest.approx(0.2)
     assert not caplog.records
