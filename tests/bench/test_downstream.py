@@ -102,7 +102,7 @@ def test_full_tuning_moves_the_extractor_and_weakens_the_backdoor(task: Task, tr
     head = HEADS.build("fcn1[tuning=full]")
     model = transfer(trojan.model, head, task.train, task.recipe, 0)
     assert not torch.equal(model.extractor.network.stage1[0].weight, trojan.model.network.stage1[0].weight)  # type: ignore[union-attr,index]
-    untrained = head.build(torch.zeros(1, trojan.model.head.in_features), task.train.labels, 10, derive(0, "head"))
+    untrained = head.build(torch.zeros(1, trojan.model.head_weight.shape[1]), task.train.labels, 10, derive(0, "head"))
     assert model.head.weight.shape == untrained.weight.shape
     assert not torch.equal(model.head.weight, untrained.weight)  # type: ignore[arg-type]
     assert success(model, trojan, task) < success(trojan.model, trojan, task) - 0.1

@@ -685,7 +685,7 @@ def test_inspectors_say_what_they_cannot_judge(inspector: NeuralCleanse | Tabor 
     assert "cannot take images of 3×5×5" in str(inspector.skip(ModelView(view.model, wrong)))
     broken = view.model.clone()
     with torch.no_grad():
-        broken.head.bias[0] = torch.nan
+        broken.head.weight[0] = torch.nan
     assert "not finite" in str(inspector.skip(ModelView(broken, view.clean)))
     fewer = Images(view.clean.pixels, view.clean.labels % 5, 5)
     assert "of 5 classes, the model knows 6" in str(inspector.skip(ModelView(view.model, fewer)))

@@ -287,6 +287,7 @@ class Answering(SmallCnn):
         model = self.build((1, 8, 8), 3, 0).eval()
         with torch.no_grad():
             model.head.weight.zero_()
+            assert model.head.bias is not None
             model.head.bias.copy_(torch.tensor([first, 0.0, 0.0]))
         return model
 
