@@ -19,6 +19,9 @@ from gifthorse.checkpoints.onnx_graph import external_files, is_onnx
 from gifthorse.checkpoints.onnx_model import OnnxModel
 from gifthorse.core.classifier import predict
 from gifthorse.core.errors import RequestError
+from gifthorse.core.images import Images
+from gifthorse.core.views import ModelView
+from gifthorse.defenses import DEFENSES
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
 
@@ -195,6 +198,126 @@ def test_without_onnxruntime_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RequestError, match=r"pip install 'gifthorse\[onnx\]'"):
         OnnxModel(written(tmp_path, model()))
+
+
+def graph_of(
+    nodes: list[bytes], shape: list[int | str], outputs: dict[str, list[int | str]], kind: int = 1, **more: np.ndarray
+) -> bytes:
+    """Return a model that is made of nodes over ``x`` and ``more`` tensors; ``kind`` is its type of numbers in ONNX."""
+    graph = [
+        *[field(1, each) for each in nodes],
+        field(2, "graph"),
+        field(5, typed("w", WEIGHT if kind == 1 else WEIGHT.astype(np.float16), kind)),
+        field(5, tensor("shape", np.array([-1, 4]))),
+        field(5, tensor("maps", np.array([-1, 3, 1, 1]))),
+        *[field(5, tensor(name, values)) for name, values in more.items()],
+        field(11, typed_info("x", kind, *shape)),
+        *[field(12, typed_info(name, kind, *sizes)) for name, sizes in outputs.items()],
+    ]
+    return field(1, 8) + field(2, "pytorch") + field(7, b"".join(graph)) + field(8, field(1, "") + field(2, 13))
+
+
+def typed(name: str, values: np.ndarray, kind: int) -> bytes:
+    return (
+        b"".join(field(1, size) for size in values.shape) + field(2, kind) + field(8, name) + field(9, values.tobytes())
+    )
+
+
+def typed_info(name: str, kind: int, *sizes: int | str) -> bytes:
+    dimensions = b"".join(field(1, field(1, size) if isinstance(size, int) else field(2, size)) for size in sizes)
+    return field(1, name) + field(2, field(1, field(1, kind) + field(2, dimensions)))
+
+
+FLAT, PRODUCT = node("Reshape", ["x", "shape"], "flat"), node("MatMul", ["flat", "w"], "y")
+
+
+def test_channels_come_last_where_the_model_wants_them(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    means = [node("GlobalAveragePool", ["t"], "p")]
+    turn = field(5, field(1, "perm") + field(20, 7) + b"".join(field(8, axis) for axis in (0, 3, 1, 2)))
+    nodes = [node("Transpose", ["x"], "t") + turn, *means, node("Flatten", ["p"], "y")]
+    pixels = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    path = written(tmp_path, graph_of(nodes, ["n", 8, 6, 3], {"y": ["n", 3]}))
+    for black_box in (OnnxModel(path), OnnxModel(path, shape=(3, 8, 6))):
+        assert (black_box.shape, black_box.classes) == ((3, 8, 6), 3)
+        torch.testing.assert_close(black_box(pixels), pixels.mean((2, 3)))
+    scaled = OnnxModel(path, mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 4.0])
+    expected = (pixels.mean((2, 3)) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([1.0, 2.0, 4.0])
+    torch.testing.assert_close(scaled(pixels), expected)
+    with pytest.raises(RequestError, match="mean and std have a number for each"):
+        OnnxModel(path, mean=[0.5])
+    with pytest.raises(RequestError, match=r"not \(C, H, W\) = \(3, 6, 8\)"):
+        OnnxModel(path, shape=(3, 6, 8))
+
+
+def test_an_open_layout_is_found_by_trying(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    weight = np.zeros((3, 3, 1, 1), np.float32)
+    weight[range(3), range(3)] = 1
+    turn = field(5, field(1, "perm") + field(20, 7) + b"".join(field(8, axis) for axis in (0, 3, 1, 2)))
+    nodes = [node("Transpose", ["x"], "t") + turn, node("Conv", ["t", "k"], "c"), node("GlobalAveragePool", ["c"], "y")]
+    content = graph_of(nodes, ["n", "h", "w", "c"], {"y": ["n", 3, 1, 1]}, k=weight)
+    black_box = OnnxModel(written(tmp_path, content), shape=(3, 8, 6))
+    pixels = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(black_box(pixels), pixels.mean((2, 3)))
+
+
+def test_logits_may_have_places(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes = [FLAT, PRODUCT, node("Reshape", ["y", "maps"], "z")]
+    black_box = OnnxModel(written(tmp_path, graph_of(nodes, ["n", 1, 2, 2], {"z": ["n", 3, 1, 1]})))
+    assert black_box.classes == 3
+    torch.testing.assert_close(black_box(PIXELS), expected(PIXELS))
+
+
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_half_precision_is_asked_in_half_precision(tmp_path: Path, batch: int | str) -> None:
+    pytest.importorskip("onnxruntime")
+    path = written(tmp_path, graph_of([FLAT, PRODUCT], [batch, 1, 2, 2], {"y": [batch, 3]}, kind=10))
+    found = OnnxModel(path)(PIXELS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected(PIXELS), atol=2e-3, rtol=2e-3)
+
+
+def test_of_several_outputs_the_logits_are_those_called_so_or_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes = [FLAT, node("MatMul", ["flat", "w"], "logits")]
+    path = written(tmp_path, graph_of(nodes, ["n", 1, 2, 2], {"flat": ["n", 4], "logits": ["n", 3]}))
+    torch.testing.assert_close(OnnxModel(path)(PIXELS), expected(PIXELS))
+    assert OnnxModel(path, output="flat").classes == 4
+    with pytest.raises(RequestError, match="unless output says which"):
+        OnnxModel(path, output="y")
+
+
+@pytest.mark.parametrize(("last", "undone"), [("Softmax", True), ("LogSoftmax", False), ("Sigmoid", True)])
+def test_probabilities_are_refused_or_undone(tmp_path: Path, last: str, undone: bool) -> None:
+    pytest.importorskip("onnxruntime")
+    path = written(tmp_path, graph_of([FLAT, PRODUCT, node(last, ["y"], "z")], ["n", 1, 2, 2], {"z": ["n", 3]}))
+    if last == "Softmax":
+        with pytest.raises(RequestError, match="ends in a softmax"):
+            OnnxModel(path)
+    black_box = OnnxModel(path, probabilities=undone)
+    wanted = expected(PIXELS)
+    wanted = wanted if last == "Sigmoid" else wanted.log_softmax(1)
+    torch.testing.assert_close(black_box(PIXELS), wanted, atol=1e-4, rtol=1e-4)
+    if last == "Softmax":
+        plain = written(tmp_path, graph_of([FLAT, PRODUCT], ["n", 1, 2, 2], {"y": ["n", 3]}))
+        with pytest.raises(RequestError, match="are no probabilities"):
+            OnnxModel(plain, probabilities=True)
+
+
+def test_defenses_that_ask_for_answers_run_and_others_say_that_they_cannot(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    black_box = OnnxModel(written(tmp_path, model()))
+    images = Images(torch.randint(0, 256, (40, 1, 2, 2), dtype=torch.uint8), torch.arange(40) % 3, 3)
+    for name in ("abs", "fine_pruning", "neural_cleanse", "nad", "aegis"):
+        assert "black box (OnnxModel)" in str(DEFENSES.build(name).skip(ModelView(black_box, images)))  # type: ignore[arg-type]
+    method = DEFENSES.build("strip[overlays=8]")
+    view = ModelView(black_box, images)  # type: ignore[arg-type]
+    assert method.skip(view) is None
+    assert method.defend(view, 0).score(images.floats()[:3]).isfinite().all()  # type: ignore[attr-defined]
+    small = Images(torch.zeros(40, 1, 3, 3, dtype=torch.uint8), torch.arange(40) % 3, 3)
+    assert "failed on images" in str(method.skip(ModelView(black_box, small)))  # type: ignore[arg-type]
 
 
 # Files outside

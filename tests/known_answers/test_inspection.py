@@ -709,7 +709,7 @@ def test_inspectors_say_what_they_cannot_judge(inspector: NeuralCleanse | Tabor 
     broken = view.model.clone()
     assert broken.head.bias is not None
     with torch.no_grad():
-        broken.head.bias[0] = torch.nan
+        broken.head.weight[0] = torch.nan
     assert "not finite" in str(inspector.skip(ModelView(broken, view.clean)))
     fewer = Images(view.clean.pixels, view.clean.labels % 5, 5)
     assert "of 5 classes, the model knows 6" in str(inspector.skip(ModelView(view.model, fewer)))

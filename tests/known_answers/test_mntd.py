@@ -288,6 +288,7 @@ class Answering(SmallCnn):
         assert model.head.bias is not None
         with torch.no_grad():
             model.head.weight.zero_()
+            assert model.head.bias is not None
             model.head.bias.copy_(torch.tensor([first, 0.0, 0.0]))
         return model
 

@@ -217,6 +217,14 @@ def test_a_models_key_knows_what_the_file_of_weights_holds(tmp_path: Path) -> No
     assert first[1] != second[1]
 
 
+def test_the_head_of_a_convolutional_network_is_its_last_convolution() -> None:
+    with torch.device("meta"):
+        model = Torchvision(arch="squeezenet1_1").build((3, 64, 64), 7, 0)
+    assert (model.head_name, model.classes, tuple(model.head_weight.shape)) == ("classifier.1", 7, (7, 512))
+    assert len(model.stage_names) > 1
+    assert all(name.startswith("features") for name in model.stage_names)
+
+
 def test_a_transformer_has_a_head_and_no_stages() -> None:
     with torch.device("meta"):
         model = Torchvision(arch="vit_b_32").build((3, 64, 64), 7, 0)
@@ -226,7 +234,6 @@ def test_a_transformer_has_a_head_and_no_stages() -> None:
 @pytest.mark.parametrize(
     ("arch", "shape", "complaint"),
     [
-        ("squeezenet1_1", (3, 64, 64), "torchvision/squeezenet1_1: the model has no head"),
         ("alexnet", (3, 16, 16), "torchvision/alexnet: the model cannot take an image of 3×16×16"),
     ],
 )

@@ -195,13 +195,9 @@ class Twice(nn.Module):
         return out
 
 
-class Dictionary(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(48, 5)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.layer(images.flatten(1))}
+class Sum(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.sum(2)
 
 
 def flat(*after: nn.Module) -> nn.Sequential:
@@ -211,10 +207,13 @@ def flat(*after: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("network", "named", "complaint"),
     [
-        (flat(nn.Softmax(1)), {}, "linear layer '1' cannot be the head: its output is not the model's output"),
-        (nn.Sequential(nn.Conv2d(3, 5, 4), nn.Flatten()), {}, "the model has no head: no linear layer"),
+        (flat(nn.Softmax(1)), {}, "it ends in a softmax, and no logits"),
+        (
+            nn.Sequential(nn.Conv2d(3, 30, 4), nn.Unflatten(1, (5, 6)), nn.Flatten(2), Sum()),
+            {},
+            "the model has no head",
+        ),
         (Twice(), {}, "it runs 2 times"),
-        (Dictionary(), {}, "does not give logits"),
         (nn.Conv2d(3, 5, 1), {}, "does not give logits"),
         (flat(), {"head": "0"}, "head '0' is no linear layer of the model that runs; these do: 1"),
         (flat(), {"head": "fc"}, "head 'fc' is no linear layer"),

@@ -108,7 +108,8 @@ def scan(
     kept = None if fresh else store.load_scan(identity)
     if kept is not None:
         return kept
-    view = ModelView(delivered.model, delivered.images)  # type: ignore[arg-type]  # a black box is refused by what needs more
+    # A black box is refused by whatever needs more than its answers.
+    view = ModelView(delivered.model, delivered.images, trainer=_trainer(delivered))  # type: ignore[arg-type]
     remarks = list(delivered.remarks)
     delivered = replace(delivered, model=view.model)  # the one copy
     if not chosen:
@@ -169,11 +170,18 @@ def _prepared(defense: Defense[Any], view: ModelView, delivered: Delivered) -> D
     """Return the view with what the defense makes before it looks: models of its own, on the defender's images."""
     if defense.preparation() is None:
         return view
-    if delivered.architecture is None:
+    trainer = _trainer(delivered)
+    if trainer is None:
         raise NotApplicableError("trains models of its own to compare with: say their architecture with --model")
-    trainer = FromScratch(delivered.architecture, resolve(dataset="digits").training)
     made = defense.prepare(Materials(view.clean, trainer), derive(0, "defender"))
     return replace(view, prepared=made)
+
+
+def _trainer(delivered: Delivered) -> FromScratch | None:
+    """Return how models of the delivered one's architecture are trained here; how it was itself, nobody knows."""
+    if delivered.architecture is None:
+        return None
+    return FromScratch(delivered.architecture, resolve(dataset="digits").training)
 
 
 def _judged(settings: dict[str, Any], outcome: ModelVerdict, seconds: float) -> Inspection:
