@@ -18,6 +18,7 @@ from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.configuration import file_digest
 from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.scan import NOT_PROOF, Calibration, Inspection, Scan
+from onnx_files import linear_model
 from worlds import digits_world, noise_images
 
 CPU = torch.device("cpu")
@@ -189,6 +190,30 @@ def test_what_is_skipped_says_why_and_nothing_left_is_an_error(folder: Path, tmp
     asked = ScanRequest(replace(delivery(folder), model=tmp_path / "two.pt", data=two), QUICK)
     with pytest.raises(NotApplicableError, match="neural_cleanse: an anomaly index needs at least 3 classes"):
         scan(asked, Store(tmp_path / "store"), tmp_path, CPU)
+
+
+def test_a_black_box_is_asked_and_not_looked_into(folder: Path, tmp_path: Path) -> None:
+    """Neural Cleanse needs gradients and says so; MNTD asks questions, and trains small networks to compare with."""
+    pytest.importorskip("onnxruntime")
+    images = digits_world().task.train
+    flat, labels = images.floats().flatten(1), torch.nn.functional.one_hot(images.labels, 10).float() * 2 - 1
+    weight = torch.linalg.lstsq(flat, labels).solution
+    (tmp_path / "box.onnx").write_bytes(linear_model(weight.numpy(), images.shape))
+    store, box = Store(tmp_path / "store"), replace(delivery(folder), model=tmp_path / "box.onnx")
+    delivered = read(box, tmp_path)
+    assert delivered.accuracy is not None
+    assert delivered.accuracy > 0.8
+    with pytest.raises(NotApplicableError, match=r"neural_cleanse: needs the model's layers and gradients"):
+        scan(ScanRequest(box, QUICK), store, tmp_path, CPU)
+    with pytest.raises(RequestError, match="only 'mntd' can question it"):
+        scan(ScanRequest(replace(box, architecture=None)), store, tmp_path, CPU)
+    with pytest.raises(RequestError, match=r"is for images of 16×16, not of --size"):
+        read(replace(box, size=(20, 20)), tmp_path)
+    small = "mntd[shadows=4,validation=2,epochs=1,batch_size=32,classifiers=2,meta_epochs=2,least_accuracy=0]"
+    found = scan(ScanRequest(box, (small,)), store, tmp_path, CPU)
+    assert found.inspections[0].status == "done"
+    assert found.inspections[0].index is not None
+    assert "without gradients" in found.remarks[0]
 
 
 BAD = {

@@ -22,42 +22,9 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.views import ModelView
 from gifthorse.defenses import DEFENSES
+from onnx_files import field, node, tensor, value_info
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
-
-
-def varint(value: int) -> bytes:
-    content = b""
-    while value > 0x7F:
-        content += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return content + bytes([value])
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    content = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def tensor(name: str, values: np.ndarray, location: str | None = None) -> bytes:
-    kind = {"f": 1, "i": 7}[values.dtype.kind]
-    about = b"".join(field(1, size) for size in values.shape) + field(2, kind) + field(8, name)
-    if location is None:
-        return about + field(9, values.tobytes())
-    entries = {"location": location, "offset": "0", "length": str(values.nbytes)}
-    return about + b"".join(field(13, field(1, k) + field(2, v)) for k, v in entries.items()) + field(14, 1)
-
-
-def value_info(name: str, *sizes: int | str) -> bytes:
-    dimensions = b"".join(field(1, field(1, size) if isinstance(size, int) else field(2, size)) for size in sizes)
-    return field(1, name) + field(2, field(1, field(1, 1) + field(2, dimensions)))
-
-
-def node(operator: str, inputs: list[str], output: str, domain: str = "") -> bytes:
-    named = b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, operator)
-    return named + (field(7, domain) if domain else b"")
 
 
 def model(
