@@ -432,6 +432,7 @@ def scripted() -> nn.Module:
         (lambda: Gives(lambda logits, *_: {"text": "a"}), "none of them is a batch of logits"),
         (lambda: Gives(lambda logits, *_: logits[:, 0]), "it gives a tensor (2,)"),
         (lambda: Gives(lambda logits, *_: None), "it gives NoneType"),
+        (lambda: Gives(lambda logits, *_: logits.argmax(1)), "it gives a tensor (2,) of int64"),
         (lambda: ends(nn.Conv2d(8, 4, 1)), "it gives a tensor (2, 4, 3, 4)"),
         (lambda: ends(nn.Conv2d(8, 4, 1, groups=4), *pooled), "no convolution gives a map per class"),
         (lambda: Gives(lambda logits, *_: logits.cumsum(1)), "linear layer 'second' cannot be the head"),
@@ -549,6 +550,30 @@ def test_a_black_box_behind_two_reforms_sees_the_first_one_first() -> None:
     zeros = torch.zeros(1, *SHAPE)
     assert float(model.behind(Times()).behind(Plus())(zeros)[0, 0]) == 3
     assert float(model(zeros)[0, 0]) == 0
+
+
+class Detached(Plain):
+    def forward(self, images: Tensor) -> Any:
+        with torch.no_grad():
+            features = self.body(images).mean((2, 3))
+        return self.fc(features)
+
+
+def test_a_model_without_gradients_is_asked_for_answers_alone() -> None:
+    model = Classifier.wrap(Detached(), [0.5] * 3, [0.25] * 3, example_shape=SHAPE)
+    for defense in ("neural_cleanse", "dhbe", "finetuning"):
+        method, view = seen(defense, model, noise(100))
+        assert "no gradient of the model's answers reaches the image" in str(method.skip(view))
+    for defense in ("strip", "shrinkpad"):
+        method, view = seen(defense, model, noise(100))
+        assert method.skip(view) is None
+
+
+def test_parts_may_be_called_as_in_the_wrapper() -> None:
+    network = nn.DataParallel(partly_compiled())
+    named = {"head": "module.fc", "stages": ["module.body._orig_mod.4", "body.2"]}
+    model = Classifier.wrap(network, [0.5] * 3, [0.25] * 3, example_shape=SHAPE, **named)  # type: ignore[arg-type]
+    assert (model.head_name, model.stage_names) == ("fc", ("body.2", "body.4"))
 
 
 @pytest.mark.parametrize(

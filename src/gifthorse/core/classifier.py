@@ -13,7 +13,7 @@ from torch.nn.functional import pad, unfold
 from gifthorse.core.anatomy import examine, units
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats
-from gifthorse.core.networks import Layout, computed_tensors, copied, evaluating, in_layout, prepared
+from gifthorse.core.networks import Layout, as_unwrapped, computed_tensors, copied, evaluating, in_layout, prepared
 from gifthorse.core.reading import Reading
 
 
@@ -99,6 +99,8 @@ class Classifier(nn.Module):
         if not all(each > 0 for each in std):
             raise RequestError(f"std must be above 0, not {', '.join(map(str, std))}")
         network = prepared(network)
+        head = None if head is None else as_unwrapped(head, network)
+        stages = None if stages is None else [as_unwrapped(name, network) for name in stages]
         found = examine(network, shape, head, stages, output=output, probabilities=probabilities)
         if found.layout is not None and any(
             each.dim() == 4 and not each.is_contiguous(memory_format=found.layout) for each in network.parameters()

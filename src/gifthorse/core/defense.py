@@ -98,7 +98,7 @@ class Defense(Configuration, Generic[V]):
         model: object = view.model
         if not self.black_box and not isinstance(model, Classifier):
             return f"needs the model's layers and gradients; this one is a black box ({type(model).__name__})"
-        return view.unusable
+        return view.unusable or (None if self.black_box else view.without_gradients)
 
     @classmethod
     def describe(cls) -> dict[str, Any]:

@@ -68,6 +68,15 @@ def prepared(network: object) -> nn.Module:
     return network
 
 
+def as_unwrapped(name: str, network: nn.Module) -> str:
+    """Return the name that a module of the :func:`prepared` network has, which in its wrappers has a longer one."""
+    try:
+        network.get_submodule(name)
+    except AttributeError:
+        return ".".join(part for part in name.split(".") if part not in _INSIDE.values())
+    return name
+
+
 def _inside(network: nn.Module) -> nn.Module | None:
     """Return the network that one of torch's wrappers runs; ``None`` where this is no wrapper."""
     kind = type(network)

@@ -116,4 +116,7 @@ def _like_logits(given: object) -> bool:
 
 
 def _shown(given: object) -> str:
-    return f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    kind = "" if given.is_floating_point() else f" of {str(given.dtype).removeprefix('torch.')}"
+    return f"a tensor {tuple(given.shape)}{kind}"

@@ -98,14 +98,13 @@ class DataFreeView:
 
         Where no images are shown it is asked about noise.
         """
-        images = next((each for each in (getattr(self, name, None) for name in ("clean", "suspect")) if each), None)
+        images = self._shown()
         if images is not None and images.classes > self.classes:
             return f"the images are of {images.classes} classes, the model knows {self.classes}"
         if any(weight.is_meta for weight in self.model.parameters()):
             return "the model's weights are on the meta device, where they have no values"
-        shown = torch.rand(2, *self.shape, generator=generator(0, "noise")) if images is None else images
         try:
-            logits = predict(self.model, shown if isinstance(shown, Tensor) else shown.take(slice(LOOKED_AT)))
+            logits = predict(self.model, self._some(LOOKED_AT))
         except RequestError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
@@ -113,6 +112,30 @@ class DataFreeView:
             return f"the model cannot take images of {size} (channels, height, width): {reason_of(error)}"
         on = "noise" if images is None else "the images"
         return None if logits.isfinite().all() else f"the model's outputs on {on} are not finite numbers"
+
+    @cached_property
+    def without_gradients(self) -> str | None:
+        """One sentence why the model's answers have no gradient with respect to an image, or ``None``; found once."""
+        with torch.inference_mode(False), torch.enable_grad():
+            pixels = self._some(2).clone().requires_grad_()
+            try:
+                (slope,) = torch.autograd.grad(self.model(pixels).sum(), pixels, allow_unused=True)
+            except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
+                return f"the model gives no gradients: {reason_of(error)}"
+        if slope is not None:
+            return None
+        return "no gradient of the model's answers reaches the image, as where it runs under torch.no_grad()"
+
+    def _shown(self) -> Images | None:
+        """Return the clean images, or those trained on; ``None`` where there are none."""
+        return next((each for each in (getattr(self, name, None) for name in ("clean", "suspect")) if each), None)
+
+    def _some(self, most: int) -> Tensor:
+        """Return float pixels of the first images shown, or noise, on the model's device."""
+        images = self._shown()
+        if images is None:
+            return torch.rand(2, *self.shape, generator=generator(0, "noise")).to(self.device)
+        return images.take(slice(most)).floats().to(self.device)
 
     @property
     def device(self) -> torch.device:
