@@ -1,18 +1,19 @@
 """Trees of images as people have them: which folders are parts, which are classes, and what lists of classes tell."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from gifthorse.core.contents import content_digests
+from gifthorse.core.contents import content_digests, looking_once
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Splits
-from gifthorse.datasets import DATASETS
+from gifthorse.datasets import DATASETS, folder
 from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.names import parts_among
+from gifthorse.datasets.tree import Tree, read_tree
 
 CLASSES = ("ant", "bee", "cow")
 LEARNED, JUDGED = 100, 200
@@ -362,6 +363,23 @@ def test_another_list_is_another_data_set(tmp_path: Path) -> None:
     (tmp_path / "Test.csv").write_text(text)
     assert dataset.digest(tmp_path) == before
     assert content_digests(sources) != without, "an answer from before would be found"
+
+
+def test_many_cells_look_at_a_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def counting(where: Path, inside: tuple[Path, ...], wanted: Collection[str]) -> Tree:
+        looked.append(where)
+        return read_tree(where, inside, wanted)
+
+    monkeypatch.setattr(folder, "read_tree", counting)
+    classes(tmp_path, 4, LEARNED)
+    with looking_once():
+        for _ in range(3):
+            DATASETS.build("folder[size=8]").digest(tmp_path)
+    assert looked == [tmp_path]
+    DATASETS.build("folder[size=8]").digest(tmp_path)
+    assert len(looked) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from gifthorse.core.configuration import file_digest
@@ -14,8 +15,9 @@ from gifthorse.core.progress import track
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 
-_SEEN: ContextVar[dict[Path, str] | None] = ContextVar("_SEEN", default=None)
+_SEEN: ContextVar[dict[Hashable, Any] | None] = ContextVar("_SEEN", default=None)
 
+T = TypeVar("T")
 Stamp = list[int]
 """Size in bytes, and when content and file were last changed, in nanoseconds."""
 
@@ -43,12 +45,18 @@ def content_digest(path: Path) -> str | None:
         if "*" in path.name and not path.exists():
             return _names_digest(path)
         return file_digest(path)
+    return seen_once(path, lambda: _folder_digest(path))
+
+
+def seen_once(key: Hashable, look: Callable[[], T]) -> T:
+    """Return what a look at a folder finds, or found before under this key inside :func:`looking_once`."""
     seen = _SEEN.get()
     if seen is None:
-        return _folder_digest(path)
-    if path not in seen:
-        seen[path] = _folder_digest(path)
-    return seen[path]
+        return look()
+    if key not in seen:
+        seen[key] = look()
+    found: T = seen[key]
+    return found
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError, ValidationError
 from torch import Tensor
 
-from gifthorse.core.contents import IMAGE_EXTENSIONS
+from gifthorse.core.contents import IMAGE_EXTENSIONS, seen_once
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Dataset, Splits
 from gifthorse.datasets.class_lists import EXTENSIONS as LISTS
@@ -85,7 +85,7 @@ class FolderDataset(Dataset):
         """Return the folder, the lists in it that tell classes, and the names that one more would have."""
         where = root / Path(self.path).expanduser()
         try:
-            tree = self._tree(root)
+            tree = seen_once((where, self), lambda: self._tree(root))
             return where, *tree.lists, *(folder / f"*{end}" for folder in tree.listless for end in LISTS)
         except (RequestError, OSError):
             return (where,)
