@@ -252,6 +252,15 @@ def test_a_model_of_other_classes_is_refused_with_both_numbers(folder: Path, tmp
         read(replace(delivery(folder), classes=names), tmp_path)
 
 
+def test_images_of_another_channel_count_are_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    model = digits_world().task.architecture.build((3, 16, 16), 10, 0)
+    torch.save(weights(model), tmp_path / "colour.pt")
+    asked = replace(delivery(folder), model=tmp_path / "colour.pt")
+    with pytest.raises(RequestError, match="for images of 3 channels, and these have 1"):
+        read(replace(asked, data=None, dataset="digits"), tmp_path)
+    assert read(asked, tmp_path).images.shape == (3, 16, 16)
+
+
 def test_images_of_several_sizes_ask_for_one(folder: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()

@@ -14,7 +14,7 @@ from terminal import gifthorse
 from worlds import digits_world
 
 FINE, WRONG, SUSPICIOUS, NONE_APPLIES = 0, 2, 3, 4
-INSPECTOR = ["--defense", "neural_cleanse[steps=40,batches=1]", "--threads", "1"]
+SEARCH, GLANCE = "neural_cleanse[steps=40,batches=1]", "neural_cleanse[steps=3,batches=1]"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -31,12 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def arguments(name: str) -> list[str]:
-    return ["scan", f"{name}.pt", "--model", str(digits_world().task.architecture), "--data", "digits", *INSPECTOR]
+def arguments(name: str, inspector: str = GLANCE) -> list[str]:
+    asked = ["scan", f"{name}.pt", "--model", str(digits_world().task.architecture), "--data", "digits"]
+    return [*asked, "--defense", inspector, "--threads", "1"]
 
 
 def test_a_trojan_is_named_in_a_sentence_with_evidence_and_exit_code_3(folder: Path) -> None:
-    found = gifthorse(*arguments("trojan"), "--out", "page.html", cwd=folder, check=SUSPICIOUS)
+    found = gifthorse(*arguments("trojan", SEARCH), "--out", "page.html", cwd=folder, check=SUSPICIOUS)
     backdoor = digits_world().trojan.backdoor
     assert backdoor is not None
     (target,) = backdoor.goal.classes()
@@ -113,7 +114,7 @@ def test_two_classes_are_no_request_error_but_nothing_can_look(folder: Path, tmp
         Image.fromarray(np.full((16, 16), 90 * label, np.uint8)).save(tmp_path / f"two/{label}/0.png")
     architecture = digits_world().task.architecture
     torch.save(architecture.build((1, 16, 16), 2, 0).network.state_dict(), tmp_path / "two.pt")
-    asked = ["scan", "two.pt", "--model", str(architecture), "--data", "two", *INSPECTOR]
+    asked = ["scan", "two.pt", "--model", str(architecture), "--data", "two", "--defense", GLANCE]
     found = gifthorse(*asked, cwd=tmp_path, check=NONE_APPLIES)
     assert "no inspector can look at this model" in found.stderr
 

@@ -24,7 +24,7 @@ from gifthorse.core.seeds import generator
 from gifthorse.datasets.folder import Folder
 from gifthorse.datasets.splits import load_splits
 from gifthorse.datasets.tree import image_paths
-from gifthorse.models.library import LibraryArchitecture
+from gifthorse.models.library import LibraryArchitecture, Torchvision
 
 MOST_IMAGES = 5000
 """No more images are looked at: an inspector uses a few hundred, and accuracy is known to a percent."""
@@ -123,7 +123,13 @@ def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.d
     architecture = resolve(dataset="digits", model=asked.architecture).model
     with _noted() as remarks:
         state = read_state_dict(asked.model, entry=asked.entry)
-        given = _images(asked, _channels(asked.model, state), data_root, cache)
+        channels = _channels(asked.model, state)
+        given = _images(asked, channels, data_root, cache)
+    if given.shape[0] != channels and not isinstance(architecture, Torchvision):
+        raise RequestError(
+            f"{asked.model} is of a network for images of {channels} channels, and these have {given.shape[0]}: "
+            "give --data FOLDER, whose images are read as the network needs them"
+        )
     names, labels = _classes(asked, given, classes_of(state, prefix=asked.prefix))
     model = architecture.build(given.shape, len(names), 0)
     with _noted() as said:
