@@ -119,10 +119,12 @@ class DataFreeView:
         with torch.inference_mode(False), torch.enable_grad():
             pixels = self._some(2).clone().requires_grad_()
             try:
-                (slope,) = torch.autograd.grad(self.model(pixels).sum(), pixels, allow_unused=True)
+                slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    self.model(pixels).sum(), pixels, allow_unused=True
+                )
             except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
                 return f"the model gives no gradients: {reason_of(error)}"
-        if slope is not None:
+        if slopes[0] is not None:
             return None
         return "no gradient of the model's answers reaches the image, as where it runs under torch.no_grad()"
 
