@@ -213,7 +213,14 @@ def test_a_black_box_is_asked_and_not_looked_into(folder: Path, tmp_path: Path) 
     found = scan(ScanRequest(box, (small,)), store, tmp_path, CPU)
     assert found.inspections[0].status == "done"
     assert found.inspections[0].index is not None
+    assert found.inspections[0].threshold is not None
+    assert found.inspections[0].suspicious == (found.inspections[0].index > found.inspections[0].threshold)
     assert "without gradients" in found.remarks[0]
+    (kept,) = (tmp_path / "store/artifacts/prepared").iterdir()
+    written = kept.stat().st_mtime_ns
+    again = scan(ScanRequest(box, (small,)), store, tmp_path, CPU, fresh=True)
+    assert again.inspections[0].index == found.inspections[0].index
+    assert kept.stat().st_mtime_ns == written  # what a defender makes is made once
 
 
 BAD = {

@@ -122,7 +122,7 @@ def scan(
             reason = f"not begun: the budget of {asked.budget:g} minutes was spent"
             inspections.append(Inspection(defense=defense.to_dict(), status="skipped", reason=reason))
             continue
-        inspection, found = _inspect(defense, view, delivered, asked.seed)
+        inspection, found = _inspect(defense, view, delivered, store, asked.seed)
         inspections.append(inspection)
         arrays |= {f"{number}/{name}": array for name, array in found.items()}
     if all(each.status == "skipped" for each in inspections):
@@ -142,10 +142,12 @@ def _chosen(delivered: Delivered, asked: ScanRequest) -> tuple[list[Defense[Any]
             f"{asked.delivery.model} is a black box without gradients: only 'mntd' can question it, which trains "
             "models of its own to compare with: give these an architecture (--model small_cnn) and labelled images"
         )
-    return [inspector("mntd")], [], 60 * asked.budget
+    return [inspector("mntd[threshold=calibrated]")], [], 60 * asked.budget
 
 
-def _inspect(defense: Defense[Any], view: ModelView, delivered: Delivered, seed: int) -> tuple[Inspection, Arrays]:
+def _inspect(
+    defense: Defense[Any], view: ModelView, delivered: Delivered, store: Store, seed: int
+) -> tuple[Inspection, Arrays]:
     settings = defense.to_dict()
     shown = view if issubclass(ModelView, defense.sees()) else None
     if shown is None:
@@ -156,7 +158,7 @@ def _inspect(defense: Defense[Any], view: ModelView, delivered: Delivered, seed:
         return Inspection(defense=settings, status="skipped", reason=reason), {}
 
     def look() -> Outcome:
-        return defense.defend(_prepared(defense, view, delivered), derive(seed, "defense"))
+        return defense.defend(_prepared(defense, view, delivered, store), derive(seed, "defense"))
 
     try:
         outcome, seconds = timed(look, view.device)
@@ -166,15 +168,32 @@ def _inspect(defense: Defense[Any], view: ModelView, delivered: Delivered, seed:
     return _judged(settings, outcome, seconds), _pictures(outcome, view)
 
 
-def _prepared(defense: Defense[Any], view: ModelView, delivered: Delivered) -> DataFreeView:
-    """Return the view with what the defense makes before it looks: models of its own, on the defender's images."""
-    if defense.preparation() is None:
+def _prepared(defense: Defense[Any], view: ModelView, delivered: Delivered, store: Store) -> DataFreeView:
+    """Return the view with what the defense makes before it looks: models of its own, on the defender's images.
+
+    It hangs on no model in question, so it is kept for the next scan with these images.
+    """
+    settings = defense.preparation()
+    if settings is None:
         return view
     trainer = _trainer(delivered)
     if trainer is None:
         raise NotApplicableError("trains models of its own to compare with: say their architecture with --model")
-    made = defense.prepare(Materials(view.clean, trainer), derive(0, "defender"))
-    return replace(view, prepared=made)
+    key = fingerprint(
+        {
+            "settings": settings,
+            "images": [delivered.digest, list(view.shape), list(delivered.class_names), delivered.labelled],
+            "trainer": [trainer.architecture.to_dict(), trainer.recipe.to_dict()],
+            "source": sources_of(*defense.walk(), trainer.architecture, trainer.recipe),
+        }
+    )
+    found = store.load_artifact("prepared", key)
+    if found is None:
+        made = defense.prepare(Materials(view.clean, trainer), derive(0, "defender"))
+        found = {name: tensor.detach().cpu().numpy() for name, tensor in made.items()}, {}
+        store.save_artifact("prepared", key, *found)
+    kept = {name: torch.from_numpy(array.copy()).to(view.device) for name, array in found[0].items()}
+    return replace(view, prepared=kept)
 
 
 def _trainer(delivered: Delivered) -> FromScratch | None:
@@ -194,6 +213,7 @@ def _judged(settings: dict[str, Any], outcome: ModelVerdict, seconds: float) -> 
         metric, index = "defense.index", outcome.index
     limit, indices = threshold(known), _indices(outcome, metric)
     suspicious = bool(outcome.flagged) if limit is None else index > limit
+    own = outcome.findings.get("meta_threshold")
     remarks = []
     if known and not known[0].exact:
         remarks.append("measured on our populations with other settings than here")
@@ -204,7 +224,7 @@ def _judged(settings: dict[str, Any], outcome: ModelVerdict, seconds: float) -> 
         status="done",
         index_name=METRICS.find(metric).title,
         index=index,
-        threshold=limit,
+        threshold=own if limit is None and isinstance(own, float) else limit,
         suspicious=suspicious,
         suspects=_suspects(outcome, indices, limit) if suspicious else (),
         classes=_by_class(outcome, indices),
