@@ -21,6 +21,8 @@ HEARTBEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 60.0
 """Seconds without a sign of life after which an owner counts as dead."""
+OLD = 24 * 3600.0
+"""Seconds after which whatever was not finished counts as given up, whoever began it."""
 POLL = 0.2
 """Seconds between two looks at a claim that somebody else holds."""
 
@@ -45,9 +47,9 @@ def claimed(folder: Path, name: str) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the claims of owners that are known to be gone, for which nobody waits any more."""
+    """Remove the claims of owners that are known to be gone, or silent for a day, for which nobody waits any more."""
     for claim in folder.glob("*.*"):
-        if _is_dead(claim):
+        if _is_dead(claim) or is_old(claim):
             with suppress(OSError):
                 claim.unlink()
 
@@ -125,6 +127,14 @@ def _is_dead(claim: Path) -> bool:
         return is_gone(str(owner["machine"]), int(owner["process"]))
     except (OSError, ValueError, KeyError, TypeError):
         # It is being written, or was released just now.
+        return False
+
+
+def is_old(path: Path) -> bool:
+    """Tell whether a file was last touched over a day ago."""
+    try:
+        return time.time() - path.stat().st_mtime > OLD
+    except OSError:
         return False
 
 

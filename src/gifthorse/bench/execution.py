@@ -81,6 +81,7 @@ def run_cells(
     fail_fast: bool = False,
 ) -> list[Record]:
     """Return the records of cells, from the store or computed; see :func:`plan` and :func:`execute`."""
+    runner.store.sweep()
     cells = list(map(runner.reading, cells))
     found = execute(plan(runner, cells, fresh=fresh), runner, pool=pool, watch=watch, fail_fast=fail_fast)
     return [found[cell.identity()] for cell in cells if cell.identity() in found]
@@ -98,7 +99,6 @@ def execute(
 
     :class:`StoreError` where the store cannot be written.
     """
-    runner.store.sweep()
     pool = pool or Inline(runner)
     try:
         return _Execution(work, runner, pool, watch, fail_fast).run()

@@ -173,7 +173,7 @@ class Work:
 
 
 def make_runner(store: Path, machine: Machine, how: How | None = None) -> "Runner":
-    """Set the machine up and return a runner."""
+    """Set the machine up, clear the store of what was left unfinished, and return a runner."""
     import torch
 
     from gifthorse.bench.machine import pick_device
@@ -186,7 +186,9 @@ def make_runner(store: Path, machine: Machine, how: How | None = None) -> "Runne
         chosen = pick_device(machine.device, deterministic=machine.deterministic)
     except RuntimeError as error:
         raise RequestError(f"--device {machine.device}: {str(error).splitlines()[0]}") from None
-    return Runner(Store(store), machine.data_root, chosen, how.download, how.debug)
+    runner = Runner(Store(store), machine.data_root, chosen, how.download, how.debug)
+    runner.store.sweep()
+    return runner
 
 
 def _asked(asked: PopulationRequest) -> dict[str, Any]:
