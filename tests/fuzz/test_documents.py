@@ -17,7 +17,10 @@ from gifthorse.core.record import Document
 from records import model, population, record, review, scan
 
 LASTING = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-ARRAYS: dict[str, np.ndarray] = {"weights": np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4), "labels": np.arange(5)}
+ARRAYS: dict[str, np.ndarray] = {
+    "weights": np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4),
+    "labels": np.arange(5),
+}
 ABOUT = {"target": 0, "seconds": 1.25, "goal": {"name": "all_to_one", "classes": [0, 1]}}
 
 KINDS: dict[str, Callable[[], Document]] = {

@@ -299,18 +299,20 @@ class Processes:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Let processes that are started inside the block ignore Ctrl-C, which reaches all processes of a terminal.
+    """Let processes that are started inside the block ignore what reaches all processes of a terminal.
 
-    Whoever started them decides what becomes of them, and they would not wait to be told before they are set up.
+    That is Ctrl-C, and that the terminal is gone. Whoever started them decides what becomes of them, and they would not
+    wait to be told before they are set up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _work(connection: Connection, runner: Runner, plugins: Sequence[Source], threads: int, deterministic: bool) -> None:
