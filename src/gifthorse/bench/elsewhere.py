@@ -26,8 +26,8 @@ def processor() -> str | None:
 def differences(environment: Environment, device: str | None, threads: Collection[int]) -> list[str]:
     """Return in words how the machine that computed something differs from this one, as far as that is known.
 
-    ``device`` is that of this machine as torch names it, ``threads`` are the numbers that would be taken; where they are
-    ``None`` and empty, nobody has said.
+    ``device`` is that of this machine as torch names it, ``threads`` are the numbers that would be taken; ``None`` and
+    none where nobody has said.
     """
     on_cpu = environment.device.startswith("cpu")
     here = metadata.version("torch")

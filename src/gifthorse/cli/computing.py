@@ -89,6 +89,8 @@ class Work:
             work._find_answers()
             if len(work.records) < len(requests) or len(work.concluded) < len(populations):
                 work._plan(place)
+            else:
+                work.store.sweep()
         return work
 
     def run(self, pool: "Callable[[Runner], Pool] | None" = None) -> None:
