@@ -345,6 +345,20 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_on_a_full_disk_the_earlier_report_stays_and_half_of_one_is_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_atomically(tmp_path / "report.html", b"earlier")
+
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(StoreError, match=r"cannot write .*report\.html: No space left on device"):
+        write_atomically(tmp_path / "report.html", b"newer")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.html": b"earlier"}
+
+
 @pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
 def test_an_interrupt_leaves_nothing_half_written(
     owner: object, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
