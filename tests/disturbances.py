@@ -18,13 +18,16 @@ STEPS = ("half", "unsynced", "unmoved", "moved", "claimed")
 """Where a write is cut short: half of a file is there, all of it, it is not yet in its place, it just is; a claim is
 there and does not say whose it is."""
 
-DYING = """
-import json, os, signal
-from pathlib import Path
+IMPATIENT = """
 from gifthorse.bench import claims
 
 # Nobody says whose a claim without content is: it is waited for.
 claims.SILENCE = 0.3
+"""
+DYING = """
+import json, os, signal
+from pathlib import Path
+
 left = {number}
 
 def die_at_last():
@@ -106,7 +109,7 @@ class Disturbances:
     def _begun(self, before: str = "") -> ForkServerProcess:
         self.folder.mkdir(exist_ok=True)
         paths = [self.folder / "out.txt", self._errors]
-        return gifthorse_begun(*self.arguments, cwd=self.folder, paths=paths, before=before)
+        return gifthorse_begun(*self.arguments, cwd=self.folder, paths=paths, before=IMPATIENT + before)
 
     def look(self) -> None:
         """Notice what is there; a model that is there is never written again."""
