@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Row, seconds
+from gifthorse.core.seal import sealed
 
 RECORDS = 10_000
 ATTACKS, DEFENSES, SEEDS = 25, 8, 50
@@ -47,7 +48,7 @@ def make_store(root: Path, count: int = RECORDS) -> None:
     numbers = random.Random(0)
     for place in range(count):
         document = synthetic(place, numbers)
-        (root / "records" / f"{document['id']}.json").write_text(json.dumps(document, indent=1))
+        (root / "records" / f"{document['id']}.json").write_text(sealed(json.dumps(document, indent=1)))
 
 
 def synthetic(place: int, numbers: random.Random) -> dict[str, Any]:

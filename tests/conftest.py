@@ -5,7 +5,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from hypothesis import settings
 from gifthorse.bench.plugins import PLUGINS
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import CATALOGUES
-from gifthorse.core.task import Task
+from gifthorse.core.errors import RequestError
+from gifthorse.core.task import Splits, Task
 from gifthorse.core.trojan import Trojan
+from gifthorse.datasets import DATASETS
 from worlds import digits_world
 
 torch.set_num_threads(1)
@@ -77,12 +79,29 @@ def trojan() -> Trojan:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with the real image sets; absent on a fresh machine, never in CI."""
-    root = Path(os.environ.get("GIFTHORSE_DATA", "data"))
-    if not (root / "MNIST" / "raw").is_dir():
-        reason = f"no MNIST under {root}: set GIFTHORSE_DATA to a folder in torchvision's layout"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return root
+def real_images() -> Callable[[str], Splits]:
+    """What reads a real image set by name; where it is absent or refused, as on a fresh machine, the test is skipped.
+
+    Never in CI.
+    """
+
+    def read(name: str) -> Splits:
+        try:
+            return DATASETS.build(name).load(_data_root())
+        except RequestError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def real_data(real_images: Callable[[str], Splits]) -> Path:
+    """The folder with the real image sets, MNIST among them."""
+    real_images("mnist")
+    return _data_root()
+
+
+def _data_root() -> Path:
+    return Path(os.environ.get("GIFTHORSE_DATA", "data"))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from gifthorse.core.record import Member, Population, Record
+from gifthorse.core.record import Member, Population, Record, Review
+from gifthorse.core.scan import Images, Inspection, Scan
 
 ATTACK = {"attack.acc": 0.97, "attack.asr": 0.99, "attack.cad": 0.01, "attack.valid": True}
 BADNETS = {"name": "badnets", "target": 1, "poison_rate": 0.1}
@@ -89,3 +90,35 @@ def benign(seed: int = 0, **changes: Any) -> Record:
         name: value for name, value in found.metrics.items() if name in ("attack.acc", *changes.get("metrics", {}))
     }
     return found.model_copy(update={"metrics": metrics})
+
+
+def review() -> Review:
+    """What a person made of three flagged images."""
+    return Review(
+        id=f"{next(_NUMBERS):024x}",
+        rejected=[1, 2],
+        pictures="e" * 64,
+        stamped=2,
+        stamped_rejected=1,
+        clean=1,
+        clean_rejected=1,
+        created="2026-01-01T00:00:00.000+00:00",
+    )
+
+
+def scan() -> Scan:
+    """A model that somebody delivered, in which one inspector found nothing."""
+    return Scan(
+        id=f"{next(_NUMBERS):024x}",
+        command="gifthorse scan model.pt",
+        model={"file": "model.pt", "architecture": {"name": "small_cnn"}},
+        images=Images(source="photographs", digest="d" * 24, count=10, labelled=False, shape=(1, 16, 16)),
+        class_names=["zero", "one", "two"],
+        seed=0,
+        inspections=(Inspection(defense=CLEANSE, status="done", index_name="defense.index", index=1.0, threshold=2.0),),
+        suspicious=False,
+        blind_spots=("triggers of the whole image",),
+        seconds=1.0,
+        environment=bare().environment,
+        created="2026-01-01T00:00:00.000+00:00",
+    )

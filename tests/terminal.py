@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 PRELOADED = ["pytest", "sklearn.metrics", "torch._dynamo"]
@@ -25,8 +26,7 @@ def gifthorse(
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("out", "err")]
-        process = SERVED.Process(target=_run, args=(arguments, str(cwd), before, _environment(environment), paths))
-        process.start()
+        process = gifthorse_begun(*arguments, cwd=cwd, paths=paths, before=before, **environment)
         process.join(300)
         if process.is_alive():
             process.kill()
@@ -37,6 +37,15 @@ def gifthorse(
         process.close()
         out, err = (path.read_text() for path in paths)
     return _checked(subprocess.CompletedProcess(arguments, code, out, err), check)
+
+
+def gifthorse_begun(
+    *arguments: str, cwd: Path, paths: list[Path], before: str = "", **environment: str
+) -> ForkServerProcess:
+    """Begin with a command as :func:`gifthorse` does; ``paths`` are where its output and its errors go."""
+    process = SERVED.Process(target=_run, args=(arguments, str(cwd), before, _environment(environment), paths))
+    process.start()
+    return process
 
 
 def gifthorse_afresh(

@@ -87,7 +87,9 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> 
 def test_only_claims_of_the_dead_are_swept(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    owners = {"dead-1.0": (this_machine(), child.pid), "far-1.0": ("elsewhere", child.pid), "mine-1.0": None}
+    dead = this_machine(), child.pid
+    owners = {"dead-1.0": dead, "far-1.0": ("elsewhere", child.pid), "mine-1.0": None, "taken-1.1": dead}
+    (tmp_path / "taken-1.0").touch()
     for name, owner in owners.items():
         machine, process = owner or (this_machine(), os.getpid())
         (tmp_path / name).write_text(json.dumps({"machine": machine, "process": process}))

@@ -15,6 +15,7 @@ from gifthorse.bench.query import Condition, frame, read_records, select, write_
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record
+from gifthorse.core.seal import sealed
 from records import BADNETS, CLEANSE, SHRINKPAD, STRIP, record, repaired
 
 TUNED = {"head": {"name": "fcn1", "tuning": "full"}, "dataset": {"name": "digits", "size": 12}, "data_digest": "e" * 24}
@@ -50,6 +51,7 @@ def test_a_record_of_before_the_newest_fields_is_read(tmp_path: Path) -> None:
     path = stored(tmp_path, VARIED[0]).record_path(VARIED[0].id)
     document = json.loads(path.read_text())
     for field in (
+        "digest",
         "artifacts",
         "doubts",
         "class_names",
@@ -72,6 +74,8 @@ def change(**fields: Any) -> bytes:
     return json.dumps(json.loads(record().to_json()) | {"id": "broken"} | fields).encode()
 
 
+SEALED = sealed(json.dumps(json.loads(change()), indent=1)).encode()
+
 DAMAGED = {
     "empty": b"",
     "cut": change()[:-2],
@@ -88,6 +92,11 @@ DAMAGED = {
     "not a number": change().replace(b"0.99", b"NaN"),
     "deep": b"[" * 5000 + b"]" * 5000,
     "other name": change(id="another"),
+    "edited": SEALED.replace(b"0.99", b"0.98"),
+    "edited blank": SEALED.replace(b'"broken"', b' "broken"'),
+    "another's seal": SEALED[:20] + b"0000" + SEALED[24:],
+    "one more field": SEALED.replace(b'"seed"', b'"seeds": 1,\n "seed"'),
+    "seal elsewhere": change(digest="0" * 64) + b"\n",
 }
 
 
@@ -101,8 +110,9 @@ def test_a_damaged_record_is_left_out_with_a_warning_and_the_others_are_read(
     assert found.records == [VARIED[0]]
     assert found.damaged == [store.record_path("broken")]
     assert f"1 damaged in {tmp_path / 'records'}, left out: broken" in caplog.text
-    store.record_path("broken").write_bytes(change())
-    assert len(read_records(tmp_path).records) == 2
+    for sound in (change(), SEALED, SEALED + b"\n"):
+        store.record_path("broken").write_bytes(sound)
+        assert len(read_records(tmp_path).records) == 2
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

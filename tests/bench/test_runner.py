@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 from gifthorse.attacks.data.label_consistent import MovedImages
 from gifthorse.bench import runner as runner_module
 from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.execution import run_cells
 from gifthorse.bench.packing import unpack_trojan
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
-from gifthorse.core.errors import RequestError
+from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.images import Images
 from gifthorse.core.metric import METRICS
 from gifthorse.core.outcomes import CleanModel, InputScreen, SuspectSamples
@@ -345,6 +346,41 @@ def test_a_damaged_model_is_computed_anew(
     assert "damaged" in caplog.text
     assert trainings == ["benign model", "badnets", "badnets"]
     assert again.metrics["attack.asr"] == first.metrics["attack.asr"]
+
+
+def test_an_edited_trojan_or_record_is_computed_anew(
+    runner: Runner, trainings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another target in the trojan's description would silently be another record; so would other numbers in one."""
+    first = runner.run(cell(training="standard[epochs=1]"))
+    path = runner.store.record_path(first.id)
+    path.write_text(path.read_text().replace('"attack.asr": ', '"attack.asr": 0'))
+    assert runner.run(cell(training="standard[epochs=1]")).metrics == first.metrics
+    assert f"{path} is damaged (it was changed after it was written); computing it anew" in caplog.text
+    assert trainings == ["benign model", "badnets"]
+    (trojan,) = runner.store.root.glob("artifacts/trojan/*")
+    content = trojan.read_bytes()
+    assert content.count(b'\\"target\\": 0') == 1
+    trojan.write_bytes(content.replace(b'\\"target\\": 0', b'\\"target\\": 7'))
+    path.unlink()
+    assert runner.run(cell(training="standard[epochs=1]")).metrics == first.metrics
+    assert f"{trojan} is damaged" in caplog.text
+    assert trainings == ["benign model", "badnets", "badnets"]
+    assert trojan.read_bytes() != content.replace(b'\\"target\\": 0', b'\\"target\\": 7')
+
+
+def test_a_record_of_a_newer_program_is_refused_before_anything_is_trained(
+    runner: Runner, trainings: list[str]
+) -> None:
+    asked = runner.reading(cell())
+    path = runner.store.record_path(asked.identity())
+    path.parent.mkdir()
+    path.write_text('{"schema": 2}')
+    for fresh in (False, True):
+        with pytest.raises(StoreError, match="a newer gifthorse wrote"):
+            run_cells(runner, [asked], fresh=fresh)
+    assert trainings == []
+    assert path.read_text() == '{"schema": 2}'
 
 
 def test_a_cell_that_breaks_is_a_failed_record_with_a_reason_and_is_tried_again(

@@ -1,6 +1,8 @@
 """What a person at the terminal meets: answers on standard output, one clear line for a wrong request."""
 
 import json
+import logging
+import os
 import re
 import runpy
 import signal
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from gifthorse.bench.profiles import read_profile
+from gifthorse.cli.live import showing_progress
 from gifthorse.core.record import Population, Record
 from terminal import gifthorse, gifthorse_afresh
 
@@ -314,6 +317,62 @@ def test_an_interrupted_run_exits_130_and_the_next_one_continues(tmp_path: Path)
     before = benign[0].stat().st_mtime_ns
     gifthorse("run", *QUICK, "--attack", "badnets[origin=benign,epochs=1]", cwd=tmp_path)
     assert benign[0].stat().st_mtime_ns == before
+
+
+def test_a_kept_result_that_was_computed_otherwise_says_so_in_a_line(tmp_path: Path) -> None:
+    """With another number of threads the same seed gives other weights under the same id."""
+    asked = ["run", *QUICK, "--attack", "badnets"]
+    assert "elsewhere" not in gifthorse(*asked, cwd=tmp_path).stderr
+    assert gifthorse(*asked, cwd=tmp_path).stderr == ""
+    said = (
+        "computed elsewhere (with 1 thread, here 2 threads): numbers may differ a little; --fresh computes anew here\n"
+    )
+    again = gifthorse(*asked, "--threads", "2", "--json", cwd=tmp_path)
+    assert again.stderr == f"gifthorse: the kept result was {said}"
+    assert json.loads(again.stdout)["environment"]["threads"] == 1
+    grid = ["--attack", "badnets", "--defense", "none", "--defense", "shrinkpad", "--profile", "smoke"]
+    grid = ["grid", *grid, "--training", "standard[epochs=2]", "--threads", "1"]
+    gifthorse(*grid, cwd=tmp_path)
+    assert f"gifthorse: 2 of 2 kept results were {said}" in gifthorse(*grid, "--threads", "2", cwd=tmp_path).stderr
+    # Each of two processes has one.
+    assert "elsewhere" not in gifthorse(*grid, "--threads", "2", "--jobs", "2", cwd=tmp_path).stderr
+
+
+SIGNALLED = """
+import os, signal
+signal.signal(signal.{name}, signal.{before})
+from gifthorse.cli import main
+main.cli.main = lambda **_: os.kill(os.getpid(), signal.{name})
+main.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_whatever_ends_a_program_ends_it_as_ctrl_c_does_unless_it_is_to_be_ignored(name: str, tmp_path: Path) -> None:
+    """Nohup lets SIGHUP be ignored: what runs under it goes on when the terminal is closed."""
+
+    def ended(before: str, errors: int = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", SIGNALLED.format(name=name, before=before)]
+        return subprocess.run(command, cwd=tmp_path, stderr=errors, text=True, timeout=60)
+
+    found = ended("SIG_DFL")
+    assert found.returncode == 130
+    assert found.stderr == "gifthorse: interrupted; what was finished is kept: run the same command again to continue\n"
+    assert ended("SIG_IGN").returncode == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert ended("SIG_DFL", writer).returncode == 130
+    finally:
+        os.close(writer)
+
+
+def test_a_warning_is_one_line_of_a_log_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """However long: a path is copied whole."""
+    path = "/".join(["long", *(["folder"] * 40), "[file] with spaces :smile:.json"])
+    with showing_progress():
+        logging.getLogger("gifthorse").warning("%s is damaged (%s); computing it anew", path, "cut")
+    assert capfd.readouterr().err == f"warning: {path} is damaged (cut); computing it anew\n"
 
 
 def test_two_processes_may_run_the_same_cell_at_once(tmp_path: Path) -> None:

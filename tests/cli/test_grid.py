@@ -235,18 +235,25 @@ def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_heeding,
     )
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def _heeding() -> None:
+    """Be told by the terminal, though whoever started the tests may have been told not to be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_grid_that_was_stopped_leaves_no_process_and_continues(stop: signal.Signals, tmp_path: Path) -> None:
     study(tmp_path, STUDY.replace("epochs=1]", "epochs=3]"))
     process = started(tmp_path, "--jobs", "2")
     store, deadline = tmp_path / "gifthorse-runs", time.monotonic() + 200
     while not list(store.glob("artifacts/trojan/*")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    if stop == signal.SIGINT:
+    if stop in (signal.SIGINT, signal.SIGHUP):
+        # Terminals tell all processes.
         os.killpg(process.pid, stop)
     else:
         process.send_signal(stop)

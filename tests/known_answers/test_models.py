@@ -1,5 +1,6 @@
 """Architectures against published counts and weights; the data sets against their files."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torchvision.models import get_model
 
 from gifthorse.core.errors import RequestError
 from gifthorse.core.images import Images, to_floats, to_levels
+from gifthorse.core.task import Splits
 from gifthorse.datasets import DATASETS
 from gifthorse.models import ARCHITECTURES
 from gifthorse.models.resnet import ResNet18
@@ -244,9 +246,9 @@ def test_digits_are_real_and_the_same_for_every_run() -> None:
     ],
 )
 def test_real_images_are_the_published_ones(
-    real_data: Path, name: str, shape: tuple[int, int, int], train: int, mean: float
+    real_images: Callable[[str], Splits], name: str, shape: tuple[int, int, int], train: int, mean: float
 ) -> None:
-    splits = DATASETS.build(name).load(real_data)
+    splits = real_images(name)
     assert splits.train.shape == shape
     assert len(splits.train) + len(splits.holdout) == train
     assert len(splits.test) == 10_000

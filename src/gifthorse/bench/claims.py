@@ -10,7 +10,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ HEARTBEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 60.0
 """Seconds without a sign of life after which an owner counts as dead."""
+OLD = 24 * 3600.0
+"""Seconds after which whatever was not finished counts as given up, whoever began it."""
 POLL = 0.2
 """Seconds between two looks at a claim that somebody else holds."""
 
@@ -45,11 +47,14 @@ def claimed(folder: Path, name: str) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the claims of owners that are known to be gone, for which nobody waits any more."""
-    for claim in folder.glob("*.*"):
-        if _is_dead(claim):
-            with suppress(OSError):
-                claim.unlink()
+    """Remove the claims of owners that are known to be gone, or silent for a day, for which nobody waits any more.
+
+    What such an owner had taken over goes with it: its owner may have died before it could say who it was.
+    """
+    for name in {claim.stem for claim in folder.glob("*.*")}:
+        generations = _generations(folder, name)
+        gone = [place for place, claim in enumerate(generations, 1) if _is_dead(claim) or is_old(claim)]
+        _remove(generations[: max(gone, default=0)])
 
 
 def _take(folder: Path, name: str) -> Path:
@@ -88,11 +93,14 @@ def _made(folder: Path, name: str, before: Path | None) -> Path | None:
 
 
 def _release(folder: Path, name: str, claim: Path) -> None:
+    _remove(each for each in _generations(folder, name) if _generation(each) <= _generation(claim))
+
+
+def _remove(claims: Iterable[Path]) -> None:
     # The oldest first: while the latest is there, nobody takes an older one for it.
-    for each in _generations(folder, name):
-        if _generation(each) <= _generation(claim):
-            with suppress(OSError):
-                each.unlink()
+    for each in claims:
+        with suppress(OSError):
+            each.unlink()
 
 
 def _beat(claim: Path, over: threading.Event) -> None:
@@ -125,6 +133,14 @@ def _is_dead(claim: Path) -> bool:
         return is_gone(str(owner["machine"]), int(owner["process"]))
     except (OSError, ValueError, KeyError, TypeError):
         # It is being written, or was released just now.
+        return False
+
+
+def is_old(path: Path) -> bool:
+    """Tell whether a file was last touched over a day ago."""
+    try:
+        return time.time() - path.stat().st_mtime > OLD
+    except OSError:
         return False
 
 

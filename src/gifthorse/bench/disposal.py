@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gifthorse.bench.query import StoredRecords
-from gifthorse.bench.store import Store
+from gifthorse.bench.store import UNFINISHED, Store
 from gifthorse.core.errors import StoreError
 from gifthorse.core.record import Record
-
-UNFINISHED = (".tmp", ".part")
-"""How files end that are being written, or were when their process died."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def run_cells(
     fail_fast: bool = False,
 ) -> list[Record]:
     """Return the records of cells, from the store or computed; see :func:`plan` and :func:`execute`."""
+    runner.store.sweep()
     cells = list(map(runner.reading, cells))
     found = execute(plan(runner, cells, fresh=fresh), runner, pool=pool, watch=watch, fail_fast=fail_fast)
     return [found[cell.identity()] for cell in cells if cell.identity() in found]
@@ -98,7 +99,6 @@ def execute(
 
     :class:`StoreError` where the store cannot be written.
     """
-    runner.store.sweep()
     pool = pool or Inline(runner)
     try:
         return _Execution(work, runner, pool, watch, fail_fast).run()
@@ -299,18 +299,20 @@ class Processes:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Let processes that are started inside the block ignore Ctrl-C, which reaches all processes of a terminal.
+    """Let processes that are started inside the block ignore what reaches all processes of a terminal.
 
-    Whoever started them decides what becomes of them, and they would not wait to be told before they are set up.
+    That is Ctrl-C, and that the terminal is gone. Whoever started them decides what becomes of them, and they would not
+    wait to be told before they are set up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _work(connection: Connection, runner: Runner, plugins: Sequence[Source], threads: int, deterministic: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from gifthorse.bench.elsewhere import processor
 from gifthorse.core.errors import RequestError
 from gifthorse.core.record import Environment
 
@@ -44,21 +45,10 @@ def environment(device: torch.device) -> Environment:
         torchvision=metadata.version("torchvision"),
         numpy=metadata.version("numpy"),
         scikit_learn=metadata.version("scikit-learn"),
-        cpu=_processor(),
+        cpu=processor(),
         system=f"{platform.system()} {platform.release()}",
         deterministic=torch.backends.cudnn.deterministic if device.type == "cuda" else None,
     )
-
-
-@cache
-def _processor() -> str | None:
-    """Return the processor's model, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor()) or None
 
 
 @cache

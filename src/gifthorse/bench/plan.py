@@ -47,8 +47,10 @@ def plan(runner: Runner, cells: Sequence[Cell], *, fresh: bool = False) -> Plan:
 
 def _plan(runner: Runner, cells: Sequence[Cell], fresh: bool) -> Plan:
     cells = tuple({cell.identity(): cell for cell in map(runner.reading, cells)}.values())
-    found = {} if fresh else {cell.identity(): runner.store.load_record(cell.identity()) for cell in cells}
-    known = {identity: record for identity, record in found.items() if record is not None and record.status == "done"}
+    # What a newer program wrote is refused here, and not once it would be overwritten.
+    found = {cell.identity(): runner.store.load_record(cell.identity()) for cell in cells}
+    kept = {} if fresh else found
+    known = {identity: record for identity, record in kept.items() if record is not None and record.status == "done"}
     nodes: dict[str, Node] = {}
     problems: dict[str, None] = {}
     for cell in cells:

@@ -19,6 +19,7 @@ from gifthorse.core.columns import CONFIGURATIONS, flat, has_column, unknown_col
 from gifthorse.core.configuration import split_request
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Document, Downstream, Environment, Record, name_of
+from gifthorse.core.seal import unsealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ _NUMBERS = ("schema", "seed", "peak_memory_mb")
 _LISTS = ("class_names", "doubts")
 _OBJECTS = tuple(each for each in Record.model_fields if each not in (*_TEXTS, *_NUMBERS, *_LISTS, "schema_version"))
 _FORM = {
-    **dict.fromkeys(_TEXTS, "VARCHAR"),
+    **dict.fromkeys((*_TEXTS, "digest"), "VARCHAR"),
     **dict.fromkeys(_NUMBERS, "HUGEINT"),
     **dict.fromkeys((*_LISTS, *_OBJECTS), "JSON"),
 }
@@ -50,7 +51,7 @@ _SOUND = " AND ".join(
         *(f"coalesce(json_type({name}), 'OBJECT') = 'OBJECT'" for name in _OBJECTS),
     )
 )
-_NAMES = tuple(name for name in _FORM if name != "schema")
+_NAMES = tuple(name for name in _FORM if name not in ("schema", "digest"))
 _READ = """
 CREATE TEMP TABLE files AS
 SELECT parse_filename(filename, true) AS stem, try(decode(content)) AS text FROM read_blob(?)
@@ -58,9 +59,10 @@ SELECT parse_filename(filename, true) AS stem, try(decode(content)) AS text FROM
 # A table of its own: within one statement every column would parse the text again.
 _PARSE = """
 CREATE TEMP TABLE documents AS
-SELECT stem, unnest(json_transform(CASE WHEN json_valid(text) THEN text END, ?)) FROM files
+SELECT stem, text, unnest(json_transform(CASE WHEN json_valid(text) THEN text END, ?)) FROM files
 """
-_FETCH = f"SELECT stem, ({_SOUND}) IS true, {', '.join(_NAMES)} FROM documents ORDER BY created, stem"  # noqa: S608
+_SEALED = "CASE WHEN digest IS NOT NULL THEN text END"
+_FETCH = f"SELECT stem, ({_SOUND}) IS true, {_SEALED}, {', '.join(_NAMES)} FROM documents ORDER BY created, stem"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ def read_records(root: Path) -> StoredRecords:
             )
         rows = database.execute(_FETCH).fetchall()
     records, damaged, make = [], [], _maker()
-    for stem, sound, *values in rows:
+    for stem, sound, text, *values in rows:
         try:
-            if not sound:
+            if not sound or (text is not None and unsealed(text) == text.rstrip()):
                 raise ValueError(f"{stem} is no record")
             records.append(make(values))
         except (ValueError, RecursionError):

@@ -38,7 +38,7 @@ OWN = "gifthorse"
 QUICKSTART_ATTACKS = ("none", "badnets")
 QUICKSTART_DEFENSES = ("shrinkpad", "strip", "fine_pruning", "neural_cleanse")
 
-answers = Console(width=None if os.isatty(1) else 120)
+answers = Console(width=None if os.isatty(1) else 120, emoji=False)
 
 
 def run_quickstart(store: Path, machine: Machine, out: Path, show: bool) -> None:
@@ -215,9 +215,11 @@ def print_record(record: Record) -> None:
         title += f"trigger {bracket(record.stamp)}, "
     title += f"seed {record.seed}"
     ended = f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else "")
-    answers.print(ended, markup=False, highlight=False)
+    answers.print(ended, markup=False, highlight=False, soft_wrap=True)
     if record.doubts:
-        answers.print(f"the attack did not take: {'; '.join(record.doubts)}", markup=False, highlight=False)
+        answers.print(
+            f"the attack did not take: {'; '.join(record.doubts)}", markup=False, highlight=False, soft_wrap=True
+        )
     table = Table("metric", "value", "n", "meaning", box=None)
     for name, value in record.metrics.items():
         count = record.counts.get(name, "")
@@ -267,7 +269,7 @@ def print_population(population: Population) -> None:
     for (group, status, reason), seeds in left_out.items():
         which = f"{group}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
         ended = "" if status == "done" else f", {status}"
-        answers.print(f"left out ({which}{ended}): {reason}", markup=False, highlight=False)
+        answers.print(f"left out ({which}{ended}): {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _index_row(name: str, found: Population | Separation) -> list[str]:

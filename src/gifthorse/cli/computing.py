@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gifthorse.bench.answers import code_digest, keep_answer, kept_answer
+from gifthorse.bench.elsewhere import differences
 from gifthorse.bench.plugins import load_plugins
 from gifthorse.bench.store import Store
 from gifthorse.bench.study import PopulationRequest
-from gifthorse.cli.live import showing_progress, watching
+from gifthorse.cli.live import notes, showing_progress, watching
 from gifthorse.cli.options import Machine
 from gifthorse.core.configuration import Catalogue
 from gifthorse.core.contents import content_digests, looking_once
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from gifthorse.bench.runner import Runner
 
 Request = Mapping[str, Any]
+SHOWN = 3
+"""The most differences between machines that are told."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,13 @@ class Work:
             work._find_answers()
             if len(work.records) < len(requests) or len(work.concluded) < len(populations):
                 work._plan(place)
+            else:
+                work.store.sweep()
         return work
 
     def run(self, pool: "Callable[[Runner], Pool] | None" = None) -> None:
-        """Compute what is left, show how it comes along, and keep the answers."""
+        """Say what was computed elsewhere, compute what is left, show how it comes along, and keep the answers."""
+        self._tell_elsewhere()
         if self.plan is None or self.runner is None:
             return
         from gifthorse.bench.execution import Processes, execute
@@ -125,6 +131,25 @@ class Work:
             known = kept_answer(self.store, self._question(_asked(asked)), self.code, self.store.load_population)
             if known is not None:
                 self.concluded[number] = known
+
+    def _tell_elsewhere(self) -> None:
+        """Say in a line what of the store's answers comes from another machine, or from another number of threads."""
+        planned = {} if self.plan is None else self.plan.known
+        kept: dict[str, Record | Population] = {each.id: each for each in self.records.values()}
+        kept |= {**planned, **{each.id: each for each in self.concluded.values()}}
+        threads = self.machine.threads
+        # The processes of a pool share them.
+        taken = set() if threads is None else {threads, max(1, threads // self.how.jobs)}
+        device = self.machine.device if self.runner is None else str(self.runner.device)
+        found = [differences(each.environment, device, taken) for each in kept.values()]
+        found = [each for each in found if each]
+        if found:
+            several = f"{len(found)} of {len(kept)} kept results were" if len(kept) > 1 else "the kept result was"
+            reasons = dict.fromkeys(reason for each in found for reason in each)
+            more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+            said = f"gifthorse: {several} computed elsewhere ({'; '.join([*reasons][:SHOWN])}{more}): "
+            said += "numbers may differ a little; --fresh computes anew here"
+            notes.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def _plan(self, place: Callable[[Request, str], str]) -> None:
         # What they add may change what is imported next.
@@ -173,7 +198,7 @@ class Work:
 
 
 def make_runner(store: Path, machine: Machine, how: How | None = None) -> "Runner":
-    """Set the machine up and return a runner."""
+    """Set the machine up, clear the store of what was left unfinished, and return a runner."""
     import torch
 
     from gifthorse.bench.machine import pick_device
@@ -186,7 +211,9 @@ def make_runner(store: Path, machine: Machine, how: How | None = None) -> "Runne
         chosen = pick_device(machine.device, deterministic=machine.deterministic)
     except RuntimeError as error:
         raise RequestError(f"--device {machine.device}: {str(error).splitlines()[0]}") from None
-    return Runner(Store(store), machine.data_root, chosen, how.download, how.debug)
+    runner = Runner(Store(store), machine.data_root, chosen, how.download, how.debug)
+    runner.store.sweep()
+    return runner
 
 
 def _asked(asked: PopulationRequest) -> dict[str, Any]:

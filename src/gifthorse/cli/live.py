@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gifthorse.core.progress import listening
@@ -23,14 +22,23 @@ WARM = 2.0
 TRACEBACK_LINES = 6
 """How much of the first failure's traceback is shown at once."""
 
-notes = Console(stderr=True)
+notes = Console(stderr=True, emoji=False)
+
+
+class _Lines(logging.Handler):
+    """Prints a warning as one line, however long: a path in it can be copied, from a log file as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print above the bars."""
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        notes.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def showing_progress() -> Iterator[Progress]:
     """Show one bar per running loop on standard error, and the program's warnings as lines there."""
     log = logging.getLogger("gifthorse")
-    handler = RichHandler(console=notes, show_time=False, show_path=False, markup=False)
+    handler = _Lines()
     log.addHandler(handler)
     columns = (
         TextColumn("{task.description}", markup=False),

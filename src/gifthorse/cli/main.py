@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ KINDS = (
     "families",
     "metrics",
 )
+
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends the program as Ctrl-C does."""
 
 EPILOG = """\b
 Examples:
@@ -279,7 +283,10 @@ for each in (check, scan, grid, table, figures, report, review, export, ls, rm, 
 
 def main() -> None:
     """Run the command line; wrong requests end in a clear line each and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in ENDINGS:
+        # Whoever started this may want it to ignore one, as nohup does.
+        if signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -294,11 +301,14 @@ def main() -> None:
         _stop(str(error), 2)
     except (KeyboardInterrupt, click.Abort):
         # Whoever presses the keys twice wants out, not a traceback from the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for each in (signal.SIGINT, *ENDINGS):
+            signal.signal(each, signal.SIG_IGN)
         _stop("interrupted; what was finished is kept: run the same command again to continue", 130)
 
 
 def _stop(message: str, code: int) -> None:
-    for line in message.splitlines() or [""]:
-        click.echo(f"gifthorse: {' '.join(line.split())}", err=True)
+    # The terminal may be gone.
+    with suppress(OSError):
+        for line in message.splitlines() or [""]:
+            click.echo(f"gifthorse: {' '.join(line.split())}", err=True)
     sys.exit(code)

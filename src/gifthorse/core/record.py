@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from gifthorse.core.family import ATTACK, DOWNSTREAM, FAMILIES, STAMP
 from gifthorse.core.metric import METRICS
+from gifthorse.core.seal import unsealed
 
 Metric = float | int | bool | list[float]
 Counts = dict[str, int | list[int]]
@@ -69,9 +70,12 @@ class Environment(BaseModel):
 
 
 class Document(BaseModel):
-    """What the store keeps as JSON; unknown fields, NaN and infinities are refused."""
+    """What the store keeps as JSON, sealed; unknown fields, NaN and infinities are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    id: str
 
     def to_json(self) -> str:
         """Return the document as indented JSON."""
@@ -79,8 +83,8 @@ class Document(BaseModel):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read a document; ``pydantic.ValidationError`` where it is not one."""
-        return cls.model_validate_json(text)
+        """Read a document; ``ValueError`` where it is not one, or was changed since it was :func:`sealed`."""
+        return cls.model_validate_json(unsealed(text))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._said()}>"
@@ -118,8 +122,6 @@ class Record(Document):
     metrics, stages and families mean is declared in :mod:`gifthorse.core.metric` and :mod:`gifthorse.core.family`.
     """
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    id: str
     command: str | None = None
     status: Status
     reason: str | None = None
@@ -183,8 +185,6 @@ class Review(Document):
     of either were rejected.
     """
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    id: str
     by: str | None = None
     rejected: list[int]
     pictures: str
@@ -278,8 +278,6 @@ class Population(Document):
     family: ClassVar[str] = "inspection"
     status: ClassVar[Status] = "done"
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    id: str
     dataset: dict[str, Any]
     model: dict[str, Any]
     training: dict[str, Any]

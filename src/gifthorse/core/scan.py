@@ -110,8 +110,6 @@ class Scan(Document):
     was noticed while the model and the images were read. ``class_names`` are in the order of the labels.
     """
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    id: str
     command: str
     model: dict[str, Any]
     images: Images
