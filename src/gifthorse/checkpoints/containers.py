@@ -8,6 +8,7 @@ from typing import Any
 from gifthorse.checkpoints.building import own_rank
 from gifthorse.checkpoints.listing import listing, shown
 from gifthorse.checkpoints.numpy_values import PickledScalar
+from gifthorse.checkpoints.plain_values import Unread
 from gifthorse.checkpoints.torch_values import PickledTensor
 from gifthorse.core.errors import RequestError
 
@@ -164,4 +165,6 @@ def _kind(value: object) -> str:
         return "a number"
     if isinstance(value, PickledTensor):
         return "a Tensor"
+    if type(value) is Unread:
+        return "a value of another kind"
     return "nothing" if value is None else f"a {type(value).__name__}"

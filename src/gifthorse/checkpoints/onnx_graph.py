@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from mmap import mmap
 
 # The message types that can hold tensors: {type: {field number: type of the field}}, from the onnx.proto of ONNX 1.18.
 _HOLDERS = {
@@ -19,7 +20,7 @@ _KEY, _VALUE = 1, 2
 _MOST_FIELDS = 2_000_000  # no model has so many, beside its numbers
 
 
-def is_onnx(content: bytes) -> bool:
+def is_onnx(content: bytes | mmap) -> bool:
     """Tell whether bytes are a protobuf with a version number and a graph where ONNX has them."""
     try:
         fields = islice(_fields(memoryview(content)), _MOST_FIELDS)

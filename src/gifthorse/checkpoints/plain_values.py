@@ -21,6 +21,9 @@ class Unread:
     def __init__(self, *_: object):
         pass
 
+    def __str__(self) -> str:
+        return "(a value of another kind)"
+
 
 class UnreadMapping:
     """What a kind of dictionary is made by: a plain one, so that weights in it are found."""

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,7 +49,7 @@ _OTHER_TENSORS = re.compile(
 _LONGEST_HEADER = 100_000_000  # of safetensors, by its specification
 _HEADER_BYTES = 256  # of it a tensor's, more than names take
 _LONGEST_ARRAY_HEADER = 2**14
-_LONGEST_PROTOBUF = 2**31
+_GLANCE = 2**20  # bytes that tell what a file of no accepted format is
 _LEGACY = 0x1950A86A20F9469CFC6C  # what the first of its pickles holds
 _LEGACY_PICKLES = 4  # that follow
 _COUNT_BYTES = 8
@@ -254,13 +255,12 @@ def _stranger(file: BinaryIO, head: bytes, limits: Limits) -> str:
     for beginning, kind in _STRANGERS.items():
         if head.startswith(beginning):
             return kind
-    file.seek(0)
-    content = file.read(_LONGEST_PROTOBUF)
+    content = mmap(file.fileno(), 0, access=ACCESS_READ)
     if is_onnx(content):
         return "an ONNX model: it can only be used as a black box, see gifthorse.checkpoints.onnx_model.OnnxModel"
     if content[257:262] == b"ustar":
         return f"a tar archive, as early versions of torch wrote; {_ADVICE}"
-    reader = PickleReader(io.BytesIO(content[: limits.pickle_bytes]), {}, Unread, limits, limits.operations_of(0))
+    reader = PickleReader(io.BytesIO(content[:_GLANCE]), {}, Unread, limits, limits.operations_of(0))
     with suppress(Exception):  # most are no pickles
         _first(reader)
         return _plain_pickle(reader) if reader.names else _UNKNOWN
