@@ -148,7 +148,7 @@ def read_image(
     height, width = _sides(size)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _bound(image, (2 * width / (keep or 1), 2 * height / (keep or 1)), max_pixels)
+            bound_pixels(image, (2 * width / (keep or 1), 2 * height / (keep or 1)), max_pixels)
             colour = _to_rgb(image)
         shown = colour if channels == 3 else colour.convert("L")
         if keep is None:
@@ -160,8 +160,11 @@ def read_image(
         raise RequestError(f"cannot read the image {path} ({str(error) or type(error).__name__})") from error
 
 
-def _bound(image: Image.Image, enough: tuple[float, float], max_pixels: int) -> None:
-    """Have a large JPEG decoded small, but no smaller than is ``enough``; ``ValueError`` for other large images."""
+def bound_pixels(image: Image.Image, enough: tuple[float, float], max_pixels: int = MAX_PIXELS) -> None:
+    """Have a large JPEG decoded small, but no smaller than the width and height that are ``enough``.
+
+    Raises ``ValueError`` for other large images.
+    """
     if image.width * image.height > max_pixels:
         image.draft(None, (ceil(enough[0]), ceil(enough[1])))
     if image.width * image.height > max_pixels:
