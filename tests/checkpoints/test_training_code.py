@@ -347,16 +347,22 @@ def test_tensors_of_other_kinds_are_told_from_code(tensor: Callable[[], Tensor],
     assert "run" not in message
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_other_protocols_are_read_or_said(protocol: int, tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    torch.save(weights(), stream, pickle_protocol=protocol)
-    if protocol == 3:
-        assert_same(read(tmp_path, stream.getvalue()), weights())
-    else:
-        assert f"was saved with pickle protocol {protocol}" in refusal(tmp_path, stream.getvalue())
-        torch.save(
-            {**weights(), "x": Colour.RED, "y": Call(print, "y")}, stream := io.BytesIO(), pickle_protocol=protocol
-        )
-        message = refusal(tmp_path, stream.getvalue())
-        assert f"would run builtins.print, {__name__}.Colour; nothing was run" in message
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_any_binary_protocol_is_read(protocol: int, legacy: bool, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": not legacy}
+    beside = {
+        "array": np.arange(3),
+        "set": {1, 2},
+        "bytes": b"\xff",
+        "path": Path("x"),
+        "deep": defaultdict(list, a=[]),
+    }
+    torch.save({"model": weights(), **beside}, stream := io.BytesIO(), **options)
+    assert_same(read(tmp_path, stream.getvalue()), weights())
+    torch.save({"a.b": np.arange(6.0).reshape(2, 3).T}, stream := io.BytesIO(), **options)
+    assert_same(read(tmp_path, stream.getvalue()), {"a.b": torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T})
+    torch.save({**weights(), "x": Colour.RED, "y": Call(print, "y")}, stream := io.BytesIO(), **options)
+    message = refusal(tmp_path, stream.getvalue())
+    assert f"builtin{'s' if protocol > 2 else '__'}.print" in message
+    assert f"{__name__}.Colour; nothing was run" in message

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -205,6 +206,37 @@ def test_a_link_in_a_circle_ends_and_a_pipe_is_not_opened(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "cat/pipe.png")
     splits = load("folder[size=8]", tmp_path)
     assert len(splits.train) + len(splits.holdout) + len(splits.test) == 10
+
+
+@pytest.mark.parametrize("place", ["cat/5.png", "cat", "self", "loop.csv", "cat/deep/round.png", "."])
+def test_a_link_to_itself_is_refused_in_one_line(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    grow(root, ["cat", "dog"])
+    (root / "cat/deep").mkdir()
+    link = root / place
+    if place == ".":
+        link = tmp_path / "link"
+    elif place == "cat":
+        link = root / "cat2"
+    link.symlink_to(link)
+    path = link if place == "." else root
+    with pytest.raises(RequestError, match="leads in a circle") as caught:
+        load(f'folder[path="{path}"]', tmp_path)
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(root)
+    if place == "cat/5.png":  # two links that lead to each other, in a folder without a picture
+        grow(root, ["dog", "owl"])
+        (root / "cat").mkdir()
+        (root / "cat/a.png").symlink_to(root / "cat/b.png")
+        (root / "cat/b.png").symlink_to(root / "cat/a.png")
+        with pytest.raises(RequestError, match="leads in a circle"):
+            load(f'folder[path="{root}"]', tmp_path)
+
+
+def test_how_many_pixels_are_decoded_is_a_field(tmp_path: Path) -> None:
+    grow(tmp_path, ["cat", "dog"])
+    with pytest.raises(RequestError, match="pixels, more than the 3 that are decoded"):
+        load("folder[max_pixels=3]", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Reading image files: what becomes of each kind of picture, and a cache that is used, noticed and rebuilt."""
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +36,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The paths of every file that is really opened."""
     seen: list[Path] = []
 
-    def counting(path: Path, size: Size, keep: float | None, channels: int) -> object:
+    def counting(path: Path, size: Size, keep: float | None, channels: int, max_pixels: int) -> object:
         seen.append(path)
-        return read_image(path, size, keep, channels)
+        return read_image(path, size, keep, channels, max_pixels)
 
     monkeypatch.setattr(image_files, "read_image", counting)
     return seen
@@ -281,3 +283,39 @@ def test_reading_announces_its_progress(files: ImageFiles, tmp_path: Path, monke
     with listening(lambda *news: heard.append(news)):
         files.read(8, tmp_path, "pictures")
     assert heard == [("reading pictures", done, 3) for done in range(4)]
+
+
+def flat_png(width: int, height: int) -> bytes:
+    """A grey picture of one colour, whose file is far smaller than what it decodes to."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compressobj()
+    packed = b"".join(rows.compress(bytes(width + 1)) for _ in range(height)) + rows.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(flat_png(8000, 7000))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
+        with pytest.raises(RequestError, match=r"a\.png .*8000 × 7000 pixels, more than the 50000000"):
+            read_image(path, 32)
+    picture(0, 100, 50).save(path)
+    assert read_image(path, 32, max_pixels=5000).shape == (32, 32, 3)
+    with pytest.raises(RequestError, match="more than the 4999"):
+        read_image(path, 32, max_pixels=4999)
+
+
+@pytest.mark.parametrize("keep", [None, 0.5, 1.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_huge_jpeg_is_decoded_at_a_fraction_of_its_size(keep: float | None, channels: int, tmp_path: Path) -> None:
+    picture(0, 1600, 1200).save(tmp_path / "a.jpg", quality=95)
+    whole = read_image(tmp_path / "a.jpg", 32, keep, channels).astype(int)
+    small = read_image(tmp_path / "a.jpg", 32, keep, channels, max_pixels=500_000).astype(int)
+    assert np.abs(whole - small).mean() < 2
+    with pytest.raises(RequestError, match="1600 × 1200 pixels"):
+        read_image(tmp_path / "a.jpg", 801, keep, channels, max_pixels=500_000)

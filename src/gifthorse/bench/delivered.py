@@ -231,9 +231,9 @@ def _channels(path: Path, state: Mapping[str, Tensor]) -> int:
 def _images(asked: Delivery, channels: int, data_root: Path, cache: Path) -> _Given:
     """Return all images that were given, none of them set aside."""
     if asked.data is not None:
-        path = asked.data.expanduser().resolve()
-        if not path.is_dir():
+        if not asked.data.expanduser().is_dir():
             raise RequestError(f"--data {asked.data}: there is no such folder")
+        path = asked.data.expanduser().resolve()
         size = _size(asked, path)
         return _of_folder(Folder.from_dict({"path": str(path), "size": size, "channels": channels}), cache)
     assert asked.dataset is not None

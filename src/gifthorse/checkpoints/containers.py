@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from gifthorse.checkpoints.building import own_rank
 from gifthorse.checkpoints.listing import listing, shown
-from gifthorse.checkpoints.numpy_values import PickledArray, PickledScalar
+from gifthorse.checkpoints.numpy_values import PickledScalar
+from gifthorse.checkpoints.plain_values import Unread
+from gifthorse.checkpoints.torch_values import PickledTensor
 from gifthorse.core.errors import RequestError
 
 log = logging.getLogger("gifthorse")
@@ -18,7 +19,6 @@ _USUAL = ("state_dict", "model_state_dict", "model", "net")
 _ALSO = ("model_state", "module", "network", "netC", "weights")
 _OPTIMIZER = "param_groups"
 _LONGEST_LIST = 100
-_NUMPY = PickledArray | PickledScalar
 _MISSING = object()
 
 
@@ -31,8 +31,10 @@ class _Place:
     others: tuple[str, ...]
 
 
-def find_weights(path: Path, loaded: object, entry: str | None) -> dict[str, Tensor]:
-    """Return the tensors by name that are inside of what the file at ``path`` holds, or inside of its ``entry``.
+def find_weights(path: Path, loaded: object, entry: str | None) -> dict[Any, Any]:
+    """Return the weights by name that are inside of what the file at ``path`` holds, or inside of its ``entry``.
+
+    Other values may lie beside them. Tensors that a pickle described are not made yet.
 
     ``entry`` is a name, or several with dots between them (``checkpoint.state_dict``). Without one, entries that are
     usually called so are taken first, then the only one that holds weights. What was chosen and what was left out is
@@ -58,18 +60,13 @@ def find_weights(path: Path, loaded: object, entry: str | None) -> dict[str, Ten
         )
     elif entry is None and not {*place.path} <= {*_USUAL, "0"}:
         log.warning("%s: the weights are those of its entry '%s'", path.name, shown(".".join(place.path)))
-    return _tensors(path, place.weights)
-
-
-def items_of(value: Any) -> dict[Any, Any]:
-    """Return the items of a dictionary, whatever methods of it a pickle has shadowed by attributes."""
-    return {key: dict.__getitem__(value, key) for key in dict.keys(value)}
+    return place.weights
 
 
 def _entries(value: object) -> dict[str, Any]:
     """Return what a dictionary, or a short list, holds, by the name that ``entry`` has for it."""
     if isinstance(value, dict):
-        return {str(key): each for key, each in items_of(value).items() if isinstance(key, str | int)}
+        return {str(key): each for key, each in value.items() if isinstance(key, str | int)}
     if isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
         return {str(place): each for place, each in enumerate(value)}
     return {}
@@ -101,17 +98,8 @@ def _rank(value: object, ranks: dict[int, int]) -> int:
         entries = _entries(value)
         if not (isinstance(value, dict) and _OPTIMIZER in entries):
             inner = [_rank(each, ranks) for each in entries.values()]
-            ranks[id(value)] = max([_own_rank(value), *inner])
+            ranks[id(value)] = max([own_rank(value), *inner])
     return ranks[id(value)]
-
-
-def _own_rank(value: object) -> int:
-    if not isinstance(value, dict):
-        return 0
-    named = [
-        name for name, each in items_of(value).items() if isinstance(name, str) and isinstance(each, Tensor | _NUMPY)
-    ]
-    return 0 if not named else 2 if any("." in name for name in named) else 1
 
 
 def _chosen(path: Path, value: object, at: tuple[str, ...], ranks: dict[int, int]) -> _Place:
@@ -124,20 +112,21 @@ def _chosen(path: Path, value: object, at: tuple[str, ...], ranks: dict[int, int
             name: rank for name, each in entries.items() if id(each) not in seen and (rank := _rank(each, ranks))
         }
         name = _of_usual_name(path, at, holders)
-        own = _own_rank(value)
+        own = own_rank(value)
         if name is None and (own == 2 or not holders or (own and max(holders.values()) < 2)):
             break
         if name is None:
-            best = [each for each, rank in holders.items() if rank == max(holders.values())]
+            highest = max(holders.values())
+            best = [each for each, rank in holders.items() if rank == highest]
             if len(best) > 1:
                 raise _several(path, at, best)
             (name,) = best
-        others += [".".join((*at, each)) for each, rank in holders.items() if each != name and rank == 2]
+        others += [_joined(at, each) for each, rank in holders.items() if each != name and rank == 2]
         at, value = (*at, name), entries[name]
     if not own:
         raise RequestError(f"{path} holds no weights, which are tensors by name; it has {_contents(value)}")
     assert isinstance(value, dict)
-    return _Place(items_of(value), at, tuple(others))
+    return _Place(value, at, tuple(others))
 
 
 def _of_usual_name(path: Path, at: tuple[str, ...], holders: dict[str, int]) -> str | None:
@@ -151,40 +140,19 @@ def _of_usual_name(path: Path, at: tuple[str, ...], holders: dict[str, int]) -> 
 
 
 def _several(path: Path, at: tuple[str, ...], names: list[str]) -> RequestError:
-    choices = listing(".".join((*at, name)) for name in names)
+    choices = listing(_joined(at, name) for name in names)
     return RequestError(f"{path} has several entries that may be the weights, name one with entry=: {choices}")
 
 
-def _tensors(path: Path, items: dict[Any, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a dictionary of weights; plain values beside them are left out."""
-    found: dict[str, Tensor] = {}
-    strange: list[str] = []
-    layers = _own_rank(items) == 2
-    for name, value in items.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor | _NUMPY):
-            strange.append(str(name))
-            continue
-        try:
-            found[name] = value if isinstance(value, Tensor) else value.tensor()
-        except ValueError:
-            if not layers or "." in name:
-                raise
-            strange.append(name)
-    # A layer may keep something beside its tensors under this name, see torch.nn.Module.get_extra_state.
-    weights = [
-        name for name in strange if "." in name and not name.endswith("_extra_state") and items.get(name) is not None
-    ]
-    if weights:
-        raise RequestError(f"{path} has entries among its weights that are no tensors: {listing(weights)}")
-    if strange:
-        log.warning("%s: beside the weights, what is no tensor is left out: %s", path.name, listing(strange))
-    return found
+def _joined(at: tuple[str, ...], name: str) -> str:
+    """Return a path of entries; of a hostile file's long one, only as much as is shown."""
+    return f"{shown('.'.join(at))}.{name}" if at else name
 
 
 def _contents(value: object) -> str:
     if not isinstance(value, dict):
         return _kind(value)
-    return listing(f"{name} ({_kind(each)})" for name, each in items_of(value).items()) or "nothing"
+    return listing(f"{name} ({_kind(each)})" for name, each in value.items()) or "nothing"
 
 
 def _kind(value: object) -> str:
@@ -195,4 +163,8 @@ def _kind(value: object) -> str:
         return "text"
     if isinstance(value, int | float | PickledScalar):
         return "a number"
+    if isinstance(value, PickledTensor):
+        return "a Tensor"
+    if type(value) is Unread:
+        return "a value of another kind"
     return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,6 +1,8 @@
 """Just enough of ONNX's protobuf to know a model when one comes along, and which other files it wants to read."""
 
 from collections.abc import Iterator
+from itertools import islice
+from mmap import mmap
 
 # The message types that can hold tensors: {type: {field number: type of the field}}, from the onnx.proto of ONNX 1.18.
 _HOLDERS = {
@@ -15,12 +17,14 @@ _HOLDERS = {
 }
 _IR_VERSION, _GRAPH = 1, 7
 _KEY, _VALUE = 1, 2
+_MOST_FIELDS = 2_000_000  # no model has so many, beside its numbers
 
 
-def is_onnx(content: bytes) -> bool:
+def is_onnx(content: bytes | mmap) -> bool:
     """Tell whether bytes are a protobuf with a version number and a graph where ONNX has them."""
     try:
-        found = {(number, isinstance(value, int)) for number, value in _fields(memoryview(content))}
+        fields = islice(_fields(memoryview(content)), _MOST_FIELDS)
+        found = {(number, isinstance(value, int)) for number, value in fields}
     except ValueError:
         return False
     return {(_IR_VERSION, True), (_GRAPH, False)} <= found
@@ -29,9 +33,10 @@ def is_onnx(content: bytes) -> bool:
 def external_files(content: bytes) -> set[str]:
     """Return the paths, as written, of all files in which the model keeps tensors.
 
-    Raises ``ValueError`` where ``content`` is no ONNX model.
+    Raises ``ValueError`` where ``content`` is no ONNX model, or one in more than two million pieces.
     """
     paths = set()
+    left = _MOST_FIELDS
     waiting = [("Model", memoryview(content))]
     while waiting:
         kind, message = waiting.pop()
@@ -41,11 +46,12 @@ def external_files(content: bytes) -> set[str]:
                 paths.add(entry.get(_VALUE, b"").decode())
             continue
         holders = _HOLDERS[kind]
-        waiting += [
-            (holders[number], value)
-            for number, value in _fields(message)
-            if number in holders and not isinstance(value, int)
-        ]
+        for number, value in _fields(message):
+            left -= 1
+            if left < 0:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            if number in holders and not isinstance(value, int):
+                waiting.append((holders[number], value))
     return paths
 
 

@@ -121,7 +121,10 @@ def _check_files(path: Path, max_bytes: int) -> None:
     except ValueError as error:
         raise RequestError(f"{path} is damaged: {shown(str(error))}") from error
     folder = path.resolve().parent
-    files = {location: (folder / location).resolve() for location in locations if "\0" not in location}
+    try:
+        files = {location: (folder / location).resolve() for location in locations if "\0" not in location}
+    except (OSError, RuntimeError) as error:  # until Python 3.13, a link to itself is a RuntimeError
+        raise RequestError(f"{path} is refused: it reaches for files through links that lead nowhere") from error
     outside = sorted(name for name in locations if name not in files or not files[name].is_relative_to(folder))
     if outside:
         raise RequestError(f"{path} is refused: it reaches for files outside of its folder: {listing(outside)}")

@@ -5,8 +5,14 @@ The names that such values are pickled under are answered by the classes here, w
 become. The list is fixed: what is not on it, such as a class of the user's own code, is refused by name.
 """
 
-from collections import OrderedDict
 from typing import Any
+
+
+class PickledName:
+    """What a pickle would import."""
+
+    def __init__(self, name: str):
+        self.name = name
 
 
 class Unread:
@@ -15,23 +21,23 @@ class Unread:
     def __init__(self, *_: object):
         pass
 
-    def __setstate__(self, _: object) -> None:
-        pass
+    def __str__(self) -> str:
+        return "(a value of another kind)"
 
 
 class UnreadMapping:
     """What a kind of dictionary is made by: a plain one, so that weights in it are found."""
 
     def __new__(cls, *_: object) -> Any:
-        """Return an empty dictionary; the unpickler fills it, and may set attributes of it that nobody reads."""
-        return OrderedDict()
+        """Return an empty dictionary; the pickle fills it."""
+        return {}
 
 
 class UnreadSequence:
     """What a kind of list is made by: a plain one."""
 
     def __new__(cls, *_: object) -> Any:
-        """Return an empty list; the unpickler fills it."""
+        """Return an empty list; the pickle fills it."""
         return []
 
 

@@ -16,7 +16,7 @@ from gifthorse.core.contents import IMAGE_EXTENSIONS, seen_once
 from gifthorse.core.errors import RequestError
 from gifthorse.core.task import Dataset, Splits
 from gifthorse.datasets.class_lists import EXTENSIONS as LISTS
-from gifthorse.datasets.image_files import ImageFiles, Size, read_splits
+from gifthorse.datasets.image_files import MAX_PIXELS, ImageFiles, Size, read_splits
 from gifthorse.datasets.names import natural_order, quoted
 from gifthorse.datasets.splits import cut_by_class
 from gifthorse.datasets.tree import Classes, Tree, image_paths, read_tree
@@ -77,6 +77,10 @@ class FolderDataset(Dataset):
         """Return how many channels the images are to have."""
         return 3
 
+    def asked_pixels(self) -> int:
+        """Return how many pixels an image may have to be decoded."""
+        return MAX_PIXELS
+
     def asked_classes(self) -> Collection[str]:
         """Return the classes that the request names, if it does."""
         return ()
@@ -108,7 +112,8 @@ class FolderDataset(Dataset):
         else:
             parts = cut_by_class(learning, self._sizes(learning), names, self.name)
             parts |= cut_by_class(judging, {"test": self.test}, names, self.name)
-        return read_splits(parts, names, self.size, root, self.name, self.keep, self.asked_channels())
+        asked = self.asked_channels(), self.asked_pixels()
+        return read_splits(parts, names, self.size, root, self.name, self.keep, *asked)
 
     def given(self, root: Path) -> Given:
         """Return every image of the folder, whatever part of it it lies in; nothing is cut off."""
@@ -124,12 +129,16 @@ class FolderDataset(Dataset):
                 files = ImageFiles.joined([_files_of(part, names, inside) for part in parts])
         except OSError as error:
             raise RequestError(f"{self.name}: cannot read {error.filename} ({error.strerror})") from None
-        images = files.read(self.size, root, self.name, self.keep, self.asked_channels())
+        images = files.read(self.size, root, self.name, self.keep, self.asked_channels(), self.asked_pixels())
         return Given(images.pixels, images.labels if names else None, tuple(names))
 
     def _inside(self, root: Path) -> tuple[Path, Path]:
         """Return the folder and the data root, out of which no link may lead."""
-        return (root / Path(self.path).expanduser()).resolve(), root.resolve()
+        where = root / Path(self.path).expanduser()
+        try:
+            return where.resolve(), root.resolve()
+        except RuntimeError:  # until Python 3.13
+            raise RequestError(f"{self.name}: the link {where} leads in a circle") from None
 
     def _tree(self, root: Path) -> Tree:
         where, _ = inside = self._inside(root)
@@ -204,9 +213,17 @@ class Folder(FolderDataset):
         None, description='how many classes, the first in natural order, or which, as ["cat","dog"]; null: all'
     )
 
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=1, description="images with more pixels are refused, but for JPEGs, which are decoded smaller"
+    )
+
     def asked_channels(self) -> int:
         """Return the field."""
         return self.channels
+
+    def asked_pixels(self) -> int:
+        """Return the field."""
+        return self.max_pixels
 
     def asked_classes(self) -> Collection[str]:
         """Return the classes where they are named."""

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,8 @@ CACHE = ".gifthorse-cache"
 # Pillow goes by a file's content, whatever it is called, and hands PostScript to an interpreter: not from here.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 BLOCK = 256
+MAX_PIXELS = 50_000_000
+"""The most pixels that are decoded of an image unless the caller says otherwise: 200 MB of memory."""
 
 Pixels = NDArray[np.uint8]
 Size = int | tuple[int, int]
@@ -58,28 +61,40 @@ class ImageFiles:
         """Return the files of an index, in that order."""
         return ImageFiles(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.classes)
 
-    def read(self, size: Size, root: Path, name: str, keep: float | None = 1.0, channels: int = 3) -> Images:
+    def read(
+        self,
+        size: Size,
+        root: Path,
+        name: str,
+        keep: float | None = 1.0,
+        channels: int = 3,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Images:
         """Return the images, ``uint8 (N, channels, H, W)``, mapped from the cache in the data folder ``root``.
 
         The first time, ``torch.get_num_threads()`` threads decode and resize every file (see :func:`read_image`)
         and the pixels are written to ``root/.gifthorse-cache/``, under the hash of the files' names, sizes and times of
         change; it may be deleted at any time. Later only the pages that are touched are read. Where the data folder
-        cannot be written, the images stay in memory. :class:`RequestError` names a file that is no image.
+        cannot be written, the images stay in memory. :class:`RequestError` names a file that is no image, or one of
+        more than ``max_pixels``.
         """
-        cache = root / CACHE / f"{self._key(size, root.resolve(), keep, channels)}.npy"
+        cache = root / CACHE / f"{self._key(size, root.resolve(), keep, channels, max_pixels)}.npy"
         shape = (len(self), *_sides(size), channels)
         pixels = _mapped(cache, shape)
         if pixels is None:
+            decoded = partial(
+                self._decode, name, partial(read_image, size=size, keep=keep, channels=channels, max_pixels=max_pixels)
+            )
             try:
-                _write(cache, shape, self._decode(size, name, keep, channels))
+                _write(cache, shape, decoded())
                 pixels = _mapped(cache, shape)
             except OSError as error:
                 log.warning("%s keeps its images in memory: %s cannot be written (%s)", name, cache.parent, error)
             if pixels is None:
-                pixels = np.stack(list(self._decode(size, name, keep, channels)))
+                pixels = np.stack(list(decoded()))
         return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels, self.classes)
 
-    def _key(self, size: Size, root: Path, keep: float | None, channels: int) -> str:
+    def _key(self, size: Size, root: Path, keep: float | None, channels: int, max_pixels: int) -> str:
         files = []
         for path in self.paths:
             try:
@@ -88,11 +103,14 @@ class ImageFiles:
                 raise RequestError(f"cannot read the image {path} ({error.strerror})") from None
             stamp = about.st_size, about.st_mtime_ns, about.st_ctime_ns
             files.append([os.path.relpath(path, root), *stamp])
-        return fingerprint({"format": 3, "size": _sides(size), "keep": keep, "channels": channels, "files": files})
+        # What is above the limit is decoded otherwise.
+        limit = {} if max_pixels == MAX_PIXELS else {"max_pixels": max_pixels}
+        return fingerprint(
+            {"format": 3, **limit, "size": _sides(size), "keep": keep, "channels": channels, "files": files}
+        )
 
-    def _decode(self, size: Size, name: str, keep: float | None, channels: int) -> Iterator[Pixels]:
+    def _decode(self, name: str, read: Callable[[Path], Pixels]) -> Iterator[Pixels]:
         blocks = [self.paths[start : start + BLOCK] for start in range(0, len(self), BLOCK)]
-        read = partial(read_image, size=size, keep=keep, channels=channels)
         # Threads, not processes: Pillow decodes and resizes without holding the interpreter lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as workers:
             for block in track(blocks, f"reading {name}", len(blocks)):
@@ -107,24 +125,30 @@ def read_splits(
     name: str,
     keep: float | None = 1.0,
     channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
 ) -> Splits:
     """Read the files of ``train``, ``holdout`` and ``test``; see :meth:`ImageFiles.read`."""
-    images = {part: files.read(size, root, f"{name} ({part})", keep, channels) for part, files in parts.items()}
+    images = {
+        part: files.read(size, root, f"{name} ({part})", keep, channels, max_pixels) for part, files in parts.items()
+    }
     return Splits(**images, class_names=tuple(class_names))
 
 
-def read_image(path: Path, size: Size, keep: float | None = 1.0, channels: int = 3) -> Pixels:
+def read_image(
+    path: Path, size: Size, keep: float | None = 1.0, channels: int = 3, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Return an image file as ``uint8 (H, W, channels)``, resized bilinearly with antialiasing.
 
     Three channels are red, green and blue, one is their grey (ITU-R BT.601). ``keep`` is the side of the centred
     square, or rectangle of the shape asked for, that is kept, as a share of the largest in the image; ``None``
     stretches the whole image. Grey and palette images become coloured, transparency is dropped, 16 bits become 8, and
-    of several frames the first is taken, all as torchvision does it. :class:`RequestError` names a file that cannot be
-    read.
+    of several frames the first is taken, all as torchvision does it. A JPEG of more than ``max_pixels`` is decoded at a
+    half, a quarter or an eighth of its size. :class:`RequestError` names a file that cannot be read, or is larger.
     """
     height, width = _sides(size)
     try:
         with Image.open(path, formats=FORMATS) as image:
+            bound_pixels(image, (2 * width / (keep or 1), 2 * height / (keep or 1)), max_pixels)
             colour = _to_rgb(image)
         shown = colour if channels == 3 else colour.convert("L")
         if keep is None:
@@ -134,6 +158,20 @@ def read_image(path: Path, size: Size, keep: float | None = 1.0, channels: int =
         return np.asarray(resized).reshape(height, width, channels)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise RequestError(f"cannot read the image {path} ({str(error) or type(error).__name__})") from error
+
+
+def bound_pixels(image: Image.Image, enough: tuple[float, float], max_pixels: int = MAX_PIXELS) -> None:
+    """Have a large JPEG decoded small, but no smaller than the width and height that are ``enough``.
+
+    Raises ``ValueError`` for other large images.
+    """
+    if image.width * image.height > max_pixels:
+        image.draft(None, (ceil(enough[0]), ceil(enough[1])))
+    if image.width * image.height > max_pixels:
+        raise ValueError(
+            f"it has {image.width} × {image.height} pixels, more than the {max_pixels} that are decoded: "
+            "make it smaller, or set max_pixels of the data set where it has that field"
+        )
 
 
 def _sides(size: Size) -> tuple[int, int]:

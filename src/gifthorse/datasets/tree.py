@@ -1,5 +1,6 @@
 """What a folder of images holds: classes, or parts such as ``train/`` and ``test/`` with classes in them."""
 
+import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,15 @@ def read_tree(where: Path, inside: tuple[Path, ...], wanted: Collection[str] = (
 
 def image_paths(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
     """Yield the image files in a folder and its subfolders, in order; links must stay inside one of ``inside``."""
-    for entry in _entries(folder, inside):
+    # A loop, not a recursion: folders may lie in each other deeper than Python counts.
+    waiting = [iter(_entries(folder, inside))]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
         # A link to a folder may lead in a circle, and opening a pipe waits for ever: neither is followed.
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_paths(Path(entry.path), inside)
+        elif entry.is_dir(follow_symlinks=False):
+            waiting.append(iter(_entries(Path(entry.path), inside)))
         elif _is_image(entry):
             yield Path(entry.path)
 
@@ -255,18 +261,28 @@ def _look(folder: Path, inside: tuple[Path, ...]) -> _Contents:
 
 def _bears_images(folder: Path) -> bool:
     """Tell whether there are images in a folder or its subfolders, as soon as one is found."""
-    inner = []
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                inner.append(entry)
-            elif not entry.name.startswith(".") and _is_image(entry):
-                return True
-    return any(_bears_images(Path(entry.path)) for entry in inner if _counts(entry))
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting += [Path(entry.path)] if _counts(entry) else []
+                elif not entry.name.startswith(".") and _is_image(entry):
+                    return True
+    return False
 
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
-    return entry.name.lower().endswith(IMAGE_EXTENSIONS) and entry.is_file()
+    return entry.name.lower().endswith(IMAGE_EXTENSIONS) and (_leads_nowhere(entry) or entry.is_file())
+
+
+def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
+    """Tell whether an entry is a link to itself, or to links that lead in a circle."""
+    try:
+        entry.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _counts(entry: "os.DirEntry[str]") -> bool:
@@ -279,6 +295,8 @@ def _entries(folder: Path, inside: tuple[Path, ...]) -> list["os.DirEntry[str]"]
         entries = sorted(filter(_counts, found), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_symlink():
+            if _leads_nowhere(entry):
+                raise RequestError(f"the link {entry.path} leads in a circle")
             target = Path(entry.path).resolve()
             if not target.exists() or not any(target.is_relative_to(allowed) for allowed in inside):
                 raise RequestError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import RequestError
-from gifthorse.datasets.image_files import read_image
+from gifthorse.datasets.image_files import bound_pixels, read_image
 from gifthorse.datasets.tree import image_paths
 
 GREY = (0.299, 0.587, 0.114)
@@ -27,6 +27,7 @@ def read_picture(path: Path, channels: int, height: int, width: int) -> tuple[Te
         raise RequestError(f"a picture has 1 or 3 channels, the images have {channels}")
     try:
         with Image.open(path) as opened:
+            bound_pixels(opened, (2 * width, 2 * height))
             opened.load()
             picture = opened.convert("RGBA").resize((width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -41,11 +42,13 @@ def read_picture(path: Path, channels: int, height: int, width: int) -> tuple[Te
 
 def find_pictures(folder: str) -> list[Path]:
     """Return the image files in a folder and its subfolders, in order; :class:`RequestError` where it is none."""
-    where = Path(folder).expanduser().resolve()
     try:
+        where = Path(folder).expanduser().resolve()
         return list(image_paths(where, (where,)))
     except OSError as error:
-        raise RequestError(f"cannot read the pictures in {where} ({error.strerror})") from None
+        raise RequestError(f"cannot read the pictures in {folder} ({error.strerror})") from None
+    except RuntimeError:  # until Python 3.13
+        raise RequestError(f"cannot read the pictures in {folder}: it is a link that leads in a circle") from None
 
 
 def read_pictures(paths: Sequence[Path], channels: int, size: int) -> Tensor:
