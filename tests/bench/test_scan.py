@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gifthorse.bench import calibration
 from gifthorse.bench.calibration import calibrations, threshold
 from gifthorse.bench.delivered import Delivered, Delivery, read_delivery
-from gifthorse.bench.portfolio import LADDER, halvings, inspector, portfolio, searched
+from gifthorse.bench.portfolio import LADDER, chosen, halvings, inspector, searched
 from gifthorse.bench.scan import ScanRequest, scan
 from gifthorse.bench.store import Store
 from gifthorse.core.classifier import Classifier, predict
@@ -172,6 +173,18 @@ def test_the_same_scan_is_answered_from_the_store_and_another_is_not(folder: Pat
     assert len(ids | {first.id}) == 5
 
 
+def test_an_answer_is_of_the_populations_that_it_was_compared_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = Store(tmp_path / "store"), ScanRequest(delivery(folder), ("neural_cleanse[steps=2,batches=1]",))
+    first = scan(asked, store, tmp_path, CPU)
+    monkeypatch.setattr(calibration, "_inspectors", list)
+    other = scan(asked, store, tmp_path, CPU)
+    assert other.id != first.id
+    assert other.inspections[0].calibrations == ()
+    assert other.inspections[0].remarks == ("never measured on a population of ours: its own threshold counts",)
+
+
 def test_no_inspector_leaves_a_mark_on_the_model_that_the_next_one_sees(folder: Path, tmp_path: Path) -> None:
     store, one = Store(tmp_path / "store"), "neural_cleanse[steps=3,batches=1]"
     alone = scan(ScanRequest(delivery(folder), (one,)), store, tmp_path, CPU)
@@ -287,11 +300,11 @@ def test_only_inspectors_are_taken(request_: str) -> None:
 def test_the_portfolio_fits_the_budget_and_a_budget_too_small_names_one_that_is_not() -> None:
     world = digits_world()
     model, images = world.benign, world.task.holdout
-    whole, left_out, _ = portfolio(model, images, 3600)
+    whole, left_out, _ = chosen(model, images, 3600)
     assert [each.name for each in whole] == ["neural_cleanse", "abs"]
     assert not left_out
     with pytest.raises(RequestError, match="--budget"):
-        portfolio(model, images, 1e-3)
+        chosen(model, images, 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from gifthorse.core.configuration import fingerprint
 from gifthorse.core.scan import Calibration
 
 FALSE_ALARMS = 0.05
@@ -19,11 +20,11 @@ def calibrations(defense: Mapping[str, Any]) -> tuple[str | None, tuple[Calibrat
     ``defense`` holds every field, JSON-ready. Populations of the same inspector with other settings are taken, and
     marked so, where there are none with these; without any the metric is ``None``.
     """
-    known = [each for each in _inspectors() if each["defense"] == defense["name"]]
-    exact = [each for each in known if all(defense.get(name) == value for name, value in each["settings"].items())]
-    if not known:
+    same = [each for each in _inspectors() if each["defense"] == defense["name"]]
+    exact = [each for each in same if all(defense.get(name) == value for name, value in each["settings"].items())]
+    if not same:
         return None, ()
-    (nearest, *_) = exact or known
+    (nearest, *_) = exact or same
     found = (Calibration(**each, exact=bool(exact)) for each in nearest["populations"])
     return nearest["index"], tuple(found)
 
@@ -32,6 +33,11 @@ def threshold(found: tuple[Calibration, ...]) -> float | None:
     """Return the smallest index that at most :data:`FALSE_ALARMS` of all benign models exceed; ``None`` without any."""
     benign = sorted((value for each in found for value in each.benign), reverse=True)
     return benign[math.floor(FALSE_ALARMS * len(benign))] if benign else None
+
+
+def known() -> str:
+    """Return a digest of all that is known of our populations."""
+    return fingerprint({"inspectors": _inspectors()})
 
 
 @cache

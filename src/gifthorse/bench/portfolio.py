@@ -36,7 +36,7 @@ def inspector(request: str) -> Defense[Any]:
     return found
 
 
-def portfolio(model: Classifier, images: Images, seconds: float) -> tuple[list[Defense[Any]], list[str], float]:
+def chosen(model: Classifier, images: Images, seconds: float) -> tuple[list[Defense[Any]], list[str], float]:
     """Return the inspectors that fit in so many seconds, what was left out for it, and how long they should take.
 
     :class:`RequestError` where not even the shortest search fits.

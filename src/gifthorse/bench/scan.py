@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gifthorse.bench import calibration, portfolio
 from gifthorse.bench.calibration import calibrations, threshold
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.delivered import Delivered, Delivery, read_delivery
 from gifthorse.bench.machine import environment, timed
 from gifthorse.bench.plugins import plugins_of
-from gifthorse.bench.portfolio import inspector, portfolio
-from gifthorse.bench.source import sources_of
+from gifthorse.bench.portfolio import inspector
+from gifthorse.bench.source import source_of, sources_of
 from gifthorse.bench.store import Arrays, Store
 from gifthorse.core.anomaly import anomaly_indices, median
 from gifthorse.core.classifier import Classifier
@@ -136,7 +137,7 @@ def scan(
 
 def _chosen(delivered: Delivered, asked: ScanRequest) -> tuple[list[Defense[Any]], list[str], float]:
     if isinstance(delivered.model, Classifier):
-        return portfolio(delivered.model, delivered.images, 60 * asked.budget)
+        return portfolio.chosen(delivered.model, delivered.images, 60 * asked.budget)
     if delivered.architecture is None or not delivered.labelled:
         raise RequestError(
             f"{asked.delivery.model} is a black box without gradients: only 'mntd' can question it, which trains "
@@ -299,6 +300,11 @@ def _identity(asked: ScanRequest, chosen: Sequence[Defense[Any]], delivered: Del
             "how": [given.mean, given.std, given.entry, given.prefix],
             "defenses": [each.to_dict() for each in chosen],
             "source": sources_of(*chosen, *([architecture] if architecture else [])),
+            # Which inspectors are chosen, and what their indices are compared with.
+            "scan": [
+                *(source_of(module) for module in (__name__, calibration.__name__, portfolio.__name__)),
+                calibration.known(),
+            ],
             "budget": asked.budget,
             "seed": asked.seed,
         }
