@@ -107,6 +107,8 @@ class DataFreeView:
             logits = predict(self.model, self._some(LOOKED_AT))
         except RequestError as error:
             return str(error)
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the model
         except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
             size = "×".join(map(str, self.shape))
             return f"the model cannot take images of {size} (channels, height, width): {reason_of(error)}"
@@ -122,6 +124,8 @@ class DataFreeView:
                 slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
                     self.model(pixels).sum(), pixels, allow_unused=True
                 )
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # noqa: BLE001  # a network of somebody's may raise anything
                 return f"the model gives no gradients: {reason_of(error)}"
         if slopes[0] is not None:
