@@ -663,6 +663,14 @@ SHARED = b"N" + b"2\x86" * 60  # tuples of tuples: 60 of them, or 2 to the power
 LISTED = b"(" + b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(5000))
 
 
+def understated(name: bytes, content: bytes) -> bytes:
+    """A state dict one of whose members unpacks to more bytes than the archive's directory has."""
+    work = bytearray(zipped(members_of(SOUND["torch"]) | {name.decode(): content}, zipfile.ZIP_DEFLATED))
+    at = work.rindex(name) - 46
+    work[at + 24 : at + 28] = struct.pack("<I", 432)
+    return bytes(work)
+
+
 def npy(shape: str) -> bytes:
     text = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}".encode()
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
@@ -692,6 +700,7 @@ ENDLESS = {
         + b"".join(b"\x8a\x0c" + (each * (2**61 - 1)).to_bytes(12, "little") + b"N" for each in range(50_000))
         + b"u"
     ),
+    "more than its directory says": understated(b"archive/data/0", bytes(2**28)),
     "a declared text": with_pickle(b"X\xff\xff\xff\x7f"),
     "declared bytes": with_pickle(b"\x8e" + struct.pack("<Q", 2**62)),
     "a declared number": with_pickle(b"\x8b\xff\xff\xff\x7f"),
