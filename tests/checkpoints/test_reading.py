@@ -10,7 +10,9 @@ import runpy
 import socket
 import struct
 import sys
+import time
 import timeit
+import tracemalloc
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -27,6 +29,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from checkpoint_files import Call, assert_same, members_of, read, read_or_refuse, refusal, saved, weights, zipped
+from gifthorse.checkpoints.limits import Limits
 from gifthorse.checkpoints.numpy_values import PickledArray, PickledScalar, PickledType
 from gifthorse.checkpoints.reading import read_state_dict
 from gifthorse.core.errors import RequestError
@@ -579,3 +582,168 @@ def test_no_change_to_a_sound_file_crashes_the_reader(
     for place, value in changes:
         content[int(place * len(content))] = value
     read_or_refuse(tmp_path, bytes(content))
+
+
+# What programs may understand differently, or what costs more than it looks
+
+
+def parts_of(archive: bytes) -> tuple[bytes, bytes, int]:
+    """Return the members of a zip archive, its directory, and how many members there are."""
+    end = archive.rindex(b"PK\x05\x06")
+    count, length, start = struct.unpack("<HII", archive[end + 10 : end + 20])
+    return archive[:start], archive[start : start + length], count
+
+
+def two_directories(found: bytes, said: bytes) -> bytes:
+    """Who trusts the length of the directory finds one archive, who trusts its place finds the other."""
+    (first, first_directory, count), (second, second_directory, _) = parts_of(found), parts_of(said)
+    second += bytes(max(0, len(first) - len(second)))
+    assert len(first_directory) == len(second_directory)
+    end = struct.pack("<HHHHIIH", 0, 0, count, count, len(second_directory), len(second), 0)
+    return second + second_directory + first + first_directory + b"PK\x05\x06" + end
+
+
+def plainly(content: Any) -> bytes:
+    return zipped(members_of(saved(content)))
+
+
+AMBIGUOUS = {
+    "two directories": two_directories(plainly({"w": torch.ones(4)}), plainly({"w": torch.zeros(4)})),
+    "something before it": b"PK\3\4" + plainly({"w": torch.ones(4)}),
+    "another before it": plainly({"w": torch.zeros(4)}) + plainly({"w": torch.ones(4)}),
+    "something behind it": plainly({"w": torch.ones(4)}) + b"x",
+    "two end records": plainly({"w": torch.ones(4)}) + b"PK\5\6" + bytes(18),
+    "an end record of 64 bits elsewhere": saved({"w": torch.ones(4)}).replace(b"PK\6\6,", b"PK\6\7,"),
+    "one that says otherwise": saved({"w": torch.ones(4)})[:-6] + b"\1\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+def test_an_archive_that_two_programs_understand_differently_is_refused(kind: str, tmp_path: Path) -> None:
+    assert "archive" in refusal(tmp_path, AMBIGUOUS[kind])
+
+
+def patched(content: bytes, mark: bytes, offset: int, new: bytes) -> bytes:
+    """Change a field of every record of a kind."""
+    work, at = bytearray(content), content.find(mark)
+    while at >= 0:
+        work[at + offset : at + offset + len(new)] = new
+        at = content.find(mark, at + 4)
+    return bytes(work)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (patched(plainly({"w": torch.ones(4)}), b"PK\1\2", 8, b"\1"), "encrypted"),
+        (zipped(members_of(saved({"w": torch.ones(4)})), zipfile.ZIP_LZMA), "unusual way"),
+        (zipped(members_of(saved({"w": torch.ones(4)})), zipfile.ZIP_BZIP2), "unusual way"),
+        (patched(plainly({"w": torch.ones(4)}), b"PK\1\2", 24, b"\0\1\0\0"), "its members claim"),
+        (patched(plainly({"w": torch.ones(400)}), b"PK\1\2", 16, b"\0\0\0\0"), "CRC"),
+        (patched(plainly({"w": torch.ones(4)}), b"PK\3\4", 30, b"x"), "differ"),
+        (zipped({f"a/{number}": b"" for number in range(100_001)}), "more than 100000 members"),
+    ],
+)
+def test_crafted_archives(content: bytes, said: str, tmp_path: Path) -> None:
+    assert said in refusal(tmp_path, content)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path: Path) -> None:
+    content = zipped(members_of(saved({"w": torch.zeros(5_000_000)})), zipfile.ZIP_DEFLATED)
+    assert "times its size" in refusal(tmp_path, content)
+    assert len(read(tmp_path, content, limits=Limits(ratio=2000))["w"]) == 5_000_000
+    assert len(read(tmp_path, zipped(members_of(saved({"w": torch.zeros(10**6)})), zipfile.ZIP_DEFLATED))) == 1
+
+
+def with_pickle(pickled: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
+    return zipped(members_of(SOUND["torch"]) | {"archive/data.pkl": b"\x80\x04" + pickled + b"."}, method)
+
+
+SHARED = b"N" + b"2\x86" * 60  # tuples of tuples: 60 of them, or 2 to the power of 60
+LISTED = b"(" + b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(5000))
+
+
+def understated(name: bytes, content: bytes) -> bytes:
+    """A state dict one of whose members unpacks to more bytes than the archive's directory has."""
+    work = bytearray(zipped(members_of(SOUND["torch"]) | {name.decode(): content}, zipfile.ZIP_DEFLATED))
+    at = work.rindex(name) - 46
+    work[at + 24 : at + 28] = struct.pack("<I", 432)
+    return bytes(work)
+
+
+def npy(shape: str) -> bytes:
+    text = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
+
+
+ENDLESS = {
+    "steps": with_pickle(b"}" * 2**21, zipfile.ZIP_DEFLATED),
+    "steps as they are": with_pickle(b"}" * 2**21),
+    "marks": with_pickle(b"(" * 2**21),
+    "memos": with_pickle(b"}" + b"\x94" * 2**21),
+    "copies of a dictionary": with_pickle(
+        b"ccollections\nOrderedDict\nq\0}" + LISTED + b"u\x85q\1" + b"h\0h\1R" * 5000
+    ),
+    "copies of a text": with_pickle(
+        b"c_codecs\nencode\nq\0X"
+        + struct.pack("<I", 2**20)
+        + bytes(2**20)
+        + b"X\6\0\0\0latin1\x86q\1"
+        + b"h\0h\1R" * 99
+    ),
+    "a key of tuples": with_pickle(b"}" + SHARED + b"Ns"),
+    "a type of tuples": with_pickle(b"}X\1\0\0\0acnumpy\ndtype\n" + SHARED + b"\x85Rs"),
+    "lists in lists": with_pickle(b"]" * 9999 + b"a" * 9998),
+    "dictionaries in dictionaries": with_pickle(b"}X\1\0\0\0a" * 9999 + b"}" + b"s" * 9999),
+    "keys of one hash": with_pickle(
+        b"}("
+        + b"".join(b"\x8a\x0c" + (each * (2**61 - 1)).to_bytes(12, "little") + b"N" for each in range(50_000))
+        + b"u"
+    ),
+    "more than its directory says": understated(b"archive/data/0", bytes(2**28)),
+    "a declared text": with_pickle(b"X\xff\xff\xff\x7f"),
+    "declared bytes": with_pickle(b"\x8e" + struct.pack("<Q", 2**62)),
+    "a declared number": with_pickle(b"\x8b\xff\xff\xff\x7f"),
+    "many axes": repickled(b"K\xc8\x85", b"(" + b"K\1" * 100 + b"t"),
+    "a legacy flood": SOUND["legacy"][:15] + b"\x80\x02" + b"}" * 2**22,
+    "tensors of safetensors": header(*((f"{number}", "F32", [0], [0, 0]) for number in range(100_001))),
+    "a header of npy": zipped({"a.npy": b"\x93NUMPY\2\0\xff\xff\xff\xff{"}),
+    "an array of npy": zipped({"a.npy": npy("(" + "99999999999," * 60 + ")")}),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_would_take_long_or_much_is_refused_soon(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(ENDLESS[kind])
+    tracemalloc.start()
+    begun = time.process_time()
+    try:
+        with pytest.raises(RequestError) as caught:
+            read_state_dict(path, limits=Limits(operations=200_000))
+        assert time.process_time() - begun < 5
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 2500
+
+
+def test_the_limits_are_options(tmp_path: Path) -> None:
+    content = saved(weights())
+    for limits in (Limits(operations=20), Limits(tensors=2), Limits(pickle_bytes=20)):
+        refusal(tmp_path, content, limits=limits)
+        assert_same(read(tmp_path, content), weights())
+
+
+def test_only_the_weights_are_made(tmp_path: Path) -> None:
+    """An optimizer's state may be damaged or huge: it is described, and never looked at."""
+    members = members_of(saved({"state_dict": {"a.b": torch.ones(2)}, "optimizer": {"c.d": torch.zeros(2**20)}}))
+    del members["archive/data/1"]
+    assert_same(read(tmp_path, zipped(members), entry="state_dict"), {"a.b": torch.ones(2)})
+
+
+def test_numbers_of_a_machine_of_the_other_order(tmp_path: Path) -> None:
+    state = {"a.b": torch.arange(6, dtype=torch.int32).reshape(2, 3), "a.c": torch.tensor([True, False])}
+    members = members_of(saved(state)) | {"archive/byteorder": b"big"}
+    members["archive/data/0"] = np.arange(6, dtype=">i4").tobytes()
+    assert_same(read(tmp_path, zipped(members)), state)

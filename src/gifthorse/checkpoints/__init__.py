@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from gifthorse.checkpoints.limits import Limits
 from gifthorse.checkpoints.matching import (
     classes_of,
     compare,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_BYTES",
+    "Limits",
     "OnnxModel",
     "classes_of",
     "compare",
