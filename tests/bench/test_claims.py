@@ -62,6 +62,11 @@ def test_only_one_thread_of_many_is_inside_at_a_time(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_of_two_who_saw_no_claim_only_one_gets_it(tmp_path: Path) -> None:
+    made = [claims._made(tmp_path, "trojan-1", None) for _ in range(2)]
+    assert made == [tmp_path / "trojan-1.0", None]
+
+
 def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
     with claimed(folder, "trojan-1"):
         ready.set()

@@ -486,7 +486,7 @@ def test_a_document_that_contradicts_itself_is_not_one(
     text = found.to_json()
     edits = {
         "n_benign": ('"n_benign": 2', '"n_benign": 3'),
-        "schema": ('"schema": 1', '"schema": 2'),
+        "schema": ('"schema": 1', '"schema": 0'),
         "further": ('"schema": 1', '"schema": 1, "more": 1'),
         "nan": (f'"auroc": {found.auroc}', '"auroc": NaN'),
     }

@@ -22,6 +22,8 @@ COMMANDS = {
 def disturb(folder: Path, arguments: Sequence[str], kills: int) -> tuple[int, int]:
     """Kill a command so often, in a new store once it has ended; compare what it leaves; return kills, and inside."""
     luck, done, inside, rounds = random.Random(1), 0, 0, 0
+    # The first process of all waits until torch is imported, which is no part of how long a command runs.
+    Disturbances(folder / "first", ["--version"], luck).finish()
     calm = Disturbances(folder / "calm", arguments, luck)
     seconds = calm.finish()
     wanted = contents(calm.store)
@@ -49,4 +51,4 @@ def test_a_few_kills(command: str, tmp_path: Path) -> None:
 def test_fifty_kills(command: str, tmp_path: Path) -> None:
     kills, inside = disturb(tmp_path, COMMANDS[command], 50)
     assert kills == 50
-    assert 10 <= inside <= 40
+    assert 10 <= inside <= 45

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.images import Images
@@ -71,11 +71,23 @@ def test_strips_score_is_minus_the_mean_entropy_over_classes() -> None:
     torch.testing.assert_close(of_first, torch.full_like(of_first, count), atol=1e-2, rtol=0)
 
 
-def test_strips_threshold_is_set_on_images_that_are_no_overlays() -> None:
+def test_strips_threshold_is_set_on_images_that_are_no_overlays(monkeypatch: pytest.MonkeyPatch) -> None:
     images = rows_of_light(220)
     screen = Strip(overlays=20, fpr=0.1).defend(ModelView(trigger_pixel_model(), images), 0)
     flagged = (screen.score(images.floats()) > screen.threshold).float().mean()
     assert flagged <= 0.15
+    scored, mixed_in, certainty = [], [], Strip._certainty
+
+    def watched(strip: Strip, model: nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
+        scored.append(pixels)
+        mixed_in.append(overlays)
+        return certainty(strip, model, pixels, overlays)
+
+    monkeypatch.setattr(Strip, "_certainty", watched)
+    model = linear_classifier(torch.randn(3, 1, 5, 5), torch.zeros(3))
+    Strip(overlays=20, fpr=0.1).defend(ModelView(model, noise_images(60, (1, 5, 5), 3)), 0)
+    both = torch.cat([*scored, mixed_in[0]]).flatten(1)
+    assert [len(torch.cat(scored)), len(mixed_in[0]), len(both.unique(dim=0))] == [40, 20, 60]
 
 
 def test_strip_flags_both_tails_where_that_is_asked_for() -> None:
