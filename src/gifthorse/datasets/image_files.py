@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,13 +86,15 @@ class ImageFiles:
             decoded = partial(
                 self._decode, name, partial(read_image, size=size, keep=keep, channels=channels, max_pixels=max_pixels)
             )
-            try:
-                _write(cache, shape, decoded())
-                pixels = _mapped(cache, shape)
-            except OSError as error:
-                log.warning("%s keeps its images in memory: %s cannot be written (%s)", name, cache.parent, error)
-            if pixels is None:
-                pixels = np.stack(list(decoded()))
+            # The limit is ours.
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                try:
+                    _write(cache, shape, decoded())
+                    pixels = _mapped(cache, shape)
+                except OSError as error:
+                    log.warning("%s keeps its images in memory: %s cannot be written (%s)", name, cache.parent, error)
+                if pixels is None:
+                    pixels = np.stack(list(decoded()))
         return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.labels, self.classes)
 
     def _key(self, size: Size, root: Path, keep: float | None, channels: int, max_pixels: int) -> str:
