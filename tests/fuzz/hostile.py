@@ -294,7 +294,8 @@ STUDIES += [
 
 
 def grid(random: Random, folder: Path) -> None:
-    expand(StudyFile.read(text(random, STUDIES), "a.toml"), LISTING)
+    content = text(random, STUDIES).encode(errors="replace").decode()  # as a file would have it
+    expand(StudyFile.read(content, "a.toml"), LISTING)
 
 
 def image_folder(random: Random, folder: Path) -> None:

@@ -41,7 +41,7 @@ def tried(counts: dict[str, int], folder: Path) -> list[dict[str, object]]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert child.returncode == 0, child.stderr[-3000:]
+    assert child.returncode == 0, child.stdout + child.stderr[-3000:]
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 

@@ -27,6 +27,7 @@ Listing = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 MOST = 1_000_000
 """Most cells of a study: a slip of the pen is refused before it fills the memory."""
+_LARGEST = 2**63
 
 
 def numbers(text: str) -> list[int | float]:
@@ -44,7 +45,9 @@ def numbers(text: str) -> list[int | float]:
         raise ValueError(f"'{text}' is no range: it has no end")
     if step <= 0 or last < first:
         raise ValueError(f"the range '{text}' is empty")
-    if (last - first) / step >= MOST:
+    if max(part.copy_abs() for part in (first, last, step)) >= _LARGEST:  # abs() may overflow
+        raise ValueError(f"the range '{text}' has numbers that are too large")
+    if last - first >= MOST * step:
         raise ValueError(f"the range '{text}' has over {MOST} numbers")
     count = int((last - first) / step) + 1
     whole = all(part == part.to_integral_value() and "." not in str(part) for part in (first, last, step))
@@ -228,7 +231,7 @@ class StudyFile:
         """Read a grid file; :class:`RequestError` with all problems of its form, each with its line."""
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers of too many digits, too many brackets
             raise RequestError(f"{name} is not TOML: {error}") from None
         try:
             study = Study.model_validate(values)
