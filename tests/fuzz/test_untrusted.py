@@ -26,7 +26,7 @@ QUICK = {
     "folder": 100,
 }
 LONG = {**{kind: 40 * count for kind, count in QUICK.items()}, "folder": 3000}
-SECONDS = 3600
+SECONDS = 1200
 
 
 def tried(counts: dict[str, int], folder: Path) -> list[dict[str, object]]:
