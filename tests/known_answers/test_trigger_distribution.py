@@ -417,7 +417,7 @@ def test_what_it_cannot_be_applied_to_is_refused_with_a_sentence() -> None:
         "needs clean images, some of them to be held out; there are 1"
     )
     nan = linear_classifier(torch.full((6, 1, 8, 8), torch.nan), torch.zeros(6))
-    assert MESA.skip(ModelView(nan, given.clean)) == "the model's outputs on clean images are not finite numbers"
+    assert MESA.skip(ModelView(nan, given.clean)) == "the model's outputs on the images are not finite numbers"
     with pytest.raises(NotApplicableError, match="mesa: a trigger of 9×9 does not fit"):
         Pipeline(defenses=(MESA.changed(trigger_size=9), SETTINGS)).defend(given, 0)
 

@@ -509,6 +509,8 @@ def test_a_black_box_is_asked_or_skipped_with_a_sentence(defense: str) -> None:
     if isinstance(method, CombinedDefense):
         members = [DEFENSES.build(str(each)).black_box for each in method.defenses]
         assert (reason is None) == all(members)
+    elif defense == "mntd":
+        assert reason == "shadow models need to be made as the model was, and nobody says how"
     elif method.black_box:
         assert reason is None
     else:

@@ -1,7 +1,5 @@
 """Reading checkpoints that someone handed you. A file is hostile until proven otherwise: nothing in it is ever run."""
 
-from typing import TYPE_CHECKING, Any
-
 from gifthorse.checkpoints.limits import Limits
 from gifthorse.checkpoints.matching import (
     classes_of,
@@ -11,10 +9,8 @@ from gifthorse.checkpoints.matching import (
     start_weights,
     strip_prefix,
 )
+from gifthorse.checkpoints.onnx_model import OnnxModel
 from gifthorse.checkpoints.reading import MAX_BYTES, read_state_dict
-
-if TYPE_CHECKING:
-    from gifthorse.checkpoints.onnx_model import OnnxModel
 
 __all__ = [
     "MAX_BYTES",
@@ -28,11 +24,3 @@ __all__ = [
     "start_weights",
     "strip_prefix",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "OnnxModel":
-        from gifthorse.checkpoints.onnx_model import OnnxModel
-
-        return OnnxModel
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
