@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gifthorse.bench import calibration
 from gifthorse.bench.calibration import calibrations, threshold
-from gifthorse.bench.delivered import Delivered, Delivery, read_delivery
+from gifthorse.bench.delivered import Delivered, Delivery, _channels, read_delivery
 from gifthorse.bench.portfolio import LADDER, chosen, halvings, inspector, searched
 from gifthorse.bench.scan import ScanRequest, scan
 from gifthorse.bench.store import Store
@@ -279,6 +279,13 @@ def test_images_of_another_channel_count_are_refused_in_a_sentence(folder: Path,
     with pytest.raises(RequestError, match="for images of 3 channels, and these have 1"):
         read(replace(asked, data=None, dataset="digits"), tmp_path)
     assert read(asked, tmp_path).images.shape == (3, 16, 16)
+
+
+def test_a_network_without_convolutions_takes_what_it_is_given() -> None:
+    assert _channels(Path("mlp.pt"), {"0.weight": torch.zeros(8, 256)}) is None
+    assert _channels(Path("cnn.pt"), {"0.weight": torch.zeros(8, 1, 3, 3)}) == 1
+    with pytest.raises(RequestError, match="images of 5 channels"):
+        _channels(Path("five.pt"), {"0.weight": torch.zeros(8, 5, 3, 3)})
 
 
 def test_images_of_several_sizes_ask_for_one(folder: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.d
         state = read_state_dict(asked.model, entry=asked.entry)
         channels = _channels(asked.model, state)
         given = _images(asked, channels, data_root, cache)
-    if given.shape[0] != channels and not isinstance(architecture, Torchvision):
+    if channels not in (None, given.shape[0]) and not isinstance(architecture, Torchvision):
         raise RequestError(
             f"{asked.model} is of a network for images of {channels} channels, and these have {given.shape[0]}: "
             "give --data FOLDER, whose images are read as the network needs them"
@@ -137,8 +137,7 @@ def read_delivery(asked: Delivery, data_root: Path, cache: Path, device: torch.d
     carried = asked.mean is None and any(name.endswith("normalise.mean") for name in state)
     del state
     model = model.eval().to(device).requires_grad_(False)
-    images = Images(given.pixels, labels if labels is not None else torch.zeros(len(given.pixels)).long(), len(names))
-    images = _some(images).to(device)
+    images = _some(given, labels, len(names)).to(device)
     remarks += said
     if not carried:
         remarks += _normalise(asked, model, architecture, images if labels is not None else None)
@@ -160,9 +159,7 @@ def _read_black_box(asked: Delivery, data_root: Path, cache: Path, device: torch
             raise RequestError(f"{asked.model} is for images of {height}×{width}, not of --size {asked.size}")
         given = _images(replace(asked, size=(height, width)), channels, data_root, cache)
     names, labels = _classes(asked, given, model.classes)
-    images = _some(
-        Images(given.pixels, labels if labels is not None else torch.zeros(len(given.pixels)).long(), len(names))
-    ).to(device)
+    images = _some(given, labels, len(names)).to(device)
     remarks = ["an ONNX model is a black box without gradients: most inspectors cannot look inside"]
     if asked.mean is None:
         remarks.append("the model was shown pixels in [0,1]: say --mean and --std if it does not normalise by itself")
@@ -219,23 +216,22 @@ def _is_onnx(path: Path) -> bool:
         return is_onnx(file.read())
 
 
-def _channels(path: Path, state: Mapping[str, Tensor]) -> int:
-    """Return how many channels the first convolution of a state dict takes; three where there is none."""
-    first = next((tensor for tensor in state.values() if tensor.ndim == 4), None)
-    channels = 3 if first is None else first.shape[1]
-    if channels not in (1, 3):
+def _channels(path: Path, state: Mapping[str, Tensor]) -> int | None:
+    """Return how many channels the first convolution of a state dict takes; ``None`` where there is none."""
+    channels = next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), None)
+    if channels not in (None, 1, 3):
         raise RequestError(f"{path} is of a network for images of {channels} channels; grey and colour images are read")
     return channels
 
 
-def _images(asked: Delivery, channels: int, data_root: Path, cache: Path) -> _Given:
-    """Return all images that were given, none of them set aside."""
+def _images(asked: Delivery, channels: int | None, data_root: Path, cache: Path) -> _Given:
+    """Return all images that were given, none of them set aside; those of a folder in colour unless told otherwise."""
     if asked.data is not None:
         if not asked.data.expanduser().is_dir():
             raise RequestError(f"--data {asked.data}: there is no such folder")
         path = asked.data.expanduser().resolve()
         size = _size(asked, path)
-        return _of_folder(Folder.from_dict({"path": str(path), "size": size, "channels": channels}), cache)
+        return _of_folder(Folder.from_dict({"path": str(path), "size": size, "channels": channels or 3}), cache)
     assert asked.dataset is not None
     dataset = resolve(dataset=asked.dataset).dataset
     if isinstance(dataset, Folder):
@@ -308,8 +304,9 @@ def _named_classes(path: Path, given: _Given, outputs: int | None) -> tuple[tupl
     return names, torch.tensor([places[name] for name in given.names])[given.labels]
 
 
-def _some(images: Images) -> Images:
-    """Return all images, or so many of them drawn once and for all."""
+def _some(given: _Given, labels: Tensor | None, classes: int) -> Images:
+    """Return all images, or so many of them drawn once and for all; without labels, class 0 holds the place."""
+    images = Images(given.pixels, torch.zeros(len(given.pixels)).long() if labels is None else labels, classes)
     if len(images) <= MOST_IMAGES:
         return images
     return images.take(torch.randperm(len(images), generator=generator(0, "scan", "images"))[:MOST_IMAGES])

@@ -165,7 +165,9 @@ def _inspect(
         outcome, seconds = timed(look, view.device)
     except NotApplicableError as error:
         return Inspection(defense=settings, status="skipped", reason=str(error)), {}
-    assert isinstance(outcome, ModelVerdict)
+    if not isinstance(outcome, ModelVerdict):
+        other = f"answers with a {type(outcome).__name__} and gives no verdict on the model"
+        return Inspection(defense=settings, status="skipped", reason=other), {}
     return _judged(settings, outcome, seconds), _pictures(outcome, view)
 
 
