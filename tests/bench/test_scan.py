@@ -23,7 +23,9 @@ from onnx_files import linear_model
 from worlds import digits_world, noise_images
 
 CPU = torch.device("cpu")
-QUICK = ("neural_cleanse[steps=40,batches=1]",)
+QUICK = ("neural_cleanse[steps=80,batches=1]",)
+CLEAR = 2
+"""A seed whose search leaves a margin to the threshold on either side, for other processors: 5.3 and 1.5 at 2.98."""
 
 
 def weights(model: Classifier) -> dict[str, Tensor]:
@@ -94,14 +96,18 @@ def test_a_flat_folder_needs_no_labels(folder: Path, tmp_path: Path) -> None:
     assert any("no labels" in remark for remark in delivered.remarks)
 
 
-@pytest.mark.parametrize("name", ["MNIST's", "0.5 and 0.5"])
-def test_the_usual_normalisation_that_fits_best_is_taken_and_said(folder: Path, tmp_path: Path, name: str) -> None:
-    """The first layer is rewritten for another normalisation; the accuracy tells which."""
-    std = {"MNIST's": 0.3081, "0.5 and 0.5": 0.5}[name]
+@pytest.mark.parametrize(("name", "mean", "std"), [("MNIST's", 0.1307, 0.3081), ("no normalisation", 0.0, 1.0)])
+def test_the_usual_normalisation_that_fits_best_is_taken_and_said(
+    folder: Path, tmp_path: Path, name: str, mean: float, std: float
+) -> None:
+    """The first layers are rewritten for another normalisation; the accuracy tells which."""
     network = digits_world().benign.clone().network
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    with torch.no_grad():  # trained on (x - 0.5) / 0.5; shown (x - mean) / std instead, up to the border
-        first.weight.mul_(std / 0.5)
+    norm = next(layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    with torch.no_grad():  # trained on (x - 0.5) / 0.5; shown (x - mean) / std instead, the same up to the border
+        norm.running_mean -= (2 * mean - 1) * first.weight.sum((1, 2, 3))
+        first.weight.mul_(2 * std)
     torch.save(network.state_dict(), tmp_path / "other.pt")
     asked = replace(delivery(folder), model=tmp_path / "other.pt")
     delivered = read(asked, tmp_path)
@@ -113,8 +119,9 @@ def test_the_usual_normalisation_that_fits_best_is_taken_and_said(folder: Path, 
     assert any("most accurate" in remark for remark in delivered.remarks)
     assert not any("most accurate" in remark for remark in said.remarks)
     assert said.model.normalise.mean.flatten().tolist() == pytest.approx([0.9])
-    if name == "0.5 and 0.5":
-        assert found.mean.flatten().tolist() == [0.5]
+    assert (found.mean.item(), found.std.item()) == pytest.approx((mean, std))
+    assert any(f"{name} was taken" in remark for remark in delivered.remarks)
+    assert delivered.accuracy > 0.7  # the border costs some
 
 
 def test_class_names_come_in_the_order_of_the_models_outputs(folder: Path, tmp_path: Path) -> None:
@@ -133,8 +140,8 @@ def test_class_names_come_in_the_order_of_the_models_outputs(folder: Path, tmp_p
 def test_a_planted_class_is_named_and_a_benign_model_is_not_accused(folder: Path, tmp_path: Path) -> None:
     """Efficacy: the smoke profile's BadNets, one search of a few seconds each."""
     store, before = Store(tmp_path / "store"), {name: file_digest(folder / name) for name in ("trojan.pt", "benign.pt")}
-    found = scan(ScanRequest(delivery(folder, "trojan.pt"), QUICK), store, tmp_path, CPU)
-    clean = scan(ScanRequest(delivery(folder, "benign.pt"), QUICK), store, tmp_path, CPU)
+    found = scan(ScanRequest(delivery(folder, "trojan.pt"), QUICK, seed=CLEAR), store, tmp_path, CPU)
+    clean = scan(ScanRequest(delivery(folder, "benign.pt"), QUICK, seed=CLEAR), store, tmp_path, CPU)
     (inspection,) = found.inspections
     backdoor = digits_world().trojan.backdoor
     assert backdoor is not None
@@ -144,7 +151,7 @@ def test_a_planted_class_is_named_and_a_benign_model_is_not_accused(folder: Path
     assert not clean.suspicious, clean.verdict()
     assert inspection.index is not None
     assert clean.inspections[0].index is not None
-    assert inspection.index > 1.3 * clean.inspections[0].index
+    assert inspection.index > 1.5 * clean.inspections[0].index
     assert before == {name: file_digest(folder / name) for name in before}
     assert NOT_PROOF in found.blind_spots
     assert store.load_scan(found.id) == found

@@ -14,7 +14,7 @@ from terminal import gifthorse
 from worlds import digits_world
 
 FINE, WRONG, SUSPICIOUS, NONE_APPLIES = 0, 2, 3, 4
-SEARCH, GLANCE = "neural_cleanse[steps=40,batches=1]", "neural_cleanse[steps=3,batches=1]"
+SEARCH, GLANCE = "neural_cleanse[steps=80,batches=1]", "neural_cleanse[steps=3,batches=1]"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -37,7 +37,7 @@ def arguments(name: str, inspector: str = GLANCE) -> list[str]:
 
 
 def test_a_trojan_is_named_in_a_sentence_with_evidence_and_exit_code_3(folder: Path) -> None:
-    found = gifthorse(*arguments("trojan", SEARCH), "--out", "page.html", cwd=folder, check=SUSPICIOUS)
+    found = gifthorse(*arguments("trojan", SEARCH), "--seed", "2", "--out", "page.html", cwd=folder, check=SUSPICIOUS)
     backdoor = digits_world().trojan.backdoor
     assert backdoor is not None
     (target,) = backdoor.goal.classes()
