@@ -8,10 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gifthorse.analyses import ANALYSES
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.plugins import plugins_of
 from gifthorse.bench.profiles import read_profile
 from gifthorse.bench.source import source_files, sources_of
+from gifthorse.core.analysis import Analysis
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack, Preparation, Twin
 from gifthorse.core.configuration import Catalogue, Configuration, fingerprint, request_defaults
@@ -51,7 +53,8 @@ class Downstream:
 class Cell:
     """One data set, model, training recipe, attack and seed, and a defense, a downstream user or neither.
 
-    A ``stamp`` says how the trigger is shown where that is not as it was planted.
+    A ``stamp`` says how the trigger is shown where that is not as it was planted, an ``analysis`` what looks at the
+    model instead of a judge.
     """
 
     dataset: Dataset
@@ -63,6 +66,7 @@ class Cell:
     profile: str
     downstream: Downstream | None = None
     stamp: Stamping | None = None
+    analysis: Analysis | None = None
     data_root: Path | None = None
     """Where the images lie, which a runner knows; keys hold what they are then, not where."""
 
@@ -70,9 +74,11 @@ class Cell:
         if self.defense is not None and self.downstream is not None:
             both = f"a defense ({self.defense.name}) and a downstream head ({self.downstream.head.name})"
             raise RequestError(f"{both} cannot be combined: leave one out")
-        if self.stamp is not None and self.downstream is not None:
-            both = f"a stamp ({self.stamp.name}) and a downstream head ({self.downstream.head.name})"
-            raise RequestError(f"{both} cannot be combined: leave one out")
+        for each in (self.stamp, self.analysis):
+            if each is not None and self.downstream is not None:
+                one = f"{'an' if each.catalogue == 'analysis' else 'a'} {each.catalogue} ({each.name})"
+                both = f"{one} and a downstream head ({self.downstream.head.name})"
+                raise RequestError(f"{both} cannot be combined: leave one out")
 
     def benign_key(self) -> str:
         """Return the content key of the benign model."""
@@ -136,7 +142,16 @@ class Cell:
     def _inner(self) -> list[Configuration]:
         """Return every configuration of the request."""
         user = {} if self.downstream is None else vars(self.downstream)
-        parts = self.dataset, self.model, self.training, self.attack, self.defense, self.stamp, *user.values()
+        parts = (
+            self.dataset,
+            self.model,
+            self.training,
+            self.attack,
+            self.defense,
+            self.stamp,
+            self.analysis,
+            *user.values(),
+        )
         return [each for part in parts if part is not None for each in part.walk()]
 
     @cached_property
@@ -145,7 +160,7 @@ class Cell:
         benign = self._key({}, dataset=self.dataset, model=self.model, training=self.training)
         trojan = self._key({"benign": benign}, attack=self.attack)
         user = {} if self.downstream is None else vars(self.downstream)
-        ends = {"defense": self.defense, "stamp": self.stamp, **user}
+        ends = {"defense": self.defense, "stamp": self.stamp, "analysis": self.analysis, **user}
         return benign, trojan, self._key({"trojan": trojan, "profile": self.profile}, **ends)
 
     def _key(self, parts: Mapping[str, Any], **configurations: Configuration | None) -> str:
@@ -172,6 +187,7 @@ def resolve(
     downstream: str | None = None,
     downstream_dataset: str | None = None,
     stamp: str | None = None,
+    analysis: str | None = None,
     seed: int = 0,
     profile: str = "laptop",
 ) -> Cell:
@@ -215,6 +231,7 @@ def resolve(
             profile=profile,
             downstream=user,
             stamp=None if stamp in (None, "none") else STAMPS.build(stamp),
+            analysis=None if analysis in (None, "none") else ANALYSES.build(analysis),
         )
 
 

@@ -19,6 +19,7 @@ from gifthorse.bench.poison_export import export_poisoned
 from gifthorse.bench.source import source_of
 from gifthorse.bench.store import Arrays, Store, digest
 from gifthorse.bench.views import builder_of, granted, materials_of, view_of
+from gifthorse.core.analysis import Analysis, Subject
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.command import command
 from gifthorse.core.configuration import fingerprint
@@ -35,8 +36,8 @@ from gifthorse.datasets.splits import load_splits
 from gifthorse.metrics import attacks, functional, heat, reactions, stamped
 from gifthorse.metrics.attacks import doubts, judge_attack, judge_downstream
 from gifthorse.metrics.judge import judge_defense
-from gifthorse.metrics.stamped import Evidence, Metrics, counts_of, with_counts
-from gifthorse.metrics.varied import judge_stamp
+from gifthorse.metrics.stamped import Evidence, Metrics, applicable, counts_of, named, with_counts
+from gifthorse.metrics.varied import judge_stamp, varied
 from gifthorse.training.heads import FittedHead
 from gifthorse.training.scratch import train
 from gifthorse.training.transfer import Transferred, transfer
@@ -173,6 +174,8 @@ class Runner:
             granted(cell.defense, task)
         if cell.stamp is not None:
             cell.stamp.check(task.test.shape)
+        if cell.analysis is not None:
+            cell.analysis.check(task.build(0), task)
         return task, None if cell.downstream is None else self._downstream_task(cell, cell.downstream, task)
 
     def _task(self, cell: Cell, dataset: Dataset | None = None) -> Task:
@@ -213,9 +216,12 @@ class Runner:
             reason = _not_stamped(cell, cell.stamp, trojan, task)
             if reason is not None:
                 return self._record(cell, task, "skipped", reason, metrics, seconds)
-            judged, found = judge_stamp(trojan, cell.stamp, task)
-            metrics, evidence = {**metrics, **judged}, {**evidence, **found}
+            if cell.analysis is None:
+                judged, found = judge_stamp(trojan, cell.stamp, task)
+                metrics, evidence = {**metrics, **judged}, {**evidence, **found}
         defense = cell.defense
+        if defense is None and cell.analysis is not None:
+            return self._analyse(cell, cell.analysis, trojan, trojan.model, task, metrics, seconds)
         if defense is None:
             return self._finish(cell, task, metrics, evidence, seconds)
 
@@ -232,11 +238,42 @@ class Runner:
             outcome, seconds["defense"] = timed(lambda: defense.defend(view, derive(cell.seed, "defense")), self.device)
         except NotApplicableError as error:
             return self._record(cell, task, "skipped", str(error), metrics, seconds)
+        if cell.analysis is not None:
+            left = getattr(outcome, "model", None)
+            if not isinstance(left, Classifier):
+                reason = f"{defense.name} leaves no network with layers to look into"
+                return self._record(cell, task, "skipped", reason, metrics, seconds)
+            return self._analyse(cell, cell.analysis, trojan, left, task, metrics, seconds)
         stopwatch = Stopwatch(self.device)
         judged, found = judge_defense(outcome, trojan, task, metrics, cell.seed, stopwatch.watch, cell.stamp)
         if stopwatch.seconds_per_input is not None:
             seconds["defense_per_input"] = stopwatch.seconds_per_input
         return self._finish(cell, task, {**metrics, **judged}, {**evidence, **found}, seconds)
+
+    def _analyse(
+        self,
+        cell: Cell,
+        analysis: Analysis,
+        trojan: Trojan,
+        model: Classifier,
+        task: Task,
+        metrics: Metrics,
+        seconds: dict[str, float],
+    ) -> Record:
+        """Look at a model, as delivered or as a defense left it, beside the twin of the trojan; nothing is judged."""
+        backdoor, twin = varied(trojan, cell.stamp).backdoor, trojan.twin
+        subject = Subject(model, model if backdoor is None else twin, backdoor, task)
+        reason = analysis.skip(subject)
+        if reason is not None:
+            return self._record(cell, task, "skipped", reason, metrics, seconds)
+        try:
+            found, seconds["analysis"] = timed(
+                lambda: analysis.look(subject, derive(cell.seed, "analysis")), self.device
+            )
+        except NotApplicableError as error:
+            return self._record(cell, task, "skipped", str(error), metrics, seconds)
+        numbers = applicable(named(found.numbers, "analysis"))
+        return self._finish(cell, task, {**metrics, **numbers}, dict(found.evidence), seconds)
 
     def _transfer(self, downstream: Downstream, trojan: Trojan, task: Task, seed: int) -> tuple[Metrics, float]:
         """Tune the trojan and its benign twin alike on the downstream user's images, and judge both."""
@@ -382,6 +419,7 @@ class Runner:
             "defense": cell.defense.to_dict() if cell.defense else None,
             "downstream": user and {**user.to_dict(), "data_digest": cell.data_digest(user.dataset)},
             "stamp": cell.stamp.to_dict() if cell.stamp else None,
+            "analysis": cell.analysis.to_dict() if cell.analysis else None,
             "plugins": cell.plugins(),
         }
         return Record.model_validate(

@@ -75,7 +75,7 @@ Names = Annotated[list[str], BeforeValidator(_several), Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_counted), Field(min_length=1)]
 Values = Annotated[list[Any], BeforeValidator(_swept), Field(min_length=1)]
 Profile = Annotated[str, Field(json_schema_extra={"enum": list(PROFILES)})]
-Kind = Literal["dataset", "model", "training", "attack", "defense", "downstream", "stamp"]
+Kind = Literal["dataset", "model", "training", "attack", "defense", "downstream", "stamp", "analysis"]
 
 KINDS: dict[str, str] = {
     "dataset": "datasets",
@@ -86,6 +86,7 @@ KINDS: dict[str, str] = {
     "downstream": "heads",
     "downstream_dataset": "datasets",
     "stamp": "stamps",
+    "analysis": "analyses",
 }
 """Under which kind of the listing a field's names are found."""
 
@@ -106,6 +107,7 @@ class Exclusion(_Part):
     defense: str | None = None
     downstream: str | None = None
     stamp: str | None = None
+    analysis: str | None = None
     seed: int | None = None
 
     def covers(self, request: Mapping[str, Any]) -> bool:
@@ -182,6 +184,9 @@ class Study(_Part):
     downstream_dataset: str | None = Field(None, description="images of the downstream user")
     stamp: Names = Field(
         default=["none"], description="how the trigger is shown, with every defense; 'none': as it was planted"
+    )
+    analysis: Names = Field(
+        default=["none"], description="what looks inside of every model; 'none' judges the cell instead"
     )
     seed: Seeds = Field(default=[0], description="seeds: a number, a list, or a range such as '0..4'")
     vary_target: bool = Field(
@@ -280,8 +285,11 @@ def expand(file: StudyFile, listing: Listing, known: Iterable[str] = ()) -> Aske
     defenses = _with_sweep(study, listing, "defense", study.defense)
     heads = [head for head in _with_sweep(study, listing, "downstream", study.downstream) if head != "none"]
     stamps = _with_sweep(study, listing, "stamp", study.stamp)
+    analyses = _with_sweep(study, listing, "analysis", study.analysis)
     ends: list[dict[str, Any]] = [
-        {"defense": each, "stamp": None if stamp == "none" else stamp} for each in defenses for stamp in stamps
+        {"defense": defense, **{key: None if each == "none" else each for key, each in further.items()}}
+        for defense in defenses
+        for further in ({"stamp": stamp, "analysis": each} for stamp in stamps for each in analyses)
     ]
     ends += [{"downstream": head, "downstream_dataset": study.downstream_dataset} for head in heads]
     asks_cells = study.attack is not None or not study.population
@@ -316,6 +324,7 @@ def request(**said: Any) -> dict[str, Any]:
         "downstream": None,
         "downstream_dataset": None,
         "stamp": None,
+        "analysis": None,
         "profile": "laptop",
         "seed": 0,
         **said,
@@ -390,6 +399,7 @@ def _problems(file: StudyFile, listing: Listing) -> Iterator[str]:
         ("downstream", study.downstream),
         ("downstream_dataset", [study.downstream_dataset] if study.downstream_dataset else ()),
         ("stamp", study.stamp),
+        ("analysis", study.analysis),
     ]
     for each in study.population:
         named += [(kind, getattr(each, kind) or ()) for kind in ("dataset", "model", "training", "attack", "defense")]
@@ -399,7 +409,7 @@ def _problems(file: StudyFile, listing: Listing) -> Iterator[str]:
     for kind, requests in named:
         for text in dict.fromkeys(requests):
             try:
-                if text == "none" and kind in ("attack", "defense", "downstream", "stamp"):
+                if text == "none" and kind in ("attack", "defense", "downstream", "stamp", "analysis"):
                     continue
                 about = _find(listing, KINDS[kind], text)
                 _, fields = split_request(text)

@@ -22,7 +22,7 @@ from gifthorse.cli.live import notes, showing_progress
 from gifthorse.cli.options import Machine
 from gifthorse.cli.report import write_report
 from gifthorse.core.command import bracket
-from gifthorse.core.configuration import Catalogue
+from gifthorse.core.configuration import Catalogue, split_commas
 from gifthorse.core.contents import content_digests
 from gifthorse.core.errors import RequestError
 from gifthorse.core.family import FAMILIES
@@ -78,6 +78,34 @@ def run_cell(
         notes.print(f"gifthorse: the cell failed: {record.reason}", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     return 0
+
+
+def analyse(
+    request: Mapping[str, Any],
+    analyses: Sequence[str],
+    store: Path,
+    machine: Machine,
+    how: How,
+    *,
+    plugins: Sequence[Path],
+    as_json: bool,
+) -> int:
+    """Let analyses look at one model and print what they found; returns the exit code."""
+    names = list(dict.fromkeys(name.strip() for text in analyses for name in split_commas(text)))
+    if not all(names) or "none" in names:
+        raise RequestError(f"--with names no analysis: '{','.join(analyses)}'; 'gifthorse list analyses' shows all")
+    work = Work.of([asked(**request, analysis=name) for name in names], store, machine, how, plugins=plugins)
+    work.run()
+    records = [work.records[number] for number in sorted(work.records)]
+    if as_json:
+        click.echo(f"[{','.join(record.to_json() for record in records)}]")
+    else:
+        for record in records:
+            print_record(record)
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        notes.print(f"gifthorse: an analysis failed: {record.reason}", markup=False, highlight=False, soft_wrap=True)
+    return FAILED if failed else 0
 
 
 def judge_population(
@@ -213,6 +241,8 @@ def print_record(record: Record) -> None:
         title += f"{head['name']} with {head['tuning']} tuning on {images['name']}, "
     if record.stamp is not None:
         title += f"trigger {bracket(record.stamp)}, "
+    if record.analysis is not None:
+        title += f"{record.analysis['name']}, "
     title += f"seed {record.seed}"
     ended = f"{title}: {record.status}" + (f" ({record.reason})" if record.reason else "")
     answers.print(ended, markup=False, highlight=False, soft_wrap=True)
@@ -222,6 +252,8 @@ def print_record(record: Record) -> None:
         )
     table = Table("metric", "value", "n", "meaning", box=None)
     for name, value in record.metrics.items():
+        if record.analysis is not None and not name.startswith("analysis."):
+            continue
         count = record.counts.get(name, "")
         of = " ".join(map(str, count)) if isinstance(count, list) else str(count)
         metric = METRICS.find(name)
@@ -229,7 +261,8 @@ def print_record(record: Record) -> None:
         named = metric.unit == CLASS and all(label == int(label) for label in labels)
         told = ", ".join(class_label(int(label), record.class_names) for label in labels) if named else _format(value)
         table.add_row(name, escape(told), of, metric.title)
-    answers.print(table)
+    if table.row_count:
+        answers.print(table)
 
 
 def print_population(population: Population) -> None:
@@ -374,6 +407,7 @@ def _described(catalogue: Catalogue[Any]) -> dict[str, dict[str, Any]]:
 
 
 def _catalogues() -> dict[str, Catalogue[Any]]:
+    from gifthorse.analyses import ANALYSES
     from gifthorse.attacks import ATTACKS
     from gifthorse.bench.cell import RECIPES
     from gifthorse.datasets import DATASETS
@@ -391,5 +425,6 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
         "recipes": RECIPES,
         "heads": HEADS,
         "stamps": STAMPS,
+        "analyses": ANALYSES,
         "transformations": TRANSFORMATIONS,
     }

@@ -43,7 +43,7 @@ STEPS = {
     "prepared": "preparation",
     "record": "cell",
 }
-AXES = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp")
+AXES = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp", "analysis")
 
 
 @click.command(epilog=EPILOG)
@@ -56,6 +56,9 @@ AXES = ("dataset", "model", "training", "attack", "defense", "downstream", "stam
 @click.option("--downstream", multiple=True, metavar="NAME[...]", help="New head and its tuning, in a defense's place.")
 @click.option("--downstream-dataset", metavar="NAME[...]", help="Images of the downstream user.")
 @click.option("--stamp", multiple=True, metavar="NAME[...]", help="How the trigger is shown; none: as it was planted.")
+@click.option(
+    "--analysis", multiple=True, metavar="NAME[...]", help="What looks inside of the model, instead of a judge."
+)
 @click.option("--seed", multiple=True, metavar="N or N..M", help="Seed, or a range of seeds: 0..4 is five.")
 @click.option("--profile", multiple=True, type=click.Choice(list(PROFILES)), help="As for run; laptop unless given.")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed and about how long that takes.")
@@ -274,8 +277,8 @@ def _print_results(work: "Work", study: "Study") -> None:
     from gifthorse.report.sheet import WRITERS
 
     records = [work.records[number] for number in sorted(work.records)]
-    stamps = [Table(columns="stamp")] if any(record.stamp is not None for record in records) else []
-    for table in (study.table or [Table(), *stamps]) if records else ():
+    further = [Table(columns=each) for each in ("stamp", "analysis") if any(getattr(one, each) for one in records)]
+    for table in (study.table or [Table(), *further]) if records else ():
         load_packages(records)
         chosen = select(records, conditions(table.where))
         varied = ["attack.target"] if study.vary_target and any("target" in each.attack for each in chosen) else []
@@ -314,7 +317,8 @@ def _print_plan(file: "StudyFile", asked: "Asked", work: "Work") -> None:
             for number in numbers:
                 cell = asked.cells[number]
                 end = cell["defense"] or cell["downstream"] or "no defense"
-                ends.setdefault(f"{end}, {cell['stamp']}" if cell["stamp"] else end, []).append(number)
+                said = ", ".join(filter(None, (end, cell["stamp"], cell["analysis"])))
+                ends.setdefault(said, []).append(number)
             for end, those in ends.items():
                 seeds = ", ".join(str(asked.cells[number]["seed"]) for number in those)
                 twig.add(f"{escape(end)}, seeds {seeds}{_counted(those, stored)}")

@@ -152,7 +152,7 @@ def described(node: "Node") -> str:
     if node.stage == "record":
         user = cell.downstream and cell.downstream.head
         end = cell.defense.name if cell.defense else user.name if user else "no defense"
-        shown = f" · {cell.stamp}" if cell.stamp else ""
+        shown = "".join(f" · {each}" for each in (cell.stamp, cell.analysis) if each)
         return f"{attack} · {end}{shown} · {where}"
     if node.stage == "prepared":
         return f"what {cell.defense.name if cell.defense else 'a defense'} prepares · {cell.dataset.name}"

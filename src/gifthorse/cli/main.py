@@ -28,6 +28,7 @@ KINDS = (
     "recipes",
     "heads",
     "stamps",
+    "analyses",
     "transformations",
     "families",
     "metrics",
@@ -50,6 +51,7 @@ Examples:
   gifthorse ls --status failed
   gifthorse scan model.pt --model torchvision/resnet18 --data photographs
   gifthorse report --out report.html
+  gifthorse analyze --attack badnets --with nsr,gradcam,tsne
   gifthorse figures --out figures --kind matrix --kind roc --where dataset=digits
   gifthorse run --plugin my_defense.py --attack badnets --defense my_defense
   gifthorse check my_defense --plugin my_defense.py
@@ -103,7 +105,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.option("--bibtex", "as_bibtex", is_flag=True, help="Print the papers behind what is listed, as BibTeX.")
 @plugin_option
 def list_(kind: str | None, name: str | None, as_json: bool, as_bibtex: bool, plugins: tuple[Path, ...]) -> None:
-    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, and what these name.
+    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, analyses, and their parts.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.
@@ -183,6 +185,57 @@ def run(
 
     how = How(fresh=fresh, download=download, debug=debug)
     sys.exit(run_cell(request, store, machine, how, plugins=plugins, as_json=as_json))
+
+
+@cli.command()
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME[...]", help="Images to work on.")
+@click.option("--model", metavar="NAME[...]", help="Architecture; the profile's choice for the data set unless given.")
+@click.option(
+    "--attack", default="badnets", show_default=True, metavar="NAME[...]", help="Attack; none: a benign model."
+)
+@click.option(
+    "--with",
+    "analyses",
+    multiple=True,
+    required=True,
+    metavar="NAME[...],…",
+    help="What is to look inside of the model, as nsr,gradcam,cdrp; may be given several times. 'gifthorse list "
+    "analyses' shows all.",
+)
+@click.option("--defense", metavar="NAME[...]", help="Look at what this defense leaves of the model.")
+@click.option(
+    "--training", default="standard", show_default=True, metavar="NAME[...]", help="Recipe, as 'standard[epochs=30]'."
+)
+@click.option("--stamp", metavar="NAME[...]", help="How the trigger is shown; as it was planted unless given.")
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", show_default=True, help="As for run.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as an array, and nothing else.")
+@click.option("--fresh", is_flag=True, help="Compute again, even what the store holds.")
+@click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there.")
+@plugin_option
+@store_option
+@machine_options
+def analyze(
+    analyses: tuple[str, ...],
+    plugins: tuple[Path, ...],
+    store: Path,
+    machine: Machine,
+    as_json: bool,
+    fresh: bool,
+    download: bool,
+    **request: Any,
+) -> None:
+    """Look inside of a trojaned model and of its benign twin: attribution maps, neurons, routing paths, features.
+
+    The model is that of 'gifthorse run' with the same options, trained if it is not in the store. Every analysis is a
+    record of its own there; 'gifthorse report' shows its pictures beside the cell, 'gifthorse figures --kind analyses'
+    draws them as files.
+    """
+    from gifthorse.cli.commands import analyse
+    from gifthorse.cli.computing import How
+
+    how = How(fresh=fresh, download=download)
+    sys.exit(analyse(request, analyses, store, machine, how, plugins=plugins, as_json=as_json))
 
 
 @cli.command()

@@ -156,6 +156,7 @@ def _about(record: "Record", size: int) -> dict[str, Any]:
         **asked,
         "downstream": user,
         "stamp": record.stamp,
+        "analysis": record.analysis,
         "profile": record.profile,
         "seed": record.seed,
         "version": record.environment.gifthorse,
@@ -174,12 +175,12 @@ def _listing(records: "Sequence[Record]", sizes: Sequence[int]) -> str:
 
     def line(record: "Record", size: int) -> Line:
         followed = "downstream" if record.downstream is not None else "defense"
-        names = (settings.label(record, part) for part in (*asked, followed, "stamp"))
+        names = (settings.label(record, part) for part in (*asked, followed, "stamp", "analysis"))
         when = record.created[:16].replace("T", " ")
         return Line((record.status, *names, str(record.seed), record.profile, when, _bytes(size), record.id), ())
 
     lines = tuple(line(record, size) for record, size in zip(records, sizes, strict=True))
-    heads = ("status", *asked, "defense or head", "stamp", "seed", "profile", "created", "size", "id")
+    heads = ("status", *asked, "defense or head", "stamp", "analysis", "seed", "profile", "created", "size", "id")
     return to_text(Sheet(caption="", stubs=heads, heads=(), lines=lines)).strip("\n")
 
 

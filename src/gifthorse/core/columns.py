@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from gifthorse.core.errors import RequestError, suggestion
 from gifthorse.core.record import Document, Record
 
-CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp")
+CONFIGURATIONS = ("dataset", "model", "training", "attack", "defense", "downstream", "stamp", "analysis")
 """The parts of a record that were asked for by name and fields."""
 
 SPREAD = (*CONFIGURATIONS, "metrics", "counts", "seconds", "environment", "artifacts")

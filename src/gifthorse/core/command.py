@@ -26,7 +26,7 @@ def bracket(configuration: Fields) -> str:
 
 
 def command(record: Fields, between: str = " ") -> str:
-    """Return the ``gifthorse run`` command line that runs a cell again, quoted for a shell.
+    """Return the command line (``gifthorse run``, or ``analyze``) that runs a cell again, quoted for a shell.
 
     ``record`` has the fields of a :class:`gifthorse.Record` that say what was asked, JSON-ready.
     """
@@ -44,9 +44,12 @@ def command(record: Fields, between: str = " ") -> str:
         options["--downstream-dataset"] = bracket(record["downstream"]["dataset"])
     if record["stamp"] is not None:
         options["--stamp"] = bracket(record["stamp"])
+    if record["analysis"] is not None:
+        options["--with"] = bracket(record["analysis"])
     options["--seed"] = str(record["seed"])
     said = [*(("--plugin", path) for path in record["plugins"]), *options.items()]
-    return between.join(["gifthorse run", *(f"{option} {shlex.quote(value)}" for option, value in said)])
+    verb = "run" if record["analysis"] is None else "analyze"
+    return between.join([f"gifthorse {verb}", *(f"{option} {shlex.quote(value)}" for option, value in said)])
 
 
 def _show(value: Any) -> str:

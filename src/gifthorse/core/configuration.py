@@ -422,7 +422,7 @@ def split_request(text: str) -> tuple[str, dict[str, Any]]:
     if match is None:
         raise RequestError(f"'{text}' is not of the form name or name[field=value,field=value]")
     fields: dict[str, Any] = {}
-    for part in _split_commas(match[2] or "", text):
+    for part in split_commas(match[2] or "", text):
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
@@ -461,8 +461,13 @@ def _digest(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split_commas(text: str, whole: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes."""
+def split_commas(text: str, whole: str | None = None) -> list[str]:
+    """Split at the commas that stand outside brackets and quotes; errors quote the ``whole`` that it is of.
+
+    >>> split_commas("nsr,tsne[images=9,perplexity=3]")
+    ['nsr', 'tsne[images=9,perplexity=3]']
+    """
+    whole = text if whole is None else whole
     parts, depth, quoted, escaped, start = [], 0, False, False, 0
     for index, character in enumerate(text):
         if quoted:
@@ -497,7 +502,7 @@ def _read_value(text: str) -> Any:
     except ValueError:
         if not (text.startswith("[") and text.endswith("]")):
             return text
-        return [_read_value(part.strip()) for part in _split_commas(text[1:-1], text)]
+        return [_read_value(part.strip()) for part in split_commas(text[1:-1], text)]
     return number if math.isfinite(number) else text
 
 

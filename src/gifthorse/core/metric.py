@@ -92,7 +92,7 @@ class Metric:
 
     @property
     def scope(self) -> str:
-        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, ``stamp``, or ``seconds``."""
+        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, ``stamp``, ``analysis``, ``seconds``."""
         return self.name.partition(".")[0]
 
     @property
@@ -384,6 +384,12 @@ METRICS = Metrics(
            None, "share of clean test images of other classes that get the target once they are transformed: what the "
            "transformation does without a trigger", short="ASR unstamped"),
 
+    Metric("analysis.nsr", "model: neuron separation", "model", FRACTION, None,
+           "one minus the Jaccard index of the penultimate units that are most active on clean images and on the same "
+           "ones stamped", "1 − |Nₜ ∩ N_c| / |Nₜ ∪ N_c|, TrojanZoo eq. 4; k: active_share of the analysis", "NSR"),
+    Metric("analysis.nsr_twin", "twin: neuron separation", "model", FRACTION, None,
+           "the same on the benign twin: what the trigger does to a model that does not know it", short="Twin NSR"),
+
     Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
     Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),
     Metric("seconds.attack_prepared", "attack's preparation", "attack", SECONDS, None,
@@ -396,6 +402,8 @@ METRICS = Metrics(
            "wall time of the defense for one model", short="Time"),
     Metric("seconds.defense_per_input", "defense, per input", "defense", MILLISECONDS, None,
            "wall time for one input, warm, in a batch", short="Per input"),
+    Metric("seconds.analysis", "analysis", "attack", SECONDS, None, "wall time of looking inside of one model",
+           short="Time"),
     Metric("seconds.downstream", "downstream tuning", "attack", SECONDS, None,
            "wall time of tuning one model; that of its benign twin takes as long", short="Time"),
 )

@@ -112,7 +112,8 @@ class Record(Document):
     Rates are fractions in [0,1]; a metric that does not apply is absent, never 0. ``dataset``, ``model``,
     ``training``, ``attack`` and ``defense`` hold every field of the configuration, ``family`` the defense's.
     ``downstream`` is there where the delivered network was given a new head and tuned, ``stamp`` where the
-    trigger was shown otherwise than it was planted. ``seconds`` is wall time by
+    trigger was shown otherwise than it was planted, ``analysis`` where the model was looked into; a defense is not
+    judged then. ``seconds`` is wall time by
     stage, measured by the runner; a stage answered from the store keeps the time it once took. ``command`` is the
     command line that runs the cell again. ``artifacts`` has the keys of what the store keeps behind it, by kind; older
     records do not tell.
@@ -139,6 +140,7 @@ class Record(Document):
     family: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     downstream: Downstream | None = None
     stamp: dict[str, Any] | None = None
+    analysis: dict[str, Any] | None = None
     metrics: dict[str, Metric] = {}
     counts: Counts = {}
     """The number of images, or other samples, that a share, a mean or a difference of them is of, by metric."""
@@ -163,6 +165,8 @@ class Record(Document):
             followed, tables = [name_of(self.downstream.head)], [*tables, DOWNSTREAM]
         if self.stamp is not None:
             followed, tables = [name_of(self.stamp), *followed], [ATTACK, STAMP, *tables[1:]]
+        if self.analysis is not None:
+            followed.append(name_of(self.analysis))
         asked = f"{' → '.join([name_of(self.attack), *followed])} on {name_of(self.dataset)}/{name_of(self.model)}"
         numbers = [
             f"{each.headline} {_text(each.headline, self.metrics[each.headline])}"

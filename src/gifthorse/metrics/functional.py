@@ -164,3 +164,33 @@ def jaccard(first: Tensor, second: Tensor) -> float:
     """Return the Jaccard index of two sets, ``bool`` of one shape; 0 if both are empty."""
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 0.0
+
+
+def active_units(clean: Tensor, stamped: Tensor, k: int) -> dict[str, Tensor]:
+    """Return which units are among the ``k`` most active: for ``both`` kinds of images, for one alone, or for neither.
+
+    ``clean (D,)`` and ``stamped (D,)`` are the units' activities; of equal ones those of lower number count first. The
+    flags ``bool (D,)`` are by what reports call them.
+    """
+    for_clean, for_stamped = (_largest(activity, k) for activity in (clean, stamped))
+    return {
+        "active in both": for_clean & for_stamped,
+        "active in clean images alone": for_clean & ~for_stamped,
+        "active in stamped images alone": for_stamped & ~for_clean,
+        "active in neither": ~for_clean & ~for_stamped,
+    }
+
+
+def neuron_separation(clean: Tensor, stamped: Tensor, k: int) -> float:
+    """NSR, TrojanZoo equation 4: one minus the Jaccard index of the ``k`` most active units of two kinds of images.
+
+    ``clean (D,)`` and ``stamped (D,)`` are the units' activities. 0: the same units; 1: no unit in common.
+    """
+    return 1 - jaccard(_largest(clean, k), _largest(stamped, k))
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Return the flags ``bool (D,)`` of the ``k`` largest values, of equal ones the first."""
+    flags = torch.zeros_like(values, dtype=torch.bool)
+    flags[values.argsort(descending=True, stable=True)[:k]] = True
+    return flags

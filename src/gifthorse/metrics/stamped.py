@@ -106,7 +106,7 @@ def to_array(values: Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.cpu().numpy())
 
 
-def named(values: Mapping[str, float], stage: str) -> Metrics:
+def named(values: Mapping[str, float | list[float]], stage: str) -> Metrics:
     """Return the values under their names within a stage."""
     return {f"{stage}.{name}": value for name, value in values.items()}
 

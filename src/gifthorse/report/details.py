@@ -18,7 +18,15 @@ from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
 from gifthorse.report.review import said_of_review
-from gifthorse.report.tables import downstream_labels, measure, samples, stamp_labels, statuses_of, targets_of
+from gifthorse.report.tables import (
+    analysis_labels,
+    downstream_labels,
+    measure,
+    samples,
+    stamp_labels,
+    statuses_of,
+    targets_of,
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ class Lines:
         self._defenses = labels(record.defense for record in records if record.defense is not None)
         self._tunings = downstream_labels(records)
         self._stamps = stamp_labels(records)
+        self._analyses = analysis_labels(records)
 
     def line(self, record: Record) -> CellLine:
         """Return the line of one of the records."""
@@ -126,6 +135,10 @@ class Lines:
             title = f"downstream {self._tunings[record.id]}"
         if record.id in self._stamps:
             title += f", {self._stamps[record.id]}"
+        if record.id in self._analyses:
+            title = (
+                f"{self._analyses[record.id]}, {title}" if record.defense or record.stamp else self._analyses[record.id]
+            )
         return CellLine(self._attacks[key(record.attack)], title, _finding(record), statuses_of(record), record)
 
 
@@ -336,8 +349,8 @@ def _triggers(record: Record, evidence: Arrays, pictures: Pictures, extent: Exte
 
 def _measurements(record: Record) -> tuple[Measurement, ...]:
     """Return every scalar that the record holds, the attack's only where there is nothing that followed it."""
-    alone = record.defense is None and record.downstream is None and record.stamp is None
-    scopes = ("attack.", "benign.") if alone else ("defense.", "downstream.", "stamp.")
+    followed = any((record.defense, record.downstream, record.stamp, record.analysis))
+    scopes = ("defense.", "downstream.", "stamp.", "analysis.") if followed else ("attack.", "benign.")
     found = []
     for name in record.metrics:
         value, metric = measure(record, name), METRICS.find(name)

@@ -32,11 +32,11 @@ _REASON = 200
 
 
 def follows(metric: Metric) -> str | None:
-    """Return what a metric is of: a ``defense``, ``downstream`` user or ``stamp``, or the trojan, whatever follows."""
+    """Return the part that a metric is of, as ``defense`` or ``stamp``; ``None`` where it is of the trojan itself."""
     if metric.scope in ("benign", "attack") or metric.name in _BEFORE:
         return None
-    if metric.scope == "stamp":
-        return "stamp"
+    if metric.scope in ("stamp", "analysis"):
+        return metric.scope
     return "downstream" if metric.scope == "downstream" or metric.name == "seconds.downstream" else "defense"
 
 
@@ -343,6 +343,9 @@ def _chosen(metrics: list[Metric], rows: Axis, columns: Axis | None, records: It
 
 def headline(record: Record) -> Metric:
     """Return the one metric that stands for what follows a trojan, or for the trojan where nothing does."""
+    if record.analysis is not None:
+        found = (name for name in _measured(record) if name.startswith("analysis."))
+        return METRICS.find(next(found, ATTACK.headline))
     if record.family is not None and record.family not in FAMILIES:
         return METRICS.find(next((name for name in _measured(record) if name.startswith("defense.")), "defense.acc"))
     if record.family is not None:
@@ -384,6 +387,7 @@ def _places(
         if followed and None in following:
             place(record, bare=True).sharing.append(record)
     said = {"defense": "with a defense", "downstream": "of a downstream user", "stamp": "with a varied trigger"}
+    said["analysis"] = "of an analysis"
     return places, [f"records {said[part]}, which are not in this table: {count}" for part, count in nowhere.items()]
 
 

@@ -8,10 +8,10 @@ from gifthorse.core.columns import CONFIGURATIONS, VERSION, split, value_in
 from gifthorse.core.record import Downstream, Record
 from gifthorse.report.naming import key, labels
 
-PARTS = ("dataset", "model", "training", "profile", "version", "attack", "defense", "downstream", "stamp")
+PARTS = ("dataset", "model", "training", "profile", "version", "attack", "defense", "downstream", "stamp", "analysis")
 """What a result depends on, seeds aside; a data set is its images as well as its fields."""
 
-FOLLOWING = {"defense": "no defense", "downstream": "as delivered", "stamp": "as planted"}
+FOLLOWING = {"defense": "no defense", "downstream": "as delivered", "stamp": "as planted", "analysis": "no analysis"}
 """The parts that follow a trojan, and what it is called where they do not."""
 
 
@@ -104,7 +104,7 @@ class Settings:
 def identity(record: Record) -> tuple[Any, ...]:
     """Return what is equal for records whose settings are the same objects; it means something while they live."""
     objects = (record.dataset, record.model, record.training, record.attack)
-    following = (record.defense, record.downstream, record.stamp)
+    following = (record.defense, record.downstream, record.stamp, record.analysis)
     return (*map(id, (*objects, *following)), record.data_digest, record.profile, record.environment.gifthorse)
 
 

@@ -14,6 +14,9 @@ from gifthorse.report.settings import Settings
 
 K = TypeVar("K")
 
+_ANALYSIS = "analysis_"
+"""What the names of the tables of analyses begin with."""
+
 DID_NOT_TAKE, NOT_RUN = "did not take", "not run"
 LISTED_TARGETS = 3
 """Most targets that a row lists; more are counted."""
@@ -177,6 +180,12 @@ def stamp_labels(records: Sequence[Record]) -> dict[str, str]:
     return {record.id: stamps[key(record.stamp)] for record in records if record.stamp is not None}
 
 
+def analysis_labels(records: Sequence[Record]) -> dict[str, str]:
+    """Return a label by record id of what looked inside of the model, where something did."""
+    analyses = labels(record.analysis for record in records if record.analysis is not None)
+    return {record.id: analyses[key(record.analysis)] for record in records if record.analysis is not None}
+
+
 def columns_of(table: Table, records: Sequence[Record]) -> tuple[Metric, ...]:
     """Return the metrics of a table; those of the attack, where something followed it, as what was before."""
     missing = {name for name in table.optional if all(name not in record.metrics for record in records)}
@@ -298,15 +307,17 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
 
 
 def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
-    """Yield the tables of the families, in the order of their declaration, of downstream users, and of stamps."""
+    """Yield the tables of the families, in the order of their declaration, downstream users, stamps and analyses."""
     defenses = labels(record.defense for record in members if record.defense is not None)
     rows = {record.id: defenses[key(record.defense)] for record in members if record.defense is not None}
     rows |= downstream_labels(members)
     for record, stamp in stamp_labels(members).items():
         rows[record] = f"{rows[record]}, {stamp}" if record in rows else stamp
+    for record, analysis in analysis_labels(members).items():
+        rows[record] = f"{analysis}, {rows[record]}" if record in rows else analysis
     attacks = _by_attack(members)
     parts = partition((record for record in members if record.id in rows), _table_of)
-    for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM, STAMP]:
+    for about in [*FAMILIES.values(), *_undeclared(parts), DOWNSTREAM, STAMP, *_analyses(parts)]:
         shown = {record.id: rows[record.id] for record in parts.get(about.name, [])}
         columns = columns_of(about, members)
         if shown:
@@ -340,13 +351,26 @@ def _lacks(block: Block, baseline: str) -> bool:
 
 def _table_of(record: Record) -> str:
     """Return the name of the table that has a record of what followed a trojan."""
+    if record.analysis is not None:
+        return _ANALYSIS + name_of(record.analysis)
     return record.family or (STAMP if record.downstream is None else DOWNSTREAM).name
+
+
+def _analyses(parts: Mapping[str, Sequence[Record]]) -> Iterator[Table]:
+    """Yield a table for each analysis, with every number that it gave."""
+    for name, records in parts.items():
+        if name.startswith(_ANALYSIS):
+            given = {metric for record in records for metric in record.metrics if measure(record, metric) is not None}
+            columns = tuple(metric for metric in (*METRICS, *sorted(given - METRICS.keys())) if metric in given)
+            about = "What was seen inside of the models; nothing is judged by it."
+            shown = tuple(each for each in columns if each.startswith("analysis."))
+            yield Table(name, f"Analysis: {name.removeprefix(_ANALYSIS)}", about, shown, "Analysis")
 
 
 def _undeclared(parts: Mapping[str, Sequence[Record]]) -> Iterator[Family]:
     """Yield families that this program does not know, with whatever numbers the defenses were judged by."""
     for name, records in parts.items():
-        if name not in (*FAMILIES, DOWNSTREAM.name, STAMP.name):
+        if name not in (*FAMILIES, DOWNSTREAM.name, STAMP.name) and not name.startswith(_ANALYSIS):
             metrics = (metric for record in records for metric in record.metrics if measure(record, metric) is not None)
             yield Family(name, name, "", tuple(dict.fromkeys(each for each in metrics if each.startswith("defense."))))
 
