@@ -242,6 +242,7 @@ def test_every_row_of_the_coverage_is_held_by_a_test_that_is_run(request: pytest
 
 
 def test_every_use_in_the_coverage_can_be_asked_for() -> None:
+    from gifthorse.analyses import ANALYSES
     from gifthorse.attacks import ATTACKS
     from gifthorse.bench.cell import RECIPES
     from gifthorse.core.configuration import Catalogue
@@ -260,6 +261,7 @@ def test_every_use_in_the_coverage_can_be_asked_for() -> None:
         "training": RECIPES,
         "run --downstream": HEADS,
         "run --stamp": STAMPS,
+        "analyze --with": ANALYSES,
     }
     understood = set()
     for row, line in COVERAGE.items():

@@ -26,6 +26,7 @@ OWN = {
     "datasets": {"folder"},
     "recipes": {"standard"},
     "stamps": {"rotated"},
+    "analyses": set(),
 }
 """What has no paper: the only names that may go without."""
 CALLED = {

@@ -1,4 +1,4 @@
-"""Promises of every listed attack, defense, data set, architecture, recipe, head and stamp, as configurations."""
+"""Promises of everything that is listed, from attacks to analyses, as configurations."""
 
 import ast
 import pkgutil
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 import gifthorse
+from gifthorse.analyses import ANALYSES
 from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.attacks.training.latent import Latent
 from gifthorse.bench.cell import RECIPES, resolve
 from gifthorse.contracts.configurations import OF_CONFIGURATIONS, OF_METHODS
+from gifthorse.core.analysis import Analysis
 from gifthorse.core.architecture import Architecture
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue, Configuration
@@ -43,9 +45,10 @@ CATALOGUES: dict[type[Configuration], Catalogue[Any]] = {
     Recipe: RECIPES,
     Head: HEADS,
     Stamping: STAMPS,
+    Analysis: ANALYSES,
     Transformation: TRANSFORMATIONS,
 }
-METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES}
+METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **ANALYSES}
 PUBLISHED: dict[str, type[Configuration]] = {**METHODS, **STAMPS}
 LISTED: dict[str, type[Configuration]] = {name: cls for listed in CATALOGUES.values() for name, cls in listed.items()}
 
@@ -138,14 +141,8 @@ def test_a_class_that_nobody_listed_is_found() -> None:
 def test_has_a_smoke_setting_that_is_short_enough(cls: type[Configuration]) -> None:
     """One without would make the tests crawl; those that run it fail at it, too, before they start."""
     for request in (cls.name, *cls.variants):
-        is_attack = cls.catalogue == "attack"
-        cell = resolve(
-            dataset="digits",
-            attack=request if is_attack else "none",
-            defense=None if is_attack else request,
-            profile="smoke",
-        )
-        affordable(cell.attack if cell.defense is None else cell.defense)
+        cell = resolve(**{"dataset": "digits", "profile": "smoke", cls.catalogue: request})  # type: ignore[arg-type]
+        affordable(getattr(cell, cls.catalogue))
 
 
 def test_a_method_without_a_smoke_setting_is_an_error_that_says_where_to_put_it() -> None:

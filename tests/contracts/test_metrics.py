@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gifthorse.metrics
+from gifthorse.analyses import ANALYSES
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import Runner
@@ -27,7 +28,7 @@ from gifthorse.stampings import STAMPS
 from gifthorse.training.heads import HEADS
 from worlds import affordable, digits_task, requests
 
-SCOPES = {"benign", "attack", "defense", "downstream", "stamp", "seconds"}
+SCOPES = {"benign", "attack", "defense", "downstream", "stamp", "analysis", "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +245,8 @@ def test_an_adversary_attacks_only_some_images(monkeypatch: pytest.MonkeyPatch, 
 def check_command(record: Record, runner: Runner) -> None:
     """The command line in the record asks for the very same cell."""
     assert record.command is not None
-    program, run, *words = shlex.split(record.command)
-    assert (program, run) == ("gifthorse", "run")
+    program, run, *words = shlex.split(record.command.replace("--with", "--analysis"))
+    assert (program, run) == ("gifthorse", "run" if record.analysis is None else "analyze")
     said = {option[2:].replace("-", "_"): value for option, value in zip(words[::2], words[1::2], strict=True)}
     again = resolve(**{**said, "seed": int(said["seed"])})  # type: ignore[arg-type]
     assert runner.reading(again).identity() == record.id
@@ -289,6 +290,15 @@ def test_what_is_said_of_a_varied_trigger_is_declared_and_in_its_range(stamp: st
     check_declared_and_in_range(record)
     check_command(record, runner)
     check_counts(record, digits_task())
+
+
+@pytest.mark.parametrize("analysis", requests(ANALYSES))
+def test_what_an_analysis_finds_is_declared_and_in_its_range(analysis: str, runner: Runner) -> None:
+    record = runner.run(resolve(dataset="digits", attack="badnets", analysis=analysis, profile="smoke"))
+    assert record.status == "done"
+    assert any(name.startswith("analysis.") for name in record.metrics)
+    check_declared_and_in_range(record)
+    check_command(record, runner)
 
 
 def test_no_metric_is_named_in_a_judge_that_is_not_declared() -> None:

@@ -156,3 +156,26 @@ def test_mask_jaccard_of_the_top_pixels_is_of_the_kind_that_table_12_has() -> No
     assert F.mask_jaccard_top(recovered / 50, true) == F.mask_jaccard_top(recovered, true) == 5 / 12
     assert F.mask_jaccard_top(true, true) == 0
     assert F.mask_jaccard_top(recovered, torch.zeros(1, 6, 6)) == 0
+
+
+def test_neuron_separation_is_one_minus_the_jaccard_index_of_the_most_active_units() -> None:
+    clean = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    stamped = torch.tensor([0.0, 4.0, 3.0, 9.0, 1.0, 5.0])
+    # Of three: {0, 1, 2} and {3, 5, 1}: one unit in common of five.
+    assert F.neuron_separation(clean, stamped, 3) == pytest.approx(1 - 1 / 5)
+    assert F.neuron_separation(clean, clean + 7, 3) == 0
+    assert F.neuron_separation(clean, -clean, 3) == 1
+    groups = F.active_units(clean, stamped, 3)
+    assert {name: flags.nonzero().flatten().tolist() for name, flags in groups.items()} == {
+        "active in both": [1],
+        "active in clean images alone": [0, 2],
+        "active in stamped images alone": [3, 5],
+        "active in neither": [4],
+    }
+
+
+def test_of_units_that_are_equally_active_the_first_count() -> None:
+    silent = torch.zeros(6)
+    assert F.neuron_separation(silent, silent, 2) == 0
+    assert F.neuron_separation(silent, torch.tensor([1.0, 1, 0, 0, 0, 0]), 2) == 0
+    assert F.neuron_separation(silent, torch.tensor([0.0, 0, 0, 0, 1, 1]), 2) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gifthorse.analyses import ANALYSES
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.cell import RECIPES, Downstream, resolve
 from gifthorse.core.configuration import Catalogue, Configuration, split_request
@@ -25,8 +26,9 @@ ROLES: dict[str, Catalogue[Any]] = {
     "training": RECIPES,
     "downstream": HEADS,
     "stamp": STAMPS,
+    "analysis": ANALYSES,
 }
-METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS}
+METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **HEADS, **STAMPS, **ANALYSES}
 # A preset that is called like a method goes by its kind and its name.
 PRESETS = {
     f"training {name}" if name in METHODS else name: request

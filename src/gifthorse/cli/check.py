@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -12,6 +12,7 @@ from gifthorse.cli.options import plugin_option
 from gifthorse.core.errors import RequestError, brief
 
 if TYPE_CHECKING:
+    from gifthorse.core.analysis import Analysis
     from gifthorse.core.attack import Attack
     from gifthorse.core.defense import Defense
 
@@ -22,7 +23,7 @@ STYLES = {"kept": "green", "broken": "bold red", "not asked": "yellow"}
 @click.argument("method", metavar="METHOD")
 @plugin_option
 def check(method: str, plugins: tuple[Path, ...]) -> None:
-    """Tell which promises an attack or a defense keeps, in seconds.
+    """Tell which promises an attack, a defense or an analysis keeps, in seconds.
 
     METHOD is the name of a listed one, or of one in a --plugin, or package.module.Class of one that can be imported;
     fields go in brackets. It is run on tiny worlds of noise, with every long field cut short. Exits with 4 where a
@@ -53,14 +54,15 @@ def check(method: str, plugins: tuple[Path, ...]) -> None:
     sys.exit(FAILED if any(each.state == "broken" for each in found.values()) else 0)
 
 
-def method_called(text: str) -> "Attack | Defense[Any]":
-    """Return the attack or defense of a name or a package.module.Class, with fields in brackets if any.
+def method_called(text: str) -> "Attack | Defense[Any] | Analysis":
+    """Return the attack, defense or analysis of a name or a package.module.Class, with fields in brackets if any.
 
     A listed one has its settings of the smoke profile. :class:`RequestError` where there is none.
     """
+    from gifthorse.analyses import ANALYSES
     from gifthorse.attacks import ATTACKS
     from gifthorse.bench.cell import resolve
-    from gifthorse.core.configuration import split_request
+    from gifthorse.core.configuration import Catalogue, split_request
     from gifthorse.defenses import DEFENSES
 
     name, bracket, fields = text.partition("[")
@@ -68,21 +70,22 @@ def method_called(text: str) -> "Attack | Defense[Any]":
     module, dot, cls = name.strip().replace(":", ".").rpartition(".")
     if dot:
         return _imported(module, cls).from_dict(split_request(f"x{bracket}{fields}")[1])
-    try:
-        ATTACKS.find(name.strip())
-    except RequestError as no_attack:
+    problems = []
+    catalogues: dict[str, Catalogue[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "analysis": ANALYSES}
+    for role, listed in catalogues.items():
         try:
-            DEFENSES.find(name.strip())
-        except RequestError as no_defense:
-            raise RequestError(f"{no_attack}; {no_defense}") from None
-        defense = resolve(dataset="digits", defense=text, profile="smoke").defense
-        assert defense is not None
-        return defense
-    return resolve(dataset="digits", attack=text, profile="smoke").attack
+            listed.find(name.strip())
+        except RequestError as error:
+            problems.append(str(error))
+        else:
+            found = getattr(resolve(**{"dataset": "digits", "profile": "smoke", role: text}), role)  # type: ignore[arg-type]
+            return cast("Attack | Defense[Any] | Analysis", found)
+    raise RequestError("; ".join(problems))
 
 
-def _imported(module: str, name: str) -> "type[Attack | Defense[Any]]":
+def _imported(module: str, name: str) -> "type[Attack | Defense[Any] | Analysis]":
     """Return a class of a module that can be imported."""
+    from gifthorse.core.analysis import Analysis
     from gifthorse.core.attack import Attack
     from gifthorse.core.configuration import package_places
     from gifthorse.core.defense import Defense
@@ -92,6 +95,6 @@ def _imported(module: str, name: str) -> "type[Attack | Defense[Any]]":
     except Exception as error:
         reason = brief(error, *package_places(module.partition(".")[0]))
         raise RequestError(f"{module} cannot be imported: {reason}") from error
-    if not (isinstance(found, type) and issubclass(found, Attack | Defense)) or isabstract(found):
-        raise RequestError(f"{module}.{name} is no attack or defense that can be run")
+    if not (isinstance(found, type) and issubclass(found, Attack | Defense | Analysis)) or isabstract(found):
+        raise RequestError(f"{module}.{name} is no attack, defense or analysis that can be run")
     return found

@@ -105,7 +105,7 @@ def quickstart(store: Path, machine: Machine, out: Path, show: bool | None) -> N
 @click.option("--bibtex", "as_bibtex", is_flag=True, help="Print the papers behind what is listed, as BibTeX.")
 @plugin_option
 def list_(kind: str | None, name: str | None, as_json: bool, as_bibtex: bool, plugins: tuple[Path, ...]) -> None:
-    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, analyses, and their parts.
+    """Show what there is: attacks, defenses, models, datasets, training recipes, heads, stamps, analyses, their parts.
 
     With a NAME, for example 'gifthorse list attacks badnets', every field with its type, default, range and meaning.
     The listing is kept in $XDG_CACHE_HOME/gifthorse (~/.cache/gifthorse unless set) while the code stays the same.

@@ -92,7 +92,7 @@ class Metric:
 
     @property
     def scope(self) -> str:
-        """Return what was measured: ``benign``, ``attack``, ``defense``, ``downstream``, ``stamp``, ``analysis``, ``seconds``."""
+        """Return what was measured: ``benign``, ``attack``, ``defense``, ``analysis``, …, or ``seconds``."""
         return self.name.partition(".")[0]
 
     @property
