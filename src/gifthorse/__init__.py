@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gifthorse.analyses import ANALYSES as ANALYSES
     from gifthorse.attacks import ATTACKS as ATTACKS
     from gifthorse.bench.cell import Cell as Cell
     from gifthorse.bench.cell import resolve as resolve
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gifthorse.bench.scan import scan as scan
     from gifthorse.bench.store import Store as Store
     from gifthorse.bench.views import VIEWS as VIEWS
+    from gifthorse.core.analysis import Analysis as Analysis
+    from gifthorse.core.analysis import Findings as Findings
+    from gifthorse.core.analysis import Subject as Subject
     from gifthorse.core.architecture import Architecture as Architecture
     from gifthorse.core.attack import Attack as Attack
     from gifthorse.core.classifier import Classifier as Classifier
@@ -25,9 +29,10 @@ if TYPE_CHECKING:
     from gifthorse.core.configuration import Catalogue as Catalogue
     from gifthorse.core.configuration import Configuration as Configuration
     from gifthorse.core.defense import Defense as Defense
-    from gifthorse.core.defense import Evadable as Evadable
     from gifthorse.core.errors import RequestError as RequestError
     from gifthorse.core.errors import StoreError as StoreError
+    from gifthorse.core.evasion import Attacker as Attacker
+    from gifthorse.core.evasion import Evasion as Evasion
     from gifthorse.core.family import FAMILIES as FAMILIES
     from gifthorse.core.family import Family as Family
     from gifthorse.core.goal import GOALS as GOALS
@@ -76,11 +81,13 @@ if TYPE_CHECKING:
     from gifthorse.triggers import TRIGGERS as TRIGGERS
 
 _HOMES = {
+    "core.analysis": ["Analysis", "Findings", "Subject"],
     "core.architecture": ["Architecture"],
     "core.attack": ["Attack"],
     "core.classifier": ["Classifier", "predict"],
     "core.configuration": ["Catalogue", "Configuration"],
-    "core.defense": ["Defense", "Evadable"],
+    "core.defense": ["Defense"],
+    "core.evasion": ["Attacker", "Evasion"],
     "core.errors": ["RequestError", "StoreError"],
     "core.family": ["FAMILIES", "Family"],
     "core.goal": ["GOALS", "AllToAll", "AllToOne", "Goal", "OnePerCondition", "SourceSpecific"],
@@ -96,6 +103,7 @@ _HOMES = {
     "core.trigger": ["Trigger", "blend"],
     "core.trojan": ["Backdoor", "Trojan"],
     "core.views": ["DataFreeView", "Materials", "ModelView", "SuspectDataView"],
+    "analyses": ["ANALYSES"],
     "attacks": ["ATTACKS"],
     "datasets": ["DATASETS"],
     "defenses": ["DEFENSES"],

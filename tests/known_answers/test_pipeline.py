@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gifthorse import (
     CleanModel,
     Defense,
-    Evadable,
     InputScreen,
     ModelVerdict,
     ModelView,
@@ -34,7 +33,7 @@ from gifthorse.defenses.reformation.randomized_smoothing import RandomizedSmooth
 from gifthorse.defenses.reformation.transformation import Flip, ShrinkPad
 from gifthorse.defenses.sanitization.fine_pruning import FinePruning
 from gifthorse.training.scratch import train
-from worlds import live_pixel_view, noise_images, noise_task, with_delivered_set
+from worlds import live_pixel_view, noise_task, with_delivered_set
 
 
 class Blank(Defense[ModelView]):
@@ -226,41 +225,3 @@ def test_what_follows_each_outcome() -> None:
 
     assert "unknown" in str(CleanModel(nn.Sequential(second)).after(view))
     assert "InputScreen" in str(InputScreen(lambda pixels: pixels, 0.0).after(view))
-
-
-evadable = [name for name, cls in DEFENSES.items() if isinstance(cls(), Evadable)]
-
-
-def test_who_can_be_evaded() -> None:
-    assert evadable == ["strip"]
-
-
-@pytest.mark.parametrize("name", evadable)
-def test_training_against_a_defense_lowers_its_penalty_and_needs_nothing_of_the_defender(name: str) -> None:
-    task = noise_task((1, 12, 12))
-    defense, model = DEFENSES[name](), train(task, 0)
-    assert isinstance(defense, Evadable)
-    stamped, targets = task.train.floats()[:8].requires_grad_(), torch.zeros(8, dtype=torch.long)
-
-    def penalty(seed: int = 0) -> Tensor:
-        return defense.penalty(model, stamped, targets, task.train, seed)
-
-    before = torch.get_rng_state()
-    first = penalty()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert first.shape == ()
-    assert torch.equal(penalty(), first)
-    assert not torch.equal(penalty(1), first)
-    first.backward()
-    assert stamped.grad is not None
-    assert stamped.grad.abs().sum() > 0
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer.step()
-    assert penalty() < first
-
-
-def test_strips_penalty_is_the_mean_of_its_own_scores(task: Task, trojan: Trojan) -> None:
-    strip, shown = Strip(overlays=16), task.test.take(slice(20)).floats()
-    screen = strip.defend(ModelView(trojan.model, task.holdout), 3)
-    penalty = strip.penalty(trojan.model, shown, noise_images(20, task.test.shape, 10).labels, task.holdout, 3)
-    torch.testing.assert_close(penalty.detach(), screen.score(shown).mean())

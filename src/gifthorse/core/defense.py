@@ -3,35 +3,19 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
-from gifthorse.core.images import Images
+from gifthorse.core.errors import RequestError
+from gifthorse.core.evasion import Attacker, Evasion, Offer
 from gifthorse.core.outcomes import Outcome
 from gifthorse.core.views import DataFreeView, Materials
 
 V = TypeVar("V", bound=DataFreeView)
-
-
-@runtime_checkable
-class Evadable(Protocol):
-    """A defense that an attacker can train against: it tells how suspicious a given model would look.
-
-    An attacker has data and a model of its own and knows the method and its settings; a defender's images, model and
-    random draws it has not.
-    """
-
-    def penalty(self, model: nn.Module, stamped: Tensor, targets: Tensor, clean: Images, seed: int) -> Tensor:
-        """Return a scalar, differentiable in the model's weights and in the pixels; lower is less suspicious.
-
-        ``stamped (N, C, H, W)`` in [0,1] should get ``targets (N,)``; ``clean`` are images of the attacker's own.
-        Another ``seed`` is another draw of what the method draws. The model's mode is the attacker's choice: in
-        training mode all that the method shows it enters the statistics of its batch normalisation.
-        """
 
 
 class Defense(Configuration, Generic[V]):
@@ -40,7 +24,8 @@ class Defense(Configuration, Generic[V]):
     ``family`` is the name of one in :data:`gifthorse.core.family.FAMILIES`; the fields are the method's settings with
     the paper's defaults. One that asks the model for nothing but answers says so by ``black_box``: it runs on models
     that have no layers and no gradients to be seen. A method whose settings decide what it sees, or which family its
-    answer belongs to, says so in :meth:`sees` and :meth:`judged_as`.
+    answer belongs to, says so in :meth:`sees` and :meth:`judged_as`. ``offers`` says how an attacker who knows the
+    method can train against it, see :meth:`evasion`; ``None`` where nobody has said.
     """
 
     catalogue = "defense"
@@ -48,6 +33,7 @@ class Defense(Configuration, Generic[V]):
     family: ClassVar[str]
     view: ClassVar[type[DataFreeView]]
     black_box: ClassVar[bool] = False
+    offers: ClassVar[Offer | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -86,6 +72,14 @@ class Defense(Configuration, Generic[V]):
         """Return the settings, JSON-ready, that decide what is prepared: all of them; ``None`` where nothing is."""
         return None if type(self).prepare is Defense.prepare else self.to_dict()
 
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Return what an attacker does in training to evade the method, who knows it and its settings and no more.
+
+        Draws follow from the attacker's ``seed``. :class:`NotApplicableError`, with a sentence, where a surrogate is
+        too poor to learn from, or the method does not suit such images.
+        """
+        raise RequestError(f"'{self.name}' offers an attacker nothing to train against")
+
     def skip(self, view: V) -> str | None:
         """Return one sentence saying why the method cannot be applied to this view, or ``None``.
 
@@ -102,8 +96,8 @@ class Defense(Configuration, Generic[V]):
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """Return the configuration's description with the family."""
-        return {**super().describe(), "family": cls.family, "view": cls.view.__name__}
+        """Return the configuration's description with the family, the view, and what it offers an attacker."""
+        return {**super().describe(), "family": cls.family, "view": cls.view.__name__, "offers": cls.offers}
 
 
 def _once_the_model_will_do(skip: Callable[[Any, Any], str | None]) -> Callable[[Any, Any], str | None]:

@@ -8,14 +8,20 @@ Differs: units are channels of a stage after its activation; the whole map of a 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.evasion import Penalty, Seen
 from gifthorse.core.images import Images
+from gifthorse.core.networks import evaluating
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
 from gifthorse.training.precision import fast_arithmetic
 
 MAPS_AT_ONCE = 1024
+STIMULATED = 32
+"""Images of each kind that a penalty looks at in a step."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +89,29 @@ class Stimulation:
             found = zip(part.tolist(), label.tolist(), least.tolist(), share.tolist(), strict=True)
             lifting += [Unit(stage, c, t, m) for c, t, m, agreed in found if agreed >= self.agreement]
         return lifting
+
+
+def stimulation_cost(stages: int, strength: float) -> Penalty:
+    """Return the penalty: the loss of clean images while the unit is stimulated that the trigger raises most.
+
+    In each of the last ``stages`` that unit is set to ``strength`` maxima of its stage, as stimulation does.
+    """
+
+    def penalty(model: Classifier, seen: Seen) -> Tensor:
+        clean, stamped = seen.pixels[: seen.kept][:STIMULATED], seen.pixels[seen.kept :][:STIMULATED]
+        if not len(stamped):
+            return seen.latents.new_zeros(())
+        labels, losses = seen.labels[: len(clean)], []
+        with evaluating(model):
+            maps, _ = model.stages_and_logits(torch.cat([clean, stamped]))
+            for name, both in list(zip(model.stage_names, maps, strict=True))[-stages:]:
+                ours, theirs = both[: len(clean)], both[len(clean) :]
+                raised = theirs.detach().mean((0, 2, 3)) - ours.detach().mean((0, 2, 3))
+                unit = torch.arange(len(raised), device=raised.device) == raised.argmax()
+                level = strength * both.detach().amax()
+                logits = model.continue_from(name, torch.where(unit.view(-1, 1, 1), level, ours), clean[:1])
+                # A unit far out of its range gives losses without bound.
+                losses.append(cross_entropy(logits.float(), labels).log1p())
+        return torch.stack(losses).mean()
+
+    return penalty

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from gifthorse.core.classifier import inference_batch
+from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.errors import NotApplicableError
+from gifthorse.core.evasion import Seen
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.seeds import derive
@@ -73,3 +75,27 @@ def screen_latents(view: SuspectAndCleanView, score: Callable[[Tensor, Tensor], 
 
     clean = score_inputs(view.clean.floats())
     return InputScreen(score_inputs, float(clean.quantile(1 - fpr, interpolation="higher")))
+
+
+def separability(_: Classifier, seen: Seen) -> Tensor:
+    """Return how far stamped images lie from clean ones of the class that they are trained to get, by their latents.
+
+    That is log(1 + the squared distance of the means, in units of the variance of clean images about the mean of their
+    class), over the classes of which a mini-batch has both; 0 where it has none. What makes clusters and signatures.
+    """
+    latents, kept, classes = seen.latents.float(), seen.kept, seen.logits.shape[1]
+    members = one_hot(seen.labels, classes).float()
+    counts = members[:kept].sum(0), members[kept:].sum(0)
+    clean, stamped = (
+        part.mT @ own / count.clamp_min(1).unsqueeze(1)
+        for part, own, count in (
+            (members[:kept], latents[:kept], counts[0]),
+            (members[kept:], latents[kept:], counts[1]),
+        )
+    )
+    both = (counts[0] > 0) & (counts[1] > 0)
+    # With its gradient: by the distance alone all latents would shrink, and nothing be won by it.
+    within = (latents[:kept] - clean[seen.labels[:kept]]).square().sum(1).mean()
+    distances = (stamped - clean).square().sum(1)
+    # The variance shrinks as training goes on: the ratio itself would end in nothing but this penalty.
+    return (both * (distances / within.clamp_min(1e-12)).log1p()).sum() / both.sum().clamp_min(1)

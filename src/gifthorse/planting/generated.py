@@ -19,8 +19,9 @@ from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.seeds import isolated
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import DeliveredSet
+from gifthorse.planting.adaptive import AdaptiveAttack
 from gifthorse.planting.dynamic import DynamicAttack
-from gifthorse.planting.mixing import BatchMixing, LossMixing, PoisonedSet
+from gifthorse.planting.mixing import PoisonedSet
 from gifthorse.planting.poisoning import Injection
 from gifthorse.training.loop import Mix
 from gifthorse.training.optimisers import adam
@@ -30,7 +31,7 @@ STORED = "trigger/network."
 """What comes before the names of a network's weights where the store keeps a trojan."""
 
 
-class GeneratedAttack(DynamicAttack):
+class GeneratedAttack(DynamicAttack, AdaptiveAttack):
     """Stamps patterns of a network that is trained along, or was trained before."""
 
     noise: int = Field(64, ge=1, description="length of the noise that the network makes a pattern of")
@@ -57,8 +58,8 @@ class GeneratedAttack(DynamicAttack):
 
     @property
     def directs_training(self) -> bool:
-        """Whether the network is trained along."""
-        return self.generator_from is None
+        """Whether the network is trained along, or training goes against a defense."""
+        return self.generator_from is None or super().directs_training
 
     @property
     def poisons_once(self) -> bool:
@@ -135,13 +136,15 @@ class GeneratedAttack(DynamicAttack):
         trigger.network.load_state_dict(weights)
         return trigger
 
+    @property
+    def trains_trigger(self) -> bool:
+        """Whether the network learns from the mini-batches: unless it is named."""
+        return self.generator_from is None
+
     def mix(self, injection: Injection) -> Mix | None:
         """Return what adds stamped copies to every batch, through which the network learns."""
-        if self.generator_from is not None:
-            return super().mix(injection)
-        injection.backdoor.trigger.train()
-        strategy = BatchMixing if self.mixing == "batch" else LossMixing
-        return strategy(injection.backdoor, self.poison_rate, injection.random, differentiable=True)
+        injection.backdoor.trigger.train(self.trains_trigger)
+        return super().mix(injection)
 
     def after_step(self, injection: Injection) -> Callable[[], None] | None:
         """Return a step of the network down the same loss: the clean images' part of it has no gradient there."""

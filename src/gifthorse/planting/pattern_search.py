@@ -8,7 +8,7 @@ Differs: the table does not say how many images a step sees: one batch of 32. St
     training. Gradients through skips are decayed in the search alone, not in training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -22,8 +22,9 @@ from gifthorse.core.goal import Goal
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
+from gifthorse.planting.adaptive import AdaptiveAttack
 from gifthorse.planting.patches import PatchAttack
-from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.poisoning import Injection
 from gifthorse.planting.skip_gradient import residual_branches, skip_gradient_decay
 from gifthorse.planting.targets import AnyGoal
 from gifthorse.training.precision import fast_arithmetic
@@ -32,7 +33,7 @@ from gifthorse.triggers.pattern import PatternTrigger
 SEEN = 32
 
 
-class PatternAttack(AnyGoal, PatchAttack, PoisoningAttack):
+class PatternAttack(AnyGoal, PatchAttack, AdaptiveAttack):
     """A poisoning attack whose pattern may be optimised."""
 
     optimisation: Literal["none", "before", "joint"] = Field(
@@ -57,8 +58,8 @@ class PatternAttack(AnyGoal, PatchAttack, PoisoningAttack):
 
     @property
     def directs_training(self) -> bool:
-        """Whether the pattern changes while the model is trained."""
-        return self.optimisation == "joint"
+        """Whether the pattern changes while the model is trained, or training goes against a defense."""
+        return self.optimisation == "joint" or super().directs_training
 
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> PatternTrigger:
         """Return the trigger, its pattern optimised on the benign model if that is asked for."""
@@ -74,22 +75,33 @@ class PatternAttack(AnyGoal, PatchAttack, PoisoningAttack):
         if self.optimisation != "joint":
             return None
         assert isinstance(trigger, PatternTrigger)
+        reforms = () if injection.adaptation is None else injection.adaptation.reforms
         random = generator(derive(injection.seed, "pattern search"), device=injection.images.device)
 
         def search(_: int) -> None:
             model.eval()
-            self.search(trigger, model, injection.images, injection.backdoor.goal, random)
+            self.search(trigger, model, injection.images, injection.backdoor.goal, random, reforms)
             model.train()
 
         return search
 
     def search(
-        self, trigger: PatternTrigger, model: Classifier, images: Images, goal: Goal, random: torch.Generator
+        self,
+        trigger: PatternTrigger,
+        model: Classifier,
+        images: Images,
+        goal: Goal,
+        random: torch.Generator,
+        reforms: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> None:
-        """Move the trigger's pattern, in place, towards one that sends images of other classes to their targets."""
+        """Move the trigger's pattern, in place, towards one that sends images of other classes to their targets.
+
+        With ``reforms`` also as each of these leaves the stamped images.
+        """
 
         def loss(stamped: Tensor, labels: Tensor) -> Tensor:
-            return cross_entropy(model(stamped).float(), goal.targets(labels))
+            shown = torch.cat([stamped, *(reform(stamped) for reform in reforms)])
+            return cross_entropy(model(shown).float(), goal.targets(labels).repeat(1 + len(reforms)))
 
         decayed = self.skip_decay < 1
         with skip_gradient_decay(model, self.skip_decay, through="skip") if decayed else nullcontext():

@@ -23,6 +23,7 @@ from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet, Trojan
+from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.mixing import BatchMixing, LossMixing, PoisonedSet, choose_poisoned, copies, poison_dataset
 from gifthorse.planting.schedule import Schedule
 from gifthorse.planting.selection import EpochSelection
@@ -36,6 +37,7 @@ class Injection:
 
     ``images`` are the clean ones trained on, at ``positions (N,)`` of the task's training set, ``validation`` those set
     aside, if any. ``random`` is for the choice of images and their stamping, ``seed`` for whatever else a stage draws.
+    ``adaptation`` is there where training goes against defenses.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class Injection:
     validation: Images | None
     random: torch.Generator
     seed: int
+    adaptation: Adaptation | None = None
 
 
 class StagedAttack(TargetedAttack):
@@ -63,6 +66,17 @@ class StagedAttack(TargetedAttack):
     @property
     def budget(self) -> float | None:
         """The largest drop of clean accuracy, where there is a bound."""
+        return None
+
+    def adaptation(
+        self,
+        task: Task,  # noqa: ARG002
+        benign: Classifier,  # noqa: ARG002
+        model: Classifier,  # noqa: ARG002
+        backdoor: Backdoor,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> Adaptation | None:
+        """Return what training against defenses changes; ``None`` where it goes against none."""
         return None
 
     def poison(self, injection: Injection) -> PoisonedSet | None:  # noqa: ARG002
@@ -116,7 +130,9 @@ class StagedAttack(TargetedAttack):
         parts = self.schedule(task).images(task, seed)
         random = generator(seed, self.name, "poison", device=device)
         within = derive(seed, self.name, "injection")
-        return Injection(task, benign, model, Backdoor(trigger, self.goal(task)), *parts, random, within)
+        backdoor = Backdoor(trigger, self.goal(task))
+        adaptation = self.adaptation(task, benign, model, backdoor, within)
+        return Injection(task, benign, model, backdoor, *parts, random, within, adaptation)
 
     def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:
         """Make the trigger, poison, train; the twin has the same training without it."""
@@ -215,6 +231,11 @@ class PoisoningAttack(StagedAttack):
         return True
 
     @property
+    def trains_trigger(self) -> bool:
+        """Whether the trigger has parameters that learn from the mini-batches."""
+        return False
+
+    @property
     def relabels(self) -> bool:
         """Whether stamped images get another label than their own."""
         return True
@@ -244,8 +265,9 @@ class PoisoningAttack(StagedAttack):
         """Return what adds stamped copies to every batch (mixing=batch, loss)."""
         if self.mixing == "dataset":
             return None
-        strategy = BatchMixing if self.mixing == "batch" else LossMixing
-        return strategy(injection.backdoor, self.poison_rate, injection.random)
+        kind = BatchMixing if self.mixing == "batch" else LossMixing
+        strategy = kind(injection.backdoor, self.poison_rate, injection.random, differentiable=self.trains_trigger)
+        return strategy if injection.adaptation is None else injection.adaptation.mix(strategy)
 
     def check(self, task: Task) -> None:
         """Refuse what cannot be stamped, and a rate that selects nothing."""

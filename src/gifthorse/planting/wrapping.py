@@ -13,7 +13,8 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.goal import Goal
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
-from gifthorse.core.trojan import DeliveredSet
+from gifthorse.core.trojan import Backdoor, DeliveredSet
+from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.mixing import PoisonedSet
 from gifthorse.planting.poisoning import Injection, StagedAttack
 from gifthorse.planting.schedule import Schedule
@@ -62,6 +63,12 @@ class WrappingAttack(StagedAttack):
     def make_trigger(self, task: Task, benign: Classifier, seed: int) -> Trigger:
         """Return the base's trigger."""
         return self.base.make_trigger(task, benign, seed)
+
+    def adaptation(
+        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, seed: int
+    ) -> Adaptation | None:
+        """Return what training against the defenses of the base changes."""
+        return self.base.adaptation(task, benign, model, backdoor, seed)
 
     def poison(self, injection: Injection) -> PoisonedSet | None:
         """Return the training set as the base poisons it."""

@@ -25,9 +25,9 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.images import to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.adaptive import AdaptiveAttack
 from gifthorse.planting.patches import PatchAttack
 from gifthorse.planting.pattern_search import descend
-from gifthorse.planting.poisoning import PoisoningAttack
 from gifthorse.planting.targets import OneTarget
 from gifthorse.triggers.patch import PatchPattern
 from gifthorse.triggers.pattern import PatternTrigger
@@ -37,7 +37,7 @@ LOOKED_AT = 128
 DIRECTIONS = 8
 
 
-class TrojanNN(OneTarget, PatchAttack, PoisoningAttack):
+class TrojanNN(OneTarget, PatchAttack, AdaptiveAttack):
     """Optimises the patch so that chosen units fire, then re-trains with it."""
 
     name = "trojan_nn"
@@ -66,8 +66,8 @@ class TrojanNN(OneTarget, PatchAttack, PoisoningAttack):
 
     @property
     def directs_training(self) -> bool:
-        """Whether some layers have to stay as they are."""
-        return self.trained == "later"
+        """Whether some layers have to stay as they are, or training goes against a defense."""
+        return self.trained == "later" or super().directs_training
 
     def check(self, task: Task) -> None:
         """Refuse a layer that the model has not, and combinations that mean nothing."""

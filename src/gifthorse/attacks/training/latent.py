@@ -20,8 +20,9 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.images import Images, to_floats
 from gifthorse.core.seeds import generator
 from gifthorse.core.task import Task
+from gifthorse.planting.adaptive import AdaptiveAttack
 from gifthorse.planting.patches import PatchAttack
-from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.poisoning import Injection
 from gifthorse.planting.targets import OneTarget
 from gifthorse.training.loop import Batch, Objective, weighed_cross_entropy
 from gifthorse.training.optimisers import adam
@@ -35,7 +36,7 @@ EDGE = 0.999
 """Patterns are kept this far inside [0,1] before tanh is inverted, which has no gradient at its ends."""
 
 
-class Latent(OneTarget, PatchAttack, PoisoningAttack):
+class Latent(OneTarget, PatchAttack, AdaptiveAttack):
     """Moves the latents of stamped images to the target's, by the pattern first and by the weights then."""
 
     name = "latent"
@@ -92,7 +93,7 @@ class Latent(OneTarget, PatchAttack, PoisoningAttack):
             error = (attacked * errors).sum() / attacked.sum().clamp_min(1)
             return weighed_cross_entropy(logits[:count], batch) + self.latent_weight * error
 
-        return loss
+        return loss if injection.adaptation is None else injection.adaptation.objective(loss)
 
 
 def some_of_each_class(images: Images, count: int) -> Images:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import inference_batch
 from gifthorse.core.defense import CleanImagesDefense
-from gifthorse.core.images import Images, to_floats
+from gifthorse.core.evasion import Attacker, Evasion
+from gifthorse.core.images import to_floats
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
@@ -35,6 +36,7 @@ class Strip(CleanImagesDefense[ModelView]):
     family = "filtering"
     view = ModelView
     black_box = True
+    offers = "faded trigger"
 
     overlays: int = Field(64, ge=1, description="clean images that every input is mixed with")
     input_weight: float = Field(0.5, gt=0, le=1, description="weight of the input in the mixture")
@@ -75,10 +77,9 @@ class Strip(CleanImagesDefense[ModelView]):
 
         return InputScreen(outside, threshold=0.0)
 
-    def penalty(self, model: nn.Module, stamped: Tensor, targets: Tensor, clean: Images, seed: int) -> Tensor:  # noqa: ARG002
-        """Return the mean certainty of stamped images in mixtures, which is what gives them away (low entropy)."""
-        order = torch.randperm(len(clean), generator=generator(seed, self.name)).to(clean.device)
-        return self._certainty(model, stamped, to_floats(clean.pixels[order[: self.overlays]])).mean()
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Keep the trigger from working as faint as it is in a mixture (TrojanZoo, section 6.3)."""
+        return Evasion(faded=self.input_weight / (self.input_weight + self.overlay_weight))
 
     def _certainty(self, model: nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
         mixed = self.input_weight * pixels.unsqueeze(1) + self.overlay_weight * overlays

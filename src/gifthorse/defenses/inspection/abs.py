@@ -17,13 +17,14 @@ from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict, RecoveredTriggers
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import ModelView
 from gifthorse.inversion.engine import Budget, Masked, Trial, invert
 from gifthorse.inversion.inspector import Inspector, hold_out, masked, with_success
-from gifthorse.inversion.stimulation import Stimulation, Unit
+from gifthorse.inversion.stimulation import Stimulation, Unit, stimulation_cost
 
 FAINT, OPEN, SHUT = -1.0, 2.0, -10.0
 """Free mask values: where the search starts, and inside and outside of the window that it ends in."""
@@ -35,6 +36,7 @@ class Abs(Inspector):
     name = "abs"
     aliases = ("artificial_brain_stimulation",)
     paper = "Liu et al. 2019, CCS, doi:10.1145/3319535.3363216"
+    offers = "penalty"
     variants = ("abs[class_weight=0.0]",)
 
     samples: int = Field(5, ge=1, description="images of each class on which units are stimulated")
@@ -67,6 +69,10 @@ class Abs(Inspector):
             absent = ", ".join(map(str, present.logical_not().nonzero().flatten().tolist()))
             return f"needs clean images of every class; there are none of class {absent}"
         return None
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Keep the units that the trigger raises from deciding anything by themselves (TrojanZoo, section 6.3)."""
+        return Evasion(penalty=stimulation_cost(self.stages, self.strength))
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Stimulate, invert, and try the triggers on held-out images."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.errors import NotApplicableError
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.pgd import Pgd
@@ -32,6 +33,7 @@ from gifthorse.core.views import ModelView
 from gifthorse.inversion.feature_clusters import Clustering, Reduction, cluster_count, clustered, reduced
 from gifthorse.inversion.frozen import freeze
 from gifthorse.inversion.inspector import Inspector
+from gifthorse.inversion.mimicry import mimicry
 from gifthorse.inversion.translation import PENULTIMATE, features_of_images, separation, translate
 from gifthorse.training.adversarial import perturb
 
@@ -54,6 +56,7 @@ class Aegis(Inspector):
 
     name = "aegis"
     paper = "Soremekun, Udeshi, Chattopadhyay 2020, arXiv:2003.00865"
+    offers = "penalty"
     variants = ("aegis[reduction=pca,clustering=hdbscan,layer=stage2]", "aegis[training_images=false,repeats=2]")
 
     seeds: int = Field(500, ge=2, description="clean images, of whatever class, that are translated to each class")
@@ -86,6 +89,10 @@ class Aegis(Inspector):
         if self.reduction == "tsne" and fewest <= self.perplexity:
             return f"t-SNE at perplexity={self.perplexity:g} needs more images than the {fewest} there are of a class"
         return super().skip(view)
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Have stamped images mimic clean ones of their target in a benign model (section V-C, where it is not run)."""
+        return Evasion(penalty=mimicry(attacker))
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Check that the model is robust, run as often as asked, and put the runs together."""

@@ -18,16 +18,23 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from gifthorse.core.classifier import predict
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import NotApplicableError
+from gifthorse.core.evasion import Attacker, Evasion, Seen
+from gifthorse.core.networks import evaluating
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import Recipe
-from gifthorse.core.seeds import derive
+from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.inspector import Inspector, hold_out, too_few_or_other
 from gifthorse.inversion.meta_classifier import MetaTraining, Stack, aurocs
 from gifthorse.inversion.shadows import train_shadows
+
+PARTS = ("queries", "hidden_weight", "hidden_bias", "weight", "bias")
+LEAST_AUROC = 0.6
+"""What an attacker's meta-classifiers reach on shadow models, at least, to be trained against."""
 
 
 class Mntd(Inspector, MetaTraining, Recipe):
@@ -35,6 +42,7 @@ class Mntd(Inspector, MetaTraining, Recipe):
 
     name = "mntd"
     black_box = True
+    offers = "discriminator"
     aliases = ("meta_neural_trojan_detection",)
     paper = "Xu et al. 2021, IEEE S&P, arXiv:1910.03137"
     variants = ("mntd[tuned_queries=false]", "mntd[one_class=true,threshold=calibrated]")
@@ -102,6 +110,32 @@ class Mntd(Inspector, MetaTraining, Recipe):
     def preparation(self) -> dict[str, Any]:
         """Name all settings but those of the decision."""
         return self.model_dump(mode="json", exclude={"threshold", "fpr", "least_accuracy"})
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Lower the score of meta-classifiers of the attacker's own, one drawn for every step (Dynamic Backdoors, 4.6).
+
+        Like its defender's, they are fitted to shadow models, of the attacker's images.
+        """
+        fitted = attacker.prepared
+        quality = self.shadow_findings(fitted)
+        if (reached := quality.get("meta_auroc", 1.0)) < LEAST_AUROC:
+            raise NotApplicableError(
+                f"the attacker's meta-classifiers are too poor to train against: AUROC {reached:.2f} on shadow models, "
+                f"and {LEAST_AUROC:g} is asked for; they need more shadow models, or better trained ones"
+            )
+        random = generator(seed, self.name)
+
+        def penalty(model: Classifier, _: Seen) -> Tensor:
+            place = int(torch.randint(len(fitted["queries"]), (), generator=random))
+            one = {name: each[place : place + 1] for name, each in fitted.items() if name in PARTS}
+            with evaluating(model):
+                answers = model(one["queries"][0]).float()
+            scores = self.scores(one, answers.view(1, 1, *answers.shape))
+            if "bias" not in one:
+                scores = fitted["training_benign"][place : place + 1].quantile(self.nu, 1, keepdim=True) - scores
+            return softplus(scores).mean()
+
+        return Evasion(penalty=penalty)
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:  # noqa: ARG002 its draws are the defender's
         """Show the model every meta-classifier's queries, and have them score what it answers."""

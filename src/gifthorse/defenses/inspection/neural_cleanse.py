@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gifthorse.core.anomaly import anomaly_indices, norm_readouts
 from gifthorse.core.classifier import Classifier
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.pgd import Pgd
@@ -29,6 +30,7 @@ from gifthorse.inversion.engine import Best, Budget, Masked, Trial, best_restart
 from gifthorse.inversion.frozen import freeze
 from gifthorse.inversion.inspector import Inspector, credited, hold_out, judge_by_size, masked, suspected, with_success
 from gifthorse.inversion.reference import against_references, reference_models
+from gifthorse.inversion.smallest_trigger import smallest_trigger
 from gifthorse.inversion.translation import PENULTIMATE, translate
 
 REFERENCES = "reference_norms"
@@ -41,6 +43,7 @@ class NeuralCleanse(Inspector):
     name = "neural_cleanse"
     aliases = ("nc", "neuralcleanse")
     paper = "Wang et al. 2019, IEEE S&P, doi:10.1109/SP.2019.00031"
+    offers = "penalty"
     variants = (
         "neural_cleanse[reference=2]",
         "neural_cleanse[search=pgd[norm=l2]]",
@@ -92,6 +95,10 @@ class NeuralCleanse(Inspector):
         if self.search is not None and (self.reference or self.restarts > 1):
             raise ValueError("search=pgd[…] looks for no trigger: leave reference and restarts out")
         return self
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Keep triggers smaller than the planted one from reaching a target."""
+        return Evasion(penalty=smallest_trigger(attacker, self.lr, seed))
 
     def defend(self, view: ModelView, seed: int) -> ModelVerdict:
         """Search all classes, then look for the outlier."""

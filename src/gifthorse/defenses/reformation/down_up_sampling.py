@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gifthorse.core.defense import Defense
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.views import DataFreeView
 from gifthorse.transformations.spatial import down_and_up
@@ -24,8 +25,13 @@ class DownUpSampling(Defense[DataFreeView]):
     family = "reformation"
     view = DataFreeView
     black_box = True
+    offers = "reform"
 
     ratio: float = Field(0.95, gt=0, lt=1, description="height and width of the small image, as a share")
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Put the transformation in front."""
+        return Evasion(reform=_DownUp(self.ratio))
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:  # noqa: ARG002
         """Put the transformation in front of the model."""

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.defense import CleanImagesDefense
+from gifthorse.core.evasion import Attacker, Evasion, check_reform
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.training.autoencoder import Autoencoding
@@ -27,6 +28,7 @@ class Projection(CleanImagesDefense[ModelView], Autoencoding):
     family = "reformation"
     view = ModelView
     black_box = True
+    offers = "reform"
 
     def skip(self, view: ModelView) -> str | None:
         """Ask for images to train the autoencoder on."""
@@ -35,6 +37,12 @@ class Projection(CleanImagesDefense[ModelView], Autoencoding):
     def prepare(self, materials: Materials, seed: int) -> dict[str, Tensor]:
         """Train the autoencoder, which depends on the images alone."""
         return self.train_autoencoder(materials.clean, seed)
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Put an autoencoder of the attacker's own images in front (TrojanZoo, section 6.3: a surrogate)."""
+        reform = self.autoencoder(attacker.prepared, attacker.images.shape[0], attacker.images.device)
+        check_reform(attacker, reform, self.name)
+        return Evasion(reform=reform)
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:  # noqa: ARG002
         """Put the autoencoder in front of the model."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.defense import Defense
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import DataFreeView
@@ -30,9 +31,19 @@ class RandomizedSmoothing(Defense[DataFreeView]):
     family = "reformation"
     view = DataFreeView
     black_box = True
+    offers = "reform"
 
     samples: int = Field(100, ge=1, description="noisy copies of every input")
     std: float = Field(0.01, gt=0, description="standard deviation of the noise, in pixel units of [0,1]")
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Put noise of the attacker's own in front, new for every image."""
+        random = generator(seed, self.name, device=attacker.images.device)
+
+        def reform(pixels: Tensor) -> Tensor:
+            return pixels + self.std * torch.randn(pixels.shape, generator=random, device=pixels.device)
+
+        return Evasion(reform=reform)
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Draw the noise once and put it in front of the model."""

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.defense import Defense
+from gifthorse.core.errors import NotApplicableError
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import CleanModel
-from gifthorse.core.seeds import derive
+from gifthorse.core.seeds import derive, generator
 from gifthorse.core.transformation import Transformation, one_after_the_other, random_shares, unfit
 from gifthorse.core.views import DataFreeView
 from gifthorse.inversion.frozen import freeze
@@ -34,6 +36,7 @@ class CompoundTransformation(Defense[DataFreeView]):
     family = "reformation"
     view = DataFreeView
     black_box = True
+    offers = "reform"
     variants = ("transformation[transforms=[crop,color_contrast],votes=3]",)
 
     transforms: tuple[Transformation, ...] = Field(
@@ -53,6 +56,10 @@ class CompoundTransformation(Defense[DataFreeView]):
         """Say which transformation these images do not suit."""
         return unfit(self.transforms, view.shape)
 
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Put the transformations in front, by draws of the attacker's own."""
+        return _by_own_draws(self.transforms, attacker, seed)
+
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Put the transformations in front of the model."""
         reform = _Reform(self.transforms, derive(seed, self.name))
@@ -67,10 +74,15 @@ class _OneTransformation(Defense[DataFreeView], Transformation, ABC):
     family = "reformation"
     view = DataFreeView
     black_box = True
+    offers = "reform"
 
     def skip(self, view: DataFreeView) -> str | None:
         """Say why it does not suit these images."""
         return self.unfit(view.shape)
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Put the transformation in front, by draws of the attacker's own."""
+        return _by_own_draws((self,), attacker, seed)
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Put the transformation in front of the model."""
@@ -112,6 +124,18 @@ class Brightness(_OneTransformation, appearance.Brightness):
 
 class Saturation(_OneTransformation, appearance.Saturation):
     """Changes the saturation of every input before the model sees it."""
+
+
+def _by_own_draws(steps: tuple[Transformation, ...], attacker: Attacker, seed: int) -> Evasion:
+    reason = unfit(steps, attacker.images.shape)
+    if reason is not None:
+        raise NotApplicableError(reason)
+    random = generator(seed, "transformation", device=attacker.images.device)
+
+    def reform(pixels: Tensor) -> Tensor:
+        return one_after_the_other(steps, pixels, random_shares(steps, pixels, 0, generator=random).squeeze(1))
+
+    return Evasion(reform=reform)
 
 
 class _Reform(nn.Module):

@@ -10,6 +10,7 @@ Differs: the images are the defender's; TrojanZoo's code takes the whole trainin
 from pydantic import Field
 
 from gifthorse.core.defense import CleanImagesDefense
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.seeds import derive
@@ -28,6 +29,7 @@ class AdversarialRetraining(CleanImagesDefense[ModelView], AdversarialRecipe):
     variants = ("adversarial_retraining[norm=l2,radius=0.5,step_size=0.1]",)
     family = "sanitization"
     view = ModelView
+    offers = "adversary"
 
     epochs: int = Field(50, ge=1, description="passes over the clean images")
     batch_size: int = Field(64, ge=2, description="images per step")
@@ -38,6 +40,10 @@ class AdversarialRetraining(CleanImagesDefense[ModelView], AdversarialRecipe):
     def skip(self, view: ModelView) -> str | None:
         """Ask for enough images for a mini-batch."""
         return too_few(view.clean)
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Make the model robust in advance: the same adversary moves the clean images (TrojanZoo, section 6.3)."""
+        return Evasion(adversary=self.search())
 
     def defend(self, view: ModelView, seed: int) -> CleanModel:
         """Train a copy; what it is after the last epoch is handed back, whatever it was in between."""

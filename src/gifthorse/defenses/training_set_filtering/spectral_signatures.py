@@ -15,9 +15,17 @@ from torch import Tensor
 
 from gifthorse.core.clustering import principal_axes
 from gifthorse.core.defense import CleanImagesDefense, Defense
+from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
-from gifthorse.inversion.suspects import refusal, screen_latents, screening_refusal, suspect_latents, train_without
+from gifthorse.inversion.suspects import (
+    refusal,
+    screen_latents,
+    screening_refusal,
+    separability,
+    suspect_latents,
+    train_without,
+)
 
 EXCESS = 1.5
 
@@ -29,6 +37,7 @@ class SpectralSignatures(Defense[SuspectDataView]):
     aliases = ("ss",)
     paper = "Tran et al. 2018, arXiv:1811.00636"
     variants = ("spectral_signatures[percentile=85.0]",)
+    offers = "penalty"
     family = "training_set_filtering"
     view = SuspectDataView
 
@@ -38,6 +47,10 @@ class SpectralSignatures(Defense[SuspectDataView]):
     percentile: float | None = Field(
         None, gt=0, lt=100, description="remove what scores above this percentile of its class instead; null: do not"
     )
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
+        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectDataView) -> str | None:
         """Ask for two images of every class."""
@@ -67,10 +80,15 @@ class SpectralSignaturesScreen(CleanImagesDefense[SuspectAndCleanView]):
 
     name = "spectral_signatures_screen"
     paper = "Tran et al. 2018, arXiv:1811.00636"
+    offers = "penalty"
     family = "filtering"
     view = SuspectAndCleanView
 
     fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
+        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectAndCleanView) -> str | None:
         """Ask for two training images of every class, and for enough clean ones to set a threshold on."""

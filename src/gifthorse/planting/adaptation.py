@@ -1,0 +1,99 @@
+"""What training against defenses makes of mini-batches and of the loss.
+
+Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.3, RQ8.
+Differs: see :mod:`gifthorse.planting.adaptive`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.evasion import Evasion, Seen
+from gifthorse.core.trojan import Backdoor, Stamped
+from gifthorse.planting.mixing import BatchMixing, LossMixing
+from gifthorse.training.adversarial import perturb
+from gifthorse.training.loop import Batch, Mix, Objective, classification_loss, weighed_cross_entropy
+
+
+class Adaptation:
+    """What training against defenses makes of mini-batches and of the loss; made once for a training."""
+
+    def __init__(
+        self,
+        evasions: Sequence[Evasion],
+        model: Classifier,
+        backdoor: Backdoor,
+        share: float,
+        weight: float,
+        random: torch.Generator,
+    ):
+        self.model, self.backdoor, self.share, self.weight, self.random = model, backdoor, share, weight, random
+        self.reforms = tuple(each.reform for each in evasions if each.reform is not None)
+        self.faded = tuple(each.faded for each in evasions if each.faded is not None)
+        self.penalties = tuple(each.penalty for each in evasions if each.penalty is not None)
+        self.adversary = next((each.adversary for each in evasions if each.adversary is not None), None)
+        self.owed, self.turn, self.shown = 0.0, 0, 0
+
+    def mix(self, strategy: BatchMixing | LossMixing) -> Mix:
+        """Return what makes of a mini-batch the one that is trained on; ``strategy`` adds the stamped images."""
+        strategy.show = self._counted(strategy.show)
+
+        def adapted(batch: Batch) -> Batch:
+            self.shown = 0
+            mixed = strategy(batch)
+            kept = len(mixed.labels) - self.shown
+            parts = [mixed.pixels[:kept].detach(), mixed.pixels[kept:]]
+            for share in self.faded:
+                parts[0] = self._with_faded(parts[0], mixed.labels[:kept], share)
+            if self.adversary is not None:
+                parts[0] = perturb(self.model, parts[0], mixed.labels[:kept], self.adversary, self.random)
+            return mixed._replace(pixels=torch.cat(parts))
+
+        return adapted
+
+    def objective(self, base: Objective) -> Objective:
+        """Return the loss with the penalties; they share the pass of cross-entropy, and have one of their own else."""
+        if not self.penalties:
+            return base
+
+        def loss(passes: nn.Module, batch: Batch) -> Tensor:
+            latents, logits = self.model.features_and_logits(batch.pixels)
+            plain = base is classification_loss
+            value = weighed_cross_entropy(logits, batch) if plain else base(passes, batch)
+            seen = Seen(batch.pixels, batch.labels, len(batch.labels) - self.shown, latents, logits)
+            for penalty in self.penalties:
+                value = value + self.weight * penalty(self.model, seen)
+            return value
+
+        return loss
+
+    def _counted(self, show: Callable[..., Stamped]) -> Callable[..., Stamped]:
+        """Return what shows stamped images, some of them reformed, and notes how many: so nobody has to count flags."""
+
+        def shown(pixels: Tensor, labels: Tensor, random: torch.Generator | None) -> Stamped:
+            stamped = show(pixels, labels, random)
+            self.shown = len(labels)
+            if not self.reforms:
+                return stamped
+            self.owed += self.share * len(labels)
+            count = int(self.owed)
+            self.owed -= count
+            reform = self.reforms[self.turn % len(self.reforms)]
+            self.turn += 1
+            if not count:
+                return stamped
+            return stamped._replace(pixels=torch.cat([reform(stamped.pixels[:count]), stamped.pixels[count:]]))
+
+        return shown
+
+    @torch.no_grad()
+    def _with_faded(self, pixels: Tensor, labels: Tensor, share: float) -> Tensor:
+        """Return clean images the last of which, as many as there are stamped ones, show a faint trigger."""
+        count = min(self.shown, len(pixels))
+        if not count:
+            return pixels
+        clean = pixels[-count:]
+        stamped = self.backdoor.embed(clean, labels[-count:], self.random).pixels
+        return torch.cat([pixels[:-count], clean + share * (stamped - clean)])

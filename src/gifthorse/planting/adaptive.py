@@ -1,0 +1,118 @@
+"""Attacks that train against defenses which they know: adaptive attacks.
+
+Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.3, RQ8 and Figure 10; Dynamic Backdoors (Salem et al.
+    2020, arXiv:2003.03675), sections 3.3 and 4.6.
+Differs: TrojanZoo adapts one attack (imc) to four defenses by hand. Here any attack whose training is its own takes any
+    defense that says how it is evaded, one or several. With a reform in front, part of the stamped images is trained on
+    as they are, so that the backdoor works without the defense as well; how the paper divides them is not printed.
+    Surrogates are the defense's own preparation, from as many training images as a defender holds clean ones, with
+    seeds of the attacker's. The benign twin is trained as without the defense.
+"""
+
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from gifthorse.core.attack import Preparation
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.configuration import CATALOGUES
+from gifthorse.core.defense import Defense
+from gifthorse.core.errors import RequestError
+from gifthorse.core.evasion import Attacker
+from gifthorse.core.recipe import AdversarialRecipe
+from gifthorse.core.seeds import derive, generator
+from gifthorse.core.task import Task
+from gifthorse.core.trojan import Backdoor
+from gifthorse.core.views import Materials
+from gifthorse.planting.adaptation import Adaptation
+from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.training.loop import Objective, classification_loss
+from gifthorse.training.scratch import FromScratch
+
+
+class Surrogates(Preparation):
+    """What the defenses would prepare, made by the attacker of images and draws of its own."""
+
+    name = "surrogates"
+
+    defenses: tuple[Defense[Any], ...] = Field(min_length=1, description="defenses that prepare something")
+
+    def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return what each prepares, by its place and name."""
+        made: dict[str, Tensor] = {}
+        for place, defense in enumerate(self.defenses):
+            count = defense.clean_images(len(task.train)) or len(task.holdout)
+            own = derive(seed, self.name, place)
+            order = torch.randperm(len(task.train), generator=generator(own, "images")).to(task.train.device)
+            materials = Materials(task.train.take(order[:count]), FromScratch(task.architecture, task.recipe))
+            made |= {f"{place}/{name}": each for name, each in defense.prepare(materials, own).items()}
+        return made
+
+
+class AdaptiveAttack(PoisoningAttack):
+    """A poisoning attack that may train against defenses."""
+
+    against: tuple[Defense[Any], ...] = Field(
+        (),
+        description="defenses that training evades, one or several, with the settings that they are expected to have",
+    )
+    against_weight: float = Field(0.1, gt=0, description="weight of the defenses' penalties in the loss")
+    against_share: float = Field(
+        0.5, gt=0, le=1, description="share of the stamped images that are trained on as a defense's reform leaves them"
+    )
+
+    @field_validator("against", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+    @property
+    def directs_training(self) -> bool:
+        """Whether training goes against a defense, so that a poisoned data set alone is not enough."""
+        return bool(self.against)
+
+    def preparation(self, task: Task) -> Surrogates | None:  # noqa: ARG002
+        """Return the surrogates that the attacker trains, once for all attacks against the same defenses."""
+        preparing = tuple(each for each in self.against if each.preparation() is not None)
+        return Surrogates(defenses=preparing) if preparing else None
+
+    def check(self, task: Task) -> None:
+        """Refuse defenses that offer nothing to train against, and what cannot be combined."""
+        super().check(task)
+        for each in self.against:
+            if each.offers is None:
+                able = ", ".join(sorted(name for name, cls in CATALOGUES["defense"].items() if cls.offers is not None))
+                raise RequestError(f"'{each.name}' offers an attacker nothing to train against; these do: {able}")
+        if self.against and self.mixing == "dataset":
+            raise RequestError("against changes every mini-batch: it needs mixing=batch or mixing=loss")
+        moving = [each.name for each in self.against if each.offers == "adversary"]
+        if len(moving) > 1:
+            raise RequestError(f"{' and '.join(moving)} both replace the loss on clean images: name one of them")
+        if moving and isinstance(task.recipe, AdversarialRecipe):
+            raise RequestError(f"the training is adversarial already: leave {moving[0]} out, or use another training")
+
+    def objective(self, injection: Injection) -> Objective | None:
+        """Return cross-entropy with the defenses' penalties."""
+        return None if injection.adaptation is None else injection.adaptation.objective(classification_loss)
+
+    def adaptation(
+        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, seed: int
+    ) -> Adaptation | None:
+        """Return what training against the defenses changes; ``None`` where there are none."""
+        if not self.against:
+            return None
+        mask, area = backdoor.trigger.mask, task.train.shape[1] * task.train.shape[2]
+        size = float(area if mask is None else mask.sum())
+        evasions, place = [], 0
+        for defense in self.against:
+            prepared = {}
+            if defense.preparation() is not None:
+                start = f"{place}/"
+                prepared = {k.removeprefix(start): v for k, v in task.prepared.items() if k.startswith(start)}
+                place += 1
+            attacker = Attacker(task.train, benign, tuple(backdoor.goal.classes()), size, prepared)
+            evasions.append(defense.evasion(attacker, derive(seed, "evasion", defense.name)))
+        random = generator(seed, "adaptation", device=task.train.device)
+        return Adaptation(evasions, model, backdoor, self.against_share, self.against_weight, random)

@@ -1,0 +1,396 @@
+"""Attacks that train against defenses: what each defense offers, what that does to training, what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.attacks.data.badnets import BadNets
+from gifthorse.attacks.training.imc import Imc
+from gifthorse.bench.cell import resolve
+from gifthorse.contracts.worlds import cut_short
+from gifthorse.core.classifier import Classifier
+from gifthorse.core.defense import Defense
+from gifthorse.core.errors import NotApplicableError, RequestError
+from gifthorse.core.evasion import OFFERS, Attacker, Evasion, Penalty, Seen, check_reform
+from gifthorse.core.goal import AllToOne
+from gifthorse.core.images import Images
+from gifthorse.core.pgd import Pgd
+from gifthorse.core.seeds import generator
+from gifthorse.core.trojan import Backdoor
+from gifthorse.core.views import Materials
+from gifthorse.defenses import DEFENSES
+from gifthorse.inversion.mimicry import mimicry
+from gifthorse.inversion.smallest_trigger import smallest_trigger
+from gifthorse.inversion.suspects import separability
+from gifthorse.planting.adaptation import Adaptation
+from gifthorse.planting.adaptive import AdaptiveAttack, Surrogates
+from gifthorse.planting.mixing import BatchMixing, LossMixing
+from gifthorse.training.loop import Batch, classification_loss
+from gifthorse.training.scratch import FromScratch, train
+from gifthorse.triggers.patch import Patch, square
+from worlds import noise_task
+
+SHAPE = (3, 12, 12)
+OFFERING = {name: cls.offers for name, cls in DEFENSES.items() if cls.offers is not None}
+REFORMS = {name for name, offer in OFFERING.items() if offer == "reform"}
+PENALTIES = {name for name, offer in OFFERING.items() if offer in ("penalty", "discriminator")}
+
+
+def test_who_offers_what() -> None:
+    assert {name: offer for name, offer in OFFERING.items() if offer != "reform"} == {
+        "strip": "faded trigger",
+        "adversarial_retraining": "adversary",
+        "activation_clustering": "penalty",
+        "activation_clustering_screen": "penalty",
+        "spectral_signatures": "penalty",
+        "spectral_signatures_screen": "penalty",
+        "abs": "penalty",
+        "aegis": "penalty",
+        "neural_cleanse": "penalty",
+        "mntd": "discriminator",
+    }
+    transformations = {"flip", "shrinkpad", "resize", "crop", "gaussian_noise", "transformation"}
+    transformations |= {"color_hue", "color_contrast", "color_brightness", "color_saturation"}
+    others = {"manifold_projection", "auto_encoder", "down_up_sampling", "randomized_smoothing"}
+    assert others | transformations == REFORMS
+    assert set(OFFERING.values()) == OFFERS.keys()
+    assert DEFENSES["strip"].describe()["offers"] == "faded trigger"
+    assert DEFENSES["finetuning"].describe()["offers"] is None
+
+
+def attacker_for(defense: Defense[Any]) -> Attacker:
+    task = noise_task(SHAPE)
+    prepared = {}
+    if defense.preparation() is not None:
+        prepared = defense.prepare(Materials(task.train, FromScratch(task.architecture, task.recipe)), 3)
+    # No recovered trigger is as large as this one, so that whoever looks for small ones has something to say.
+    return Attacker(task.train, train(task, 0), (0,), 1000.0, prepared)
+
+
+def evasion_of(name: str, seed: int = 0) -> tuple[Evasion, Attacker]:
+    found = resolve(dataset="digits", defense=name, profile="smoke").defense
+    assert found is not None
+    defense = cut_short(found)
+    attacker = attacker_for(defense)
+    before = torch.get_rng_state()
+    evasion = defense.evasion(attacker, seed)
+    assert torch.equal(torch.get_rng_state(), before), "it draws from torch's global random state"
+    return evasion, attacker
+
+
+@pytest.fixture(autouse=True)
+def _any_surrogate_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be learnt of noise: floors have tests of their own."""
+    monkeypatch.setattr("gifthorse.core.evasion.FLOOR", 0.0)
+    monkeypatch.setattr("gifthorse.defenses.inspection.mntd.LEAST_AUROC", 0.0)
+
+
+@pytest.mark.parametrize("name", sorted(REFORMS))
+def test_a_reform_can_be_differentiated_and_draws_for_itself(name: str) -> None:
+    evasion, attacker = evasion_of(name)
+    assert evasion.reform is not None
+    assert (evasion.adversary, evasion.faded, evasion.penalty) == (None, None, None)
+    pixels = attacker.images.floats()[:6].requires_grad_()
+    state = torch.get_rng_state()
+    reformed = evasion.reform(pixels)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert reformed.shape == pixels.shape
+    (slopes,) = torch.autograd.grad(reformed.square().sum(), pixels)
+    assert slopes.flatten(1).abs().sum(1).min() > 0
+    again, _ = evasion_of(name)
+    assert again.reform is not None
+    torch.testing.assert_close(again.reform(pixels), reformed)
+
+
+def seen_by(model: Classifier, images: Images, kept: int = 24, seed: int = 0) -> Seen:
+    """A mini-batch with a white patch on its last images, all of which should get class 0."""
+    pixels, labels = images.floats()[:32].clone(), images.labels[:32].clone()
+    pixels[kept:, :, :3, :3] = 1
+    labels[kept:] = 0
+    return Seen(pixels, labels, kept, *model.features_and_logits(pixels))
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_training_against_a_penalty_lowers_it_and_leaves_the_model_in_its_mode(name: str) -> None:
+    evasion, attacker = evasion_of(name)
+    assert evasion.penalty is not None
+    model = attacker.benign.clone().train()
+    modes = [part.training for part in model.modules()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    first = float(evasion.penalty(model, seen_by(model, attacker.images)).detach())
+    before = mean_of(evasion.penalty, model, attacker.images)
+    for _ in range(12):
+        value = evasion.penalty(model, seen_by(model, attacker.images))
+        assert value.shape == ()
+        assert bool(value.isfinite())
+        optimizer.zero_grad()
+        value.backward()
+        assert sum(float(each.grad.abs().sum()) for each in model.parameters() if each.grad is not None) > 0
+        optimizer.step()
+    assert [part.training for part in model.modules()] == modes
+    assert mean_of(evasion.penalty, model, attacker.images) < before
+    again, _ = evasion_of(name)
+    assert again.penalty is not None
+    model = attacker.benign.clone().train()
+    assert float(again.penalty(model, seen_by(model, attacker.images)).detach()) == pytest.approx(first, rel=1e-4)
+
+
+def mean_of(penalty: Penalty, model: Classifier, images: Images) -> float:
+    """Some penalties draw anew in every step."""
+    return sum(float(penalty(model, seen_by(model, images)).detach()) for _ in range(10)) / 10
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_a_mini_batch_without_a_stamped_image_costs_nothing_that_is_no_number(name: str) -> None:
+    evasion, attacker = evasion_of(name)
+    assert evasion.penalty is not None
+    model = attacker.benign.clone().train()
+    assert bool(evasion.penalty(model, seen_by(model, attacker.images, kept=32)).isfinite())
+
+
+def test_strip_is_evaded_at_the_share_that_a_mixture_leaves_of_the_trigger() -> None:
+    assert evasion_of("strip")[0].faded == 0.5
+    assert evasion_of("strip[input_weight=0.2,overlay_weight=0.8]")[0].faded == pytest.approx(0.2)
+
+
+def test_adversarial_retraining_is_evaded_by_its_own_adversary() -> None:
+    found = evasion_of("adversarial_retraining[radius=0.1,steps=3]")[0].adversary
+    assert isinstance(found, Pgd)
+    assert (found.radius, found.steps, found.targeted) == (0.1, 3, False)
+
+
+# --- What an adaptation makes of a mini-batch ---
+
+
+class Brightest(nn.Module):
+    """A classifier whose logits are the mean brightness, times the class number."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.mean((1, 2, 3)).unsqueeze(1) * torch.arange(4.0)
+
+
+def backdoor() -> Backdoor:
+    return Backdoor(Patch(square((1, 8, 8), 2, "top_left"), torch.ones(1, 8, 8), 0.0), AllToOne(target=0))
+
+
+def adapted(
+    evasions: list[Evasion], share: float = 0.5, strategy: Callable[..., Any] = BatchMixing, rate: float = 0.25
+) -> Callable[[Batch], Batch]:
+    planted = backdoor()
+    adaptation = Adaptation(evasions, Brightest(), planted, share, 1.0, generator(0, "x"))  # type: ignore[arg-type]
+    return adaptation.mix(strategy(planted, rate, generator(0, "y")))
+
+
+def batch(count: int = 24) -> Batch:
+    return Batch(torch.rand(count, 1, 8, 8, generator=generator(0, "pixels")) * 0.5, torch.arange(count) % 3 + 1)
+
+
+@pytest.mark.parametrize("strategy", [BatchMixing, LossMixing])
+@pytest.mark.parametrize("share", [0.5, 1.0, 0.3])
+def test_a_share_of_what_is_stamped_is_reformed_and_nothing_else(share: float, strategy: Callable[..., Any]) -> None:
+    mix = adapted([Evasion(reform=lambda pixels: 0 * pixels + 0.77)], share, strategy)
+    reformed = stamped = 0
+    for _ in range(10):
+        mixed = mix(batch())
+        assert mixed.stamped is not None
+        gray = (mixed.pixels == 0.77).flatten(1).all(1)
+        assert not (gray & ~mixed.stamped).any()
+        others = mixed.pixels[mixed.stamped & ~gray]
+        assert (others[:, :, :2, :2] == 1).all()
+        assert (mixed.labels[mixed.stamped] == 0).all()
+        reformed, stamped = reformed + int(gray.sum()), stamped + int(mixed.stamped.sum())
+    assert reformed == pytest.approx(share * stamped, abs=1)
+
+
+def test_several_reforms_take_turns() -> None:
+    mix = adapted([Evasion(reform=lambda p: 0 * p + 0.3), Evasion(reform=lambda p: 0 * p + 0.6)], 1.0)
+    shown = []
+    for _ in range(4):
+        images = mix(batch()).pixels.flatten(1)
+        shown.append({round(float(each[0]), 1) for each in images[(images == images[:, :1]).all(1)]})
+    assert shown == [{0.3}, {0.6}, {0.3}, {0.6}]
+
+
+def test_as_many_clean_images_as_stamped_ones_show_a_faint_trigger_and_keep_their_label() -> None:
+    plain, mixed = adapted([])(batch()), adapted([Evasion(faded=0.25)])(batch())
+    assert mixed.stamped is not None
+    assert torch.equal(mixed.labels, plain.labels)
+    count = int(mixed.stamped.sum())
+    changed = (mixed.pixels != plain.pixels).flatten(1).any(1).nonzero().squeeze(1)
+    kept = len(mixed.labels) - count
+    assert changed.tolist() == list(range(kept - count, kept))
+    expected = plain.pixels[changed].clone()
+    expected[:, :, :2, :2] += 0.25 * (1 - expected[:, :, :2, :2])
+    torch.testing.assert_close(mixed.pixels[changed], expected)
+
+
+def test_an_adversary_moves_clean_images_and_leaves_stamped_ones() -> None:
+    search = Pgd(radius=0.05, step_size=0.05, steps=1, start="image")
+    plain, mixed = adapted([])(batch()), adapted([Evasion(adversary=search)])(batch())
+    assert mixed.stamped is not None
+    assert torch.equal(mixed.pixels[mixed.stamped], plain.pixels[mixed.stamped])
+    moved = (mixed.pixels - plain.pixels)[~mixed.stamped].abs().flatten(1).amax(1)
+    assert moved.min() > 0.04
+    assert moved.max() < 0.051
+
+
+def test_a_penalty_is_weighed_and_shares_the_pass_of_the_loss() -> None:
+    task = noise_task(SHAPE)
+    model = train(task, 0)
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    model.network.register_forward_hook(count)
+    planted = Backdoor(Patch(square(SHAPE, 2, "top_left"), torch.ones(SHAPE), 0.0), AllToOne(target=0))
+    evasion = Evasion(penalty=lambda _, seen: seen.latents.sum() * 0 + float(seen.kept))
+    adaptation = Adaptation([evasion], model, planted, 0.5, 0.5, generator(0, "x"))
+    mixed = adaptation.mix(BatchMixing(planted, 0.25, generator(0, "y")))(
+        Batch(task.train.floats()[:24], task.train.labels[:24])
+    )
+    assert mixed.stamped is not None
+    loss = adaptation.objective(classification_loss)(model, mixed)
+    assert passes == 1
+    expected = float(classification_loss(model, mixed).detach()) + 0.5 * int((~mixed.stamped).sum())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    other = adaptation.objective(lambda *_: torch.tensor(3.0))
+    assert float(other(model, mixed).detach()) == pytest.approx(3.0 + 0.5 * int((~mixed.stamped).sum()))
+
+
+def test_a_search_for_a_pattern_gets_through_the_reform_as_well() -> None:
+    """Behind a reform that shows the right half alone, a pattern at the left learns nothing of it."""
+    task = noise_task(SHAPE)
+    attack, model = Imc(trigger_size=12, pattern_steps=1), train(task, 0)
+    shown: list[int] = []
+    model.network.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
+    trigger = attack.initial_trigger(task, 0)
+    attack.search(trigger, model, task.train, attack.goal(task), generator(0, "a"), [lambda pixels: pixels.flip(3)])
+    assert shown == [64], "one pass over the images as they are and as the reform leaves them"
+
+
+# --- Surrogates ---
+
+
+def test_surrogates_are_the_defenses_own_preparation_of_the_attackers_images() -> None:
+    task = noise_task(SHAPE)
+    attack = Imc(against=("manifold_projection[epochs=2]", "shrinkpad"), epochs=1)  # type: ignore[arg-type]
+    preparation = attack.preparation(task)
+    assert isinstance(preparation, Surrogates)
+    assert [each.name for each in preparation.defenses] == ["manifold_projection"]
+    assert Imc(against=("shrinkpad",)).preparation(task) is None  # type: ignore[arg-type]
+    assert Imc().preparation(task) is None
+    first, second = (preparation.prepare(task, train(task, 0), seed) for seed in (1, 2))
+    assert {name.partition("/")[0] for name in first} == {"0"}
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    # Neither the defender's images nor its draws: other images would give the very same.
+    held = replace(task, holdout=replace(task.holdout, pixels=255 - task.holdout.pixels))
+    again = preparation.prepare(held, train(task, 0), 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_surrogate_that_is_too_poor_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gifthorse.core.evasion.FLOOR", 0.5)
+    images = Images(torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 8, 8) * 60, torch.arange(4), 4)
+
+    class Levels(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return -(pixels.mean((1, 2, 3)).unsqueeze(1) - torch.arange(4) * 60 / 255).abs()
+
+    attacker = Attacker(images, Levels(), (0,), 4.0)  # type: ignore[arg-type]
+    check_reform(attacker, lambda pixels: pixels, "magnet")
+    with pytest.raises(NotApplicableError, match=r"the surrogate of magnet is too poor .* from 100% to 25%"):
+        check_reform(attacker, lambda pixels: 0 * pixels, "magnet")
+
+
+# --- Known answers of the penalties ---
+
+
+def test_separability_is_the_distance_of_the_means_in_units_of_the_spread() -> None:
+    latents = torch.tensor([[0.0, 1], [0, -1], [9, 1], [9, -1], [3, 0], [3, 0]], requires_grad=True)
+    labels, logits = torch.tensor([0, 0, 1, 1, 0, 0]), torch.zeros(6, 3)
+    seen = Seen(torch.zeros(6, 1, 2, 2), labels, 4, latents, logits)
+    # Means (3, 0) and (0, 0); mean squared distance from the own mean: 1.
+    assert float(separability(nn.Identity(), seen).detach()) == pytest.approx(float(torch.tensor(9.0).log1p()))  # type: ignore[arg-type]
+    scaled = seen._replace(latents=7 * latents)
+    assert float(separability(nn.Identity(), scaled).detach()) == pytest.approx(float(torch.tensor(9.0).log1p()))  # type: ignore[arg-type]
+
+
+def test_mimicry_is_nothing_where_stamped_images_compute_the_mean_of_their_target() -> None:
+    task = noise_task(SHAPE)
+    benign = train(task, 0)
+    penalty = mimicry(Attacker(task.train, benign, (1,), 4.0))
+    with torch.no_grad():
+        mean = benign.features(task.train.floats()[task.train.labels == 1]).mean(0)
+        deviation = benign.features(task.train.floats()).std(0)
+    labels = torch.ones(5, dtype=torch.long)
+    exact = Seen(torch.zeros(5, *SHAPE), labels, 2, mean.expand(5, -1), torch.zeros(5, 4))
+    assert float(penalty(benign, exact)) == pytest.approx(0, abs=1e-5)
+    off = exact._replace(
+        latents=mean + 2 * deviation.clamp_min(0.1 * float(deviation.mean()) + 1e-6) * torch.ones(5, 1)
+    )
+    assert float(penalty(benign, off)) == pytest.approx(float(torch.tensor(4.0).log1p()), rel=1e-4)
+
+
+def test_a_trigger_as_large_as_the_planted_one_is_left_alone() -> None:
+    task = noise_task(SHAPE)
+    model = train(task, 0)
+    seen = seen_by(model, task.train)
+    small = smallest_trigger(Attacker(task.train, model, (0,), 1.0), 0.1, 0)
+    large = smallest_trigger(Attacker(task.train, model, (0,), 1e6), 0.1, 0)
+    assert float(small(model, seen).detach()) == 0
+    assert float(large(model, seen).detach()) > 0
+
+
+# --- Bad input, and what every adaptive attack is ---
+
+ADAPTIVE = [name for name, cls in ATTACKS.items() if issubclass(cls, AdaptiveAttack)]
+
+
+def test_which_attacks_take_defenses_to_train_against() -> None:
+    assert {"imc", "badnets", "ban", "cban", "trojan_nn", "latent"} <= set(ADAPTIVE)
+    for name in ADAPTIVE:
+        attack = ATTACKS.build(f"{name}[against=strip]")
+        assert [each.name for each in attack.against] == ["strip"]  # type: ignore[attr-defined]
+        assert attack.exportable() is not None
+    assert BadNets().exportable() is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ("imc[against=finetuning]", "'finetuning' offers an attacker nothing to train against; these do: abs, "),
+        ("imc[against=[strip,pipeline]]", "'pipeline' offers an attacker nothing"),
+        ("imc[against=strip,mixing=dataset]", "it needs mixing=batch or mixing=loss"),
+        (
+            "imc[against=[adversarial_retraining,adversarial_retraining[steps=3]]]",
+            "both replace the loss on clean images",
+        ),
+        ("imc[against=no_such_defense]", "no_such_defense"),
+        ("imc[against=badnets]", "badnets"),
+    ],
+)
+def test_what_cannot_be_trained_against_is_refused_before_training(request_: str, said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolve(dataset="digits", attack=request_, profile="smoke").attack.check(noise_task(SHAPE))
+    assert said in str(caught.value)
+
+
+def test_a_robust_recipe_and_an_adversary_are_not_combined() -> None:
+    task = noise_task(SHAPE)
+    recipe = resolve(dataset="digits", training="adversarial", profile="smoke").training
+    with pytest.raises(RequestError, match="the training is adversarial already: leave adversarial_retraining out"):
+        ATTACKS.build("imc[against=adversarial_retraining,poison_rate=0.3]").check(replace(task, recipe=recipe))
+
+
+def test_colours_are_asked_of_images_that_have_some() -> None:
+    task = noise_task((1, 12, 12))
+    attacker = Attacker(task.train, train(task, 0), (0,), 4.0)
+    with pytest.raises(NotApplicableError, match="1 channel"):
+        DEFENSES["color_hue"]().evasion(attacker, 0)
