@@ -59,8 +59,8 @@ def test_who_offers_what() -> None:
     others = {"manifold_projection", "auto_encoder", "down_up_sampling", "randomized_smoothing"}
     assert others | transformations == REFORMS
     assert set(OFFERING.values()) == OFFERS.keys()
-    assert DEFENSES["strip"].describe()["offers"] == "faded trigger"
-    assert DEFENSES["finetuning"].describe()["offers"] is None
+    assert DEFENSES["strip"].describe()["offers"].startswith("faded trigger: images with a faint trigger")
+    assert DEFENSES["finetuning"].describe()["offers"] == ""
 
 
 def attacker_for(defense: Defense[Any]) -> Attacker:

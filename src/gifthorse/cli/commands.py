@@ -172,10 +172,14 @@ def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: boo
     if name is None or len(described) > 1:
         foreign = any(map(_foreign, described.values()))
         added = [Column("from", overflow="fold")] if foreign else []
+        evadable = any(about.get("offers") for about in described.values())
+        added = [*(["can be trained against by"] if evadable else []), *added]
         table = Table("name", "also", Column("what it is", overflow="fold"), *added, box=None)
         for about in described.values():
             family = f" ({about['family']})" if "family" in about else ""
-            row = about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family, _foreign(about)
+            row = [about["name"], ", ".join(about.get("aliases", [])), about["summary"] + family]
+            row += [about.get("offers", "").partition(":")[0]] if evadable else []
+            row.append(_foreign(about))
             table.add_row(*map(escape, row[: len(table.columns)]))
         answers.print(table)
         return
@@ -183,6 +187,8 @@ def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: boo
     answers.print(f"{about['name']}: {about['summary']}", markup=False, highlight=False)
     if about.get("paper"):
         answers.print(f"Paper: {about['paper']}", highlight=False)
+    if about.get("offers"):
+        answers.print(f"Can be trained against (against={about['name']}): {about['offers']}", highlight=False)
     if _foreign(about):
         answers.print(f"From: {_foreign(about)}", markup=False, highlight=False)
     if about.get("fields"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
-from gifthorse.core.evasion import Attacker, Evasion, Offer
+from gifthorse.core.evasion import OFFERS, Attacker, Evasion, Offer
 from gifthorse.core.outcomes import Outcome
 from gifthorse.core.views import DataFreeView, Materials
 
@@ -97,7 +97,8 @@ class Defense(Configuration, Generic[V]):
     @classmethod
     def describe(cls) -> dict[str, Any]:
         """Return the configuration's description with the family, the view, and what it offers an attacker."""
-        return {**super().describe(), "family": cls.family, "view": cls.view.__name__, "offers": cls.offers}
+        offers = "" if cls.offers is None else f"{cls.offers}: {OFFERS[cls.offers]}"
+        return {**super().describe(), "family": cls.family, "view": cls.view.__name__, "offers": offers}
 
 
 def _once_the_model_will_do(skip: Callable[[Any, Any], str | None]) -> Callable[[Any, Any], str | None]:
