@@ -171,9 +171,9 @@ def list_kind(kind: str, name: str | None, plugins: Sequence[Path], as_json: boo
         return
     if name is None or len(described) > 1:
         foreign = any(map(_foreign, described.values()))
-        added = [Column("from", overflow="fold")] if foreign else []
         evadable = any(about.get("offers") for about in described.values())
-        added = [*(["can be trained against by"] if evadable else []), *added]
+        added = [Column("trained against by")] if evadable else []
+        added += [Column("from", overflow="fold")] if foreign else []
         table = Table("name", "also", Column("what it is", overflow="fold"), *added, box=None)
         for about in described.values():
             family = f" ({about['family']})" if "family" in about else ""
