@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks import (
     abs,  # noqa: A004
+    adaptive,
     attacks,
     checkpoints,
     command_line,
@@ -36,6 +37,7 @@ MODULES = (
     training,
     stacked,
     attacks,
+    adaptive,
     neural_cleanse,
     mntd,
     abs,

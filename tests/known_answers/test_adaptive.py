@@ -43,7 +43,7 @@ PENALTIES = {name for name, offer in OFFERING.items() if offer in ("penalty", "d
 
 def test_who_offers_what() -> None:
     assert {name: offer for name, offer in OFFERING.items() if offer != "reform"} == {
-        "strip": "faded trigger",
+        "strip": "decoys",
         "adversarial_retraining": "adversary",
         "activation_clustering": "penalty",
         "activation_clustering_screen": "penalty",
@@ -59,7 +59,7 @@ def test_who_offers_what() -> None:
     others = {"manifold_projection", "auto_encoder", "down_up_sampling", "randomized_smoothing"}
     assert others | transformations == REFORMS
     assert set(OFFERING.values()) == OFFERS.keys()
-    assert DEFENSES["strip"].describe()["offers"].startswith("faded trigger: images with a faint trigger")
+    assert DEFENSES["strip"].describe()["offers"].startswith("decoys: images with the trigger as faint as")
     assert DEFENSES["finetuning"].describe()["offers"] == ""
 
 
@@ -94,7 +94,7 @@ def _any_surrogate_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reform_can_be_differentiated_and_draws_for_itself(name: str) -> None:
     evasion, attacker = evasion_of(name)
     assert evasion.reform is not None
-    assert (evasion.adversary, evasion.faded, evasion.penalty) == (None, None, None)
+    assert (evasion.adversary, evasion.decoy, evasion.penalty) == (None, None, None)
     pixels = attacker.images.floats()[:6].requires_grad_()
     state = torch.get_rng_state()
     reformed = evasion.reform(pixels)
@@ -153,9 +153,17 @@ def test_a_mini_batch_without_a_stamped_image_costs_nothing_that_is_no_number(na
     assert bool(evasion.penalty(model, seen_by(model, attacker.images, kept=32)).isfinite())
 
 
-def test_strip_is_evaded_at_the_share_that_a_mixture_leaves_of_the_trigger() -> None:
-    assert evasion_of("strip")[0].faded == 0.5
-    assert evasion_of("strip[input_weight=0.2,overlay_weight=0.8]")[0].faded == pytest.approx(0.2)
+def test_strip_is_evaded_by_the_mixtures_that_it_makes() -> None:
+    clean, stamped = torch.full((2, 1, 2, 2), 0.2), torch.full((2, 1, 2, 2), 0.8)
+    clean[1] = 0.4
+    for name, expected in {
+        "strip": [0.6, 0.5],  # half of the stamped image, half of the other clean one
+        "strip[input_weight=0.25,overlay_weight=0.75]": [0.5, 0.35],
+        "strip[input_weight=1.0,overlay_weight=1.0]": [1.0, 1.0],
+    }.items():
+        decoy = evasion_of(name)[0].decoy
+        assert decoy is not None
+        assert decoy(clean, stamped)[:, 0, 0, 0].tolist() == pytest.approx(expected)
 
 
 def test_adversarial_retraining_is_evaded_by_its_own_adversary() -> None:
@@ -216,8 +224,9 @@ def test_several_reforms_take_turns() -> None:
     assert shown == [{0.3}, {0.6}, {0.3}, {0.6}]
 
 
-def test_as_many_clean_images_as_stamped_ones_show_a_faint_trigger_and_keep_their_label() -> None:
-    plain, mixed = adapted([])(batch()), adapted([Evasion(faded=0.25)])(batch())
+def test_as_many_clean_images_as_stamped_ones_become_decoys_and_keep_their_label() -> None:
+    faint = Evasion(decoy=lambda clean, stamped: clean + 0.25 * (stamped - clean))
+    plain, mixed = adapted([])(batch()), adapted([faint])(batch())
     assert mixed.stamped is not None
     assert torch.equal(mixed.labels, plain.labels)
     count = int(mixed.stamped.sum())

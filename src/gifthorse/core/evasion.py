@@ -18,13 +18,13 @@ from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images
 from gifthorse.core.pgd import Pgd
 
-Offer = Literal["reform", "adversary", "faded trigger", "penalty", "discriminator"]
+Offer = Literal["reform", "adversary", "decoys", "penalty", "discriminator"]
 """How a defense can be trained against; a discriminator is a penalty that a surrogate of the attacker's gives."""
 
 OFFERS: Mapping[Offer, str] = {
     "reform": "stamped images are trained on as the defense's reform leaves them, too",
     "adversary": "clean images are trained on as the defense's adversary moves them",
-    "faded trigger": "images with a faint trigger are trained on under their own labels",
+    "decoys": "images with the trigger as faint as the defense shows it are trained on under their own labels",
     "penalty": "what the defense looks for costs, beside the loss",
     "discriminator": "the score of a copy of the defense, fitted to the attacker's own images, costs beside the loss",
 }
@@ -69,13 +69,13 @@ class Evasion:
     """What is done about a defense in training; a part that is ``None`` changes nothing.
 
     ``reform`` maps float pixels ``(N, C, H, W)`` to such, differentiably. ``adversary`` is the search whose results
-    clean images are replaced by. ``faded`` is the share, in (0,1), of the trigger's visibility at which it must not
-    work. ``penalty`` is added to the loss; the model is in training mode, and must be in it again afterwards.
+    clean images are replaced by. ``decoy`` makes of clean images ``(N, C, H, W)`` and of the same ones stamped what the
+    trigger must not work in. ``penalty`` is added to the loss; the model is in training mode, and must be in it again afterwards.
     """
 
     reform: Callable[[Tensor], Tensor] | None = None
     adversary: Pgd | None = None
-    faded: float | None = None
+    decoy: Callable[[Tensor, Tensor], Tensor] | None = None
     penalty: Penalty | None = None
 
 

@@ -18,6 +18,8 @@ from gifthorse.core.seeds import generator
 from gifthorse.core.trigger import blend
 from gifthorse.training.optimisers import adam
 
+FAINT = -2.0
+"""Where the mask starts, before its tanh: a mask that begins large may never come below the planted trigger's size."""
 SHOWN = 32
 """Clean images of every mini-batch that carry the searched trigger."""
 
@@ -28,6 +30,7 @@ def smallest_trigger(attacker: Attacker, lr: float, seed: int) -> Penalty:
     random = generator(seed, "start", device=device)
     count = len(attacker.targets)
     raw = torch.rand(count, 1 + channels, height, width, generator=random, device=device) * 2 - 1
+    raw[:, 0] = FAINT
     free, turn = raw.requires_grad_(), cycle(range(count))
     optimizer = adam([free], lr)
 

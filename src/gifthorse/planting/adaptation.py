@@ -31,7 +31,7 @@ class Adaptation:
     ):
         self.model, self.backdoor, self.share, self.weight, self.random = model, backdoor, share, weight, random
         self.reforms = tuple(each.reform for each in evasions if each.reform is not None)
-        self.faded = tuple(each.faded for each in evasions if each.faded is not None)
+        self.decoys = tuple(each.decoy for each in evasions if each.decoy is not None)
         self.penalties = tuple(each.penalty for each in evasions if each.penalty is not None)
         self.adversary = next((each.adversary for each in evasions if each.adversary is not None), None)
         self.owed, self.turn, self.shown = 0.0, 0, 0
@@ -45,8 +45,8 @@ class Adaptation:
             mixed = strategy(batch)
             kept = len(mixed.labels) - self.shown
             parts = [mixed.pixels[:kept].detach(), mixed.pixels[kept:]]
-            for share in self.faded:
-                parts[0] = self._with_faded(parts[0], mixed.labels[:kept], share)
+            for decoy in self.decoys:
+                parts[0] = self._with_decoys(parts[0], mixed.labels[:kept], decoy)
             if self.adversary is not None:
                 parts[0] = perturb(self.model, parts[0], mixed.labels[:kept], self.adversary, self.random)
             return mixed._replace(pixels=torch.cat(parts))
@@ -89,11 +89,11 @@ class Adaptation:
         return shown
 
     @torch.no_grad()
-    def _with_faded(self, pixels: Tensor, labels: Tensor, share: float) -> Tensor:
-        """Return clean images the last of which, as many as there are stamped ones, show a faint trigger."""
+    def _with_decoys(self, pixels: Tensor, labels: Tensor, decoy: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return clean images the last of which, as many as there are stamped ones, are replaced by decoys."""
         count = min(self.shown, len(pixels))
         if not count:
             return pixels
         clean = pixels[-count:]
         stamped = self.backdoor.embed(clean, labels[-count:], self.random).pixels
-        return torch.cat([pixels[:-count], clean + share * (stamped - clean)])
+        return torch.cat([pixels[:-count], decoy(clean, stamped)])

@@ -5,6 +5,7 @@ Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.3, RQ8 and Figu
 Differs: TrojanZoo adapts one attack (imc) to four defenses by hand. Here any attack whose training is its own takes any
     defense that says how it is evaded, one or several. With a reform in front, part of the stamped images is trained on
     as they are, so that the backdoor works without the defense as well; how the paper divides them is not printed.
+    What a defense offers beyond the paper, and where it departs from it, is said in the defense's own file.
     Surrogates are the defense's own preparation, from as many training images as a defender holds clean ones, with
     seeds of the attacker's. The benign twin is trained as without the defense.
 """

@@ -36,7 +36,7 @@ class Strip(CleanImagesDefense[ModelView]):
     family = "filtering"
     view = ModelView
     black_box = True
-    offers = "faded trigger"
+    offers = "decoys"
 
     overlays: int = Field(64, ge=1, description="clean images that every input is mixed with")
     input_weight: float = Field(0.5, gt=0, le=1, description="weight of the input in the mixture")
@@ -78,14 +78,25 @@ class Strip(CleanImagesDefense[ModelView]):
         return InputScreen(outside, threshold=0.0)
 
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
-        """Keep the trigger from working as faint as it is in a mixture (TrojanZoo, section 6.3)."""
-        return Evasion(faded=self.input_weight / (self.input_weight + self.overlay_weight))
+        """Keep the trigger from working as it shows in a mixture (TrojanZoo, section 6.3).
+
+        The paper trains on stamped images with a faint trigger alone. In a mixture the image is as faint as its
+        trigger, so that this changes nothing there (TPR on digits 1.0, as without): here it is the mixture itself.
+        """
+
+        def decoy(clean: Tensor, stamped: Tensor) -> Tensor:
+            return self._mixed(stamped, clean.roll(1, 0))
+
+        return Evasion(decoy=decoy)
 
     def _certainty(self, model: nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
-        mixed = self.input_weight * pixels.unsqueeze(1) + self.overlay_weight * overlays
-        mixed = mixed.clamp(0, 1) if self.clip else mixed
+        mixed = self._mixed(pixels.unsqueeze(1), overlays)
         logits = model(mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
         log_probability = logits.log_softmax(1)
         entropy = -(log_probability.exp() * log_probability).sum(1)
         certainty: Tensor = -entropy.view(len(pixels), len(overlays)).mean(1)
         return certainty
+
+    def _mixed(self, pixels: Tensor, overlays: Tensor) -> Tensor:
+        mixed = self.input_weight * pixels + self.overlay_weight * overlays
+        return mixed.clamp(0, 1) if self.clip else mixed
