@@ -157,7 +157,10 @@ def test_strip_is_evaded_by_the_mixtures_that_it_makes() -> None:
     clean, stamped = torch.full((2, 1, 2, 2), 0.2), torch.full((2, 1, 2, 2), 0.8)
     clean[1] = 0.4
     for name, expected in {
-        "strip": [0.6, 0.5],  # half of the stamped image, half of the other clean one
+        "strip[input_weight=0.5,overlay_weight=0.5]": [
+            0.6,
+            0.5,
+        ],  # half of the stamped image, half of the other clean one
         "strip[input_weight=0.25,overlay_weight=0.75]": [0.5, 0.35],
         "strip[input_weight=1.0,overlay_weight=1.0]": [1.0, 1.0],
     }.items():

@@ -70,7 +70,8 @@ class Evasion:
 
     ``reform`` maps float pixels ``(N, C, H, W)`` to such, differentiably. ``adversary`` is the search whose results
     clean images are replaced by. ``decoy`` makes of clean images ``(N, C, H, W)`` and of the same ones stamped what the
-    trigger must not work in. ``penalty`` is added to the loss; the model is in training mode, and must be in it again afterwards.
+    trigger must not work in. ``penalty`` is added to the loss; the model is in training mode, and must be in it again
+    afterwards.
     """
 
     reform: Callable[[Tensor], Tensor] | None = None
