@@ -56,6 +56,28 @@ def test_poison_rates_go_from_half_a_percent_to_a_fifth_for_each_attack() -> Non
     assert all(found == {0.005, 0.01, 0.02, 0.05, 0.1, 0.2} for found in rates.values())
 
 
+def test_leverage_sweeps_the_poison_rate_of_all_the_papers_attacks_that_have_one() -> None:
+    rates: dict[str, set[float]] = {}
+    for each in requests("leverage"):
+        attack = resolve(dataset="digits", attack=each["attack"]).attack.to_dict()
+        rates.setdefault(attack["name"], set()).add(attack["poison_rate"])
+    eight = {resolve(dataset="digits", attack=each["attack"]).attack for each in requests("eight_attacks")}
+    assert set(rates) == {attack.name for attack in eight if "poison_rate" in attack.to_dict()}
+    assert len(rates) == 7
+    assert all(len(found) == 8 and (min(found), max(found)) == (0.001, 0.3) for found in rates.values())
+
+
+def test_robustness_maps_cross_two_sizes_with_two_transparencies_on_three_architectures() -> None:
+    found = {
+        (each["model"], attack["name"], attack["trigger_size"], attack["transparency"])
+        for each in requests("robustness_maps")
+        for attack in [resolve(dataset="digits", model=each["model"], attack=each["attack"]).attack.to_dict()]
+    }
+    models, attacks, sizes, transparencies = map(set, zip(*found, strict=True))
+    assert len(found) == len(models) * len(attacks) * len(sizes) * len(transparencies)
+    assert (len(models), len(sizes), len(transparencies)) == (3, 2, 2)
+
+
 def test_static_backdoors_stand_beside_the_dynamic_ones_with_their_size_rate_and_a_place_of_theirs() -> None:
     task = noise_task((1, 28, 28))
     attacks = [resolve(dataset="digits", attack=each["attack"]).attack for each in requests("dynamic")]

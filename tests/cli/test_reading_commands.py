@@ -17,7 +17,7 @@ from gifthorse.bench.query import read_records
 from gifthorse.bench.store import Store
 from gifthorse.cli.main import cli
 from gifthorse.core.errors import RequestError, StoreError
-from records import CLEANSE, PRUNING, SHRINKPAD, model, population, record, repaired
+from records import BADNETS, CLEANSE, PRUNING, SHRINKPAD, model, population, record, repaired
 
 COMMANDS = ("table", "export", "ls", "rm", "gc")
 
@@ -119,6 +119,43 @@ def test_two_defenses_are_compared_on_the_same_models(store: Store) -> None:
     assert (number["n"], number["difference"]) == (3, pytest.approx(0.2))
 
 
+@pytest.fixture
+def variants(tmp_path: Path) -> Store:
+    """One attack at three rates and in two variants, over two seeds."""
+    kept = Store(tmp_path / "variants")
+    for seed in range(2):
+        for rate, asr, cad in ((0.01, 0.2, 0.0), (0.1, 0.6, 0.005), (0.3, 1.0, 0.02)):
+            for origin, more in (("benign", 0.0), ("scratch", 0.1 + seed / 100)):
+                attack = BADNETS | {"poison_rate": rate, "origin": origin}
+                kept.save_record(
+                    record(attack=attack, seed=seed, metrics={"attack.asr": asr - more, "attack.cad": cad})
+                )
+    return kept
+
+
+def test_two_variants_of_an_attack_are_compared_with_the_same_seeds(variants: Store) -> None:
+    """A name alone means all that the other does not."""
+    given = ["table", "--where", "attack.poison_rate=0.1", "--format", "json", "--compare"]
+    numbers = json.loads(out(variants, *given, "badnets", "badnets[origin=scratch]"))["numbers"]
+    assert [each["metric"] for each in numbers] == ["attack.asr", "attack.cad"]
+    assert numbers[0]["first"] == "badnets[origin=benign]"
+    assert (numbers[0]["n"], numbers[0]["difference"]) == (2, pytest.approx(0.105))
+    other = json.loads(out(variants, *given, "badnets[origin=scratch]", "badnets"))["numbers"]
+    assert other[0]["difference"] == pytest.approx(-0.105)
+    assert "2 attacks are meant" not in out(
+        variants, *given[:-1], "--compare", *(f"badnets[origin={each}]" for each in ("benign", "scratch"))
+    )
+    assert "attacks are meant" in complaint(variants, "table", "--compare", "badnets", "badnets[origin=scratch]")
+
+
+def test_the_area_under_accuracy_against_success_is_a_table(variants: Store) -> None:
+    text = out(variants, "table", "--leverage", "attack.poison_rate")
+    assert "0.375" in text
+    assert "badnets[origin=scratch]" in text
+    assert r"\toprule" in out(variants, "table", "--leverage", "attack.poison_rate", "--format", "latex")
+    assert out(variants, "table", "--leverage", "attack.poison_rate", "--format", "csv").startswith("dataset,model")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -132,6 +169,11 @@ def test_two_defenses_are_compared_on_the_same_models(store: Store) -> None:
         (["table", "--where", "seed"], "--where seed is not of the form column=value"),
         (["table", "--out", "t.pdf"], "cannot tell the format from 't.pdf'"),
         (["table", "--compare", "shrinkpad", "none"], "--compare takes two defenses"),
+        (["table", "--compare", "badnets", "none"], "--compare takes two attacks"),
+        (["table", "--compare", "badnets", "shrinkpad"], "no record has attack=shrinkpad"),
+        (["table", "--compare", "nope", "badnets"], "no record has attack=nope; there is:"),
+        (["table", "--leverage", "attack"], "'attack' is no field that a curve can run along"),
+        (["table", "--leverage", "attack.poison_rate", "--rows", "seed"], "--leverage has rows and columns of its own"),
         (["table", "--compare", "shrinkpad", "nope"], "no record has defense=nope"),
         (["table", "--compare", "shrinkpad", "fine_pruning", "--columns", "seed"], "--compare has columns of its own"),
         (["export", "--out", "r.xlsx"], "'r.xlsx'"),

@@ -1,7 +1,8 @@
-"""Two defenses on the same models: known differences, a test with a name, and only pairs that are pairs."""
+"""Two defenses on the same models, or two attacks with the same seeds: known differences, a named test, only pairs."""
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,3 +156,95 @@ def test_what_is_meant_has_to_be_one_defense_and_another() -> None:
         compare(mixed, cells(SECOND, PRUNING))
     with pytest.raises(RequestError, match="shrinkpad cannot be compared with itself"):
         compare(cells(FIRST, SHRINKPAD), cells(SECOND, SHRINKPAD))
+
+
+# ---- attacks and other parts of the settings
+
+
+def planted(asrs: Sequence[float], attack: dict[str, object], **changes: Any) -> list[Record]:
+    return [
+        record(attack=attack, seed=seed, metrics={"attack.asr": asr, "attack.cad": 1 - asr, "attack.valid": asr > 0.8},
+               artifacts={"trojan": f"{attack}{seed}"}, **changes)
+        for seed, asr in enumerate(asrs)
+    ]  # fmt: skip
+
+
+SCRATCH = BADNETS | {"origin": "scratch"}
+
+
+def test_two_attacks_are_compared_seed_by_seed_whether_or_not_they_took() -> None:
+    first, second = planted(FIRST, SCRATCH), planted(SECOND, BADNETS)
+    sheet = compare(first, second[::-1], part="attack")
+    differences = np.subtract(FIRST, SECOND)
+    low, high = stats.t.interval(0.95, 5, loc=differences.mean(), scale=stats.sem(differences))
+    success, drop = sheet.numbers()
+    assert (success["metric"], drop["metric"]) == ("attack.asr", "attack.cad")
+    assert (success["n"], success["difference"]) == (6, pytest.approx(differences.mean()))
+    assert (success["low"], success["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert drop["difference"] == pytest.approx(-differences.mean())
+    assert texts(sheet)[0] == [
+        "ASR (%) ↑",
+        "40.5",
+        "20.3",
+        "20.2",
+        f"[{100 * low:.1f}, {100 * high:.1f}]",
+        "6",
+        "0.0625",
+    ]
+    assert sheet.caption.startswith("badnets[origin=scratch] and badnets with the same seeds; dataset digits")
+    assert "seed by seed" in sheet.remarks[0]
+
+
+def test_a_trojan_counts_once_whatever_followed_it_and_seeds_without_a_counterpart_are_said() -> None:
+    first, second = planted(FIRST, SCRATCH), planted(SECOND[:4], BADNETS)
+    followed = [
+        each.model_copy(update={"id": f"{each.id}x", "defense": STRIP, "family": "filtering"}) for each in second
+    ]
+    sheet = compare(first, [*second, *followed], part="attack")
+    assert [number["n"] for number in sheet.numbers()] == [4, 4]
+    assert "seeds that only badnets[origin=scratch] has: 2" in sheet.remarks
+    assert sheet.stubs == ("metric",)
+
+
+def test_what_a_defense_makes_of_two_attacks_is_compared_defense_by_defense_where_both_took() -> None:
+    both = [
+        repaired(asr - 0.1 * (attack is BADNETS), seed, defense=defense, attack=attack)
+        for attack in (SCRATCH, BADNETS)
+        for defense in (SHRINKPAD, PRUNING)
+        for seed, asr in enumerate(FIRST)
+    ]
+    weak = [
+        repaired(0.0, 7, attack=SCRATCH),
+        repaired(0.0, 7, attack=BADNETS, metrics={"attack.valid": False, "defense.asr": 0.0}),
+    ]
+    alone = planted([0.9], SCRATCH)
+    first, second = (
+        [each for each in [*both, *weak, *alone] if each.attack == attack] for attack in (SCRATCH, BADNETS)
+    )
+    sheet = compare(first, second, ["defense.asr"], part="attack")
+    assert sheet.stubs == ("defense", "metric")
+    assert [(number["defense"], number["n"]) for number in sheet.numbers()] == [("shrinkpad", 6), ("fine_pruning", 6)]
+    assert [number["difference"] for number in sheet.numbers()] == [pytest.approx(0.1)] * 2
+    assert "seeds left out because the attack did not take: 1" in sheet.remarks
+    with pytest.raises(RequestError, match=r"attack\.asr, defense\.asr are of different cells"):
+        compare(first, second, ["attack.asr", "defense.asr"], part="attack")
+
+
+def test_recipes_and_networks_are_compared_attack_by_attack() -> None:
+    imc = {"name": "imc", "target": 1}
+    for part, other in (("training", {"name": "adversarial", "epochs": 20}), ("model", {"name": "vgg13", "width": 16})):
+        first = [*planted(FIRST, BADNETS), *planted(FIRST, imc)]
+        second = [*planted(SECOND, BADNETS, **{part: other}), *planted(SECOND, imc, **{part: other})]
+        sheet = compare(first, second, ["attack.asr"], part=part)
+        assert [line[:2] for line in texts(sheet)] == [["badnets", "ASR (%) ↑"], ["imc", "ASR (%) ↑"]]
+        assert [number["n"] for number in sheet.numbers()] == [6, 6]
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
+    mixed = [*planted(FIRST, SCRATCH), *planted(FIRST, BADNETS | {"poison_rate": 0.2})]
+    with pytest.raises(RequestError, match="2 attacks are meant, say which: badnets"):
+        compare(mixed, planted(SECOND, BADNETS), part="attack")
+    with pytest.raises(RequestError, match="have no seed and settings in common"):
+        compare(planted(FIRST, SCRATCH), planted(SECOND, BADNETS, profile="paper"), part="attack")
+    with pytest.raises(RequestError, match=r"--rows attack\.origin tells apart what is compared"):
+        compare(planted(FIRST, SCRATCH), planted(SECOND, BADNETS), rows="attack.origin", part="attack")

@@ -535,12 +535,22 @@ def everything() -> tuple[list[Record], Evidence, list[Population]]:
     verdict, masks = inspected()
     verdict.metrics["defense.clusters"] = [2.0, 1.0]
     repaired = record("shrinkpad", TOOK | {"defense.asr": 0.1, "defense.acc": 0.9}, seed=1)
-    found = [*rates((0.01, 0, 0.5), (0.05, 0, 0.9)), screen, verdict, repaired, *tuned()]
+    found = [*rates((0.01, 0, 0.5), (0.05, 0, 0.9), (0.2, 0, 0.99)), screen, verdict, repaired, *tuned()]
+    for place, each in enumerate(found[:3]):
+        each.metrics["attack.cad"] = 0.001 * place
+    settings = [BADNETS | {"trigger_size": size, "transparency": alpha} for size in (3, 6) for alpha in (0.0, 0.8)]
+    found += [record("teco", TOOK | {"defense.auroc": 0.8}, attack=attack, seed=3) for attack in settings]
+    looked = record(metrics=TOOK | {"analysis.nsr": 0.4}, analysis={"name": "nsr"}, seed=3)
+    found.append(looked)
     evidence = {each.id: pictures() for each in found}
     moved = np.array([[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]], np.float32)
     for each in tuned_ones(found):
         evidence[each.id] |= {"attack_logit_differences": moved, "defense_logit_differences": moved / 2}
         evidence[each.id] |= {"samples": pictures()["clean"]}
+    evidence[looked.id] |= {
+        "points/features/stamped": np.eye(99, 2),
+        **{f"pictures/{name}": pictures()[name] for name in ("clean", "stamped")},
+    }
     evidence[screen.id] |= scores
     evidence[verdict.id] |= masks | clustered()
     return found, evidence, [judged()]

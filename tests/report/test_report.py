@@ -466,7 +466,8 @@ def test_every_true_target_is_marked_and_none_where_the_record_names_none() -> N
 
     several = drawn(3, 35)
     assert "▲ true targets: classes 3, 35." in several
-    assert several.count('Z" fill="var(--ink') == 2
+    (triangles,) = re.findall(r'<path d="([^"]+)" fill="var\(--ink', several)
+    assert triangles.count("z") == 2
     assert {">3 ▲<", ">35 ▲<"} <= set(re.findall(r">\d+ ▲<", several))
     assert "▲ true targets: all classes." in drawn(*range(40))
     assert "▲" not in drawn()
@@ -882,7 +883,7 @@ def test_the_caption_of_recovered_triggers_says_which_are_shown(
     known = {"defense.suspect_class": suspect, "attack.targets": None if target is None else [float(target)]}
     metrics = ATTACK | {name: value for name, value in known.items() if value is not None}
     cell = with_evidence(record(defense=CLEANSE, metrics=metrics), evidence)
-    extent = details.Extent(pictures=1, triggers=2, maps=1)
+    extent = details.Extent(pictures=1, triggers=2, maps=1, points=9)
     ((found,),) = (each.cells for each in details.trojans([cell], details.Lines([cell.record]), Pictures(), extent))
     assert found.triggers_caption == f"Recovered mask × pattern of each class; the 2 smallest of 5{more}"
     shown = {0, 1, *(each for each in (suspect, target) if each is not None)}
@@ -954,7 +955,7 @@ def test_a_population_is_a_row_with_its_intervals_its_curve_and_what_was_left_ou
     # In a square of 250 pixels whose corner is at (52, 260): straight up, then right; the own threshold is at (0.5, 1).
     (curve,) = re.findall(r'<svg[^>]*aria-label="ROC curve.*?</svg>', html)
     assert 'd="M52 260L52 10 302 10" fill="none"' in curve
-    assert curve.count('d="M177 12.5C') == 1
+    assert curve.count('d="M177 10h0" stroke="var(--clean') == 1
 
 
 def test_a_store_of_populations_alone_is_a_report() -> None:

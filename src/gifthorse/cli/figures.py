@@ -11,7 +11,9 @@ from gifthorse.core.errors import RequestError
 
 KINDS = (
     "sweep",
+    "leverage",
     "matrix",
+    "robustness",
     "tradeoff",
     "differences",
     "roc",
@@ -24,6 +26,7 @@ KINDS = (
     "stamped",
     "samples",
     "recovered",
+    "analyses",
 )
 FORMATS = ("pdf", "svg", "png")
 
@@ -52,7 +55,9 @@ def figures(
 
     \b
     sweep        ASR and accuracy along a field that takes several values
+    leverage     the clean accuracy that success costs, over poison rates
     matrix       every attack × every defense
+    robustness   what a defense does by trigger and architecture
     tradeoff     accuracy against ASR over learning rates, with a logistic fit
     differences  how far a trigger moves activations after every defense
     roc          ROC curves of defenses that score images
@@ -65,6 +70,7 @@ def figures(
     stamped      clean and stamped images with true → predicted class
     samples      what a data-free defense generated
     recovered    recovered masks and patterns beside the planted ones
+    analyses     what 'gifthorse analyze' saw inside of models
 
     Every file's name says what it shows, and every figure how many seeds, images or models it is about. The same store
     gives the same bytes.

@@ -48,8 +48,15 @@ FORMATS = {"text": ".txt", "latex": ".tex", "csv": ".csv", "markdown": ".md", "j
 @click.option(
     "--compare",
     nargs=2,
-    metavar="DEFENSE DEFENSE",
-    help="Compare two defenses on the same models: differences, interval, Wilcoxon signed-rank test.",
+    metavar="NAME[...] NAME[...]",
+    help="Compare two defenses on the same models, or two attacks, recipes or models with the same seeds: differences, "
+    "interval, Wilcoxon signed-rank test. As strip shrinkpad, or 'imc' 'imc[skip_decay=0.5]'.",
+)
+@click.option(
+    "--leverage",
+    metavar="FIELD",
+    help="Show the area under clean accuracy drop against success over a field, as attack.poison_rate, attack by "
+    "attack: the smaller, the less accuracy success costs.",
 )
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)), help="Text unless given, or told by how --out ends."
@@ -67,6 +74,7 @@ def table(
     interval: bool,
     relative_to: str | None,
     compare: tuple[str, str] | None,
+    leverage: str | None,
     form: str | None,
     out: Path | None,
 ) -> None:
@@ -83,13 +91,19 @@ def table(
     form = form or _told_by(out)
     records = without(chosen_records(store, filters), over)
     load_packages(records)
-    if compare:
+    if leverage:
+        if rows or columns or metrics or interval or relative_to or compare:
+            raise RequestError("--leverage has rows and columns of its own: filters alone go with it")
+        from gifthorse.report.leverage import leverage_table
+
+        sheet = leverage_table(records, leverage)
+    elif compare:
         if columns or interval or relative_to:
             raise RequestError("--compare has columns of its own: leave --columns, --interval and --relative-to out")
-        from gifthorse.report.comparison import compare as compare_defenses
+        from gifthorse.report.comparison import compare as compare_two
 
-        first, second = (_of(records, defense) for defense in compare)
-        sheet = compare_defenses(first, second, metrics, rows)
+        part, first, second = _two(records, compare)
+        sheet = compare_two(first, second, metrics, rows, part)
     else:
         from gifthorse.report.matrix import matrix
 
@@ -140,12 +154,31 @@ def load_packages(records: "Sequence[Record]") -> None:
         Catalogue.load_packages()
 
 
-def _of(records: "Sequence[Record]", defense: str) -> "list[Record]":
-    from gifthorse.bench.query import Condition, select
+def _two(records: "Sequence[Record]", names: tuple[str, str]) -> "tuple[str, list[Record], list[Record]]":
+    """Return of what two requests are, as ``defense`` or ``attack``, and the records of either.
 
-    if defense == "none":
-        raise RequestError("--compare takes two defenses; 'none' is none")
-    return select(records, [Condition("defense", (defense,))])
+    Where one covers the other, as badnets does badnets[origin=scratch], it means the rest.
+    """
+    from gifthorse.bench.query import Condition, select
+    from gifthorse.report.comparison import COMPARED
+
+    def of(part: str, name: str) -> "list[Record]":
+        try:
+            return select(records, [Condition(part, (name,))])
+        except RequestError:
+            return []
+
+    meant = (part for name in names for part in COMPARED if name != "none" and of(part, name))
+    part = next(meant, "defense")
+    if "none" in names:
+        raise RequestError(f"--compare takes two {COMPARED[part]}; 'none' is none")
+    first, second = (select(records, [Condition(part, (name,))]) for name in names)
+    one, other = ({record.id for record in each} for each in (first, second))
+    if one < other:
+        second = [record for record in second if record.id not in one]
+    elif other < one:
+        first = [record for record in first if record.id not in other]
+    return part, first, second
 
 
 def _told_by(out: Path | None) -> str:

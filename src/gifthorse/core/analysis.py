@@ -10,6 +10,7 @@ import numpy as np
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
+from gifthorse.core.findings import DRAWN as DRAWN
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 
@@ -53,10 +54,6 @@ class Findings:
 
     numbers: Mapping[str, Number] = field(default_factory=dict)
     evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-DRAWN = {"pictures": 2, "points": 3, "against": 5, "profile": 3, "distribution": 3, "matrix": 2}
-"""The kinds of evidence, and of how many parts the name of each consists."""
 
 
 class Analysis(Configuration):

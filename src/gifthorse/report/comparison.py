@@ -1,6 +1,7 @@
-"""Two defenses compared on the same models: differences with an interval, and a test that is named.
+"""Two defenses on the same models, or two attacks, recipes or networks with the same seeds: differences, and a test.
 
-Which mean is better says little: both defenses met the same models, so what counts is the difference on each.
+Which mean is better says little: both met the same models, or began from the same seed, so what counts is the
+difference on each.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,8 @@ from gifthorse.core.errors import RequestError
 from gifthorse.core.metric import FLAG, FRACTION, Metric
 from gifthorse.core.record import Record
 from gifthorse.report.intervals import mean_interval
-from gifthorse.report.matrix import Names, find_axis, find_metric, heading, headline, order, slots
-from gifthorse.report.settings import PARTS, Settings
+from gifthorse.report.matrix import Names, find_axis, find_metric, follows, heading, headline, order, slots
+from gifthorse.report.settings import FOLLOWING, PARTS, Settings
 from gifthorse.report.sheet import Entry, Head, Line, Sheet
 from gifthorse.report.tables import measure, partition
 
@@ -22,7 +23,10 @@ EXACT_WITH_TIES, EXACT = 13, 50
 """Up to so many differences the test is exact: where some are of one size, and where none are."""
 ALPHA = 0.05
 
-_ALIKE = tuple(part for part in PARTS if part not in ("defense", "downstream"))
+COMPARED = {"defense": "defenses", "attack": "attacks", "training": "training recipes", "model": "models"}
+"""The parts of the settings of which two may be compared."""
+_OF_TROJANS = ("attack.asr", "attack.cad")
+"""What is shown of two that are no defenses, unless something else is asked for."""
 
 
 def signed_rank(differences: Sequence[float]) -> tuple[float, str]:
@@ -80,42 +84,62 @@ class Pairs:
 
 
 def compare(
-    first: Sequence[Record], second: Sequence[Record], metrics: Sequence[str] = (), rows: str | None = None
+    first: Sequence[Record],
+    second: Sequence[Record],
+    metrics: Sequence[str] = (),
+    rows: str | None = None,
+    part: str = "defense",
 ) -> Sheet:
-    """Return how two defenses differ on the models that both met, for each metric: first minus second.
+    """Return how two of a part of the settings differ where all else and the seeds are the same: first minus second.
 
-    Models whose attack did not take do not count. Those of all attacks are one sample unless ``rows`` tells them apart;
-    whatever else differs, seeds aside, always does. :class:`RequestError` where either side has several defenses.
+    ``part`` is one of :data:`COMPARED`. Two defenses meet the same models: those whose attack did not take do not
+    count, and those of all attacks are one sample unless ``rows`` tells them apart. Whatever else differs, seeds aside,
+    always does. :class:`RequestError` where either side has several of the part.
     """
     records = [*first, *second]
     axis = None if rows is None else find_axis(rows, records)
+    if axis is not None and axis.part == part:
+        raise RequestError(f"--rows {rows} tells apart what is compared")
     whole, settings = Settings(records), Settings(records, [] if axis is None else [axis])
-    names = [_only(each, whole) for each in (first, second)]
+    names = [_only(each, whole, part) for each in (first, second)]
     if names[0] == names[1]:
         raise RequestError(f"{names[0]} cannot be compared with itself")
-    pooled = axis is None or axis.part != "attack"
-    layout, _ = slots(axis, None, [part for part in _ALIKE if not (pooled and part == "attack")])
-    chosen = [find_metric(word, records) for word in metrics] or [_common(first[0], second[0])]
+    asked = metrics or (() if part == "defense" else _OF_TROJANS)
+    chosen = [find_metric(word, records) for word in asked] or [_common(first[0], second[0])]
+    alike = _alike(part, chosen)
+    if part != "defense":
+        first, second = (
+            [record for record in each if any(measure(record, metric.name) is not None for metric in chosen)]
+            for each in (first, second)
+        )
+    pooled = part == "defense" and (axis is None or axis.part != "attack")
+    layout, _ = slots(axis, None, [each for each in alike if not (pooled and each == "attack")])
 
-    met, alone = _met_by_both(first, second, whole)
-    valid = [pair for pair in met if measure(pair[0], "attack.valid") != 0]
+    met, alone = _met_by_both(first, second, whole, alike, trojan=part == "defense")
+    # Of attacks themselves low success is a result; a defense gets no credit for it.
+    judged = part == "defense" or follows(chosen[0]) is not None
+    valid = [pair for pair in met if not judged or all(measure(each, "attack.valid") != 0 for each in pair)]
     if not valid:
-        raise RequestError(f"{names[0]} and {names[1]} met no model in common whose attack took")
+        said = (
+            "met no model in common whose attack took" if part == "defense" else "have no seed and settings in common"
+        )
+        raise RequestError(f"{names[0]} and {names[1]} {said}")
     lines: dict[Names, list[tuple[Record, Record]]] = {}
     for pair in valid:
         lines.setdefault(tuple(slot.named(pair[0], settings) for slot in layout), []).append(pair)
     found = [(row, _pairs(metric, lines[row])) for row in sorted(lines, key=order) for metric in chosen]
     told = [place for place, slot in enumerate(layout) if slot.axis or len({row[place] for row in lines}) > 1]
     constant = [f"{slot.heading} {found[0][0][place].label}" for place, slot in enumerate(layout) if place not in told]
+    where = "on the same models" if part == "defense" else "with the same seeds"
     return Sheet(
-        caption=f"{' and '.join(names)} on the same models{' of all attacks' if pooled else ''}; {', '.join(constant)}",
+        caption=f"{' and '.join(names)} {where}{' of all attacks' if pooled else ''}; {', '.join(constant)}",
         stubs=(*(layout[place].heading for place in told), "metric"),
         heads=tuple(Head("", each) for each in (*names, "difference", "95 % interval", "n pairs", "p")),
         lines=tuple(
             Line((*(row[place].label for place in told), heading(pairs.metric, chosen)), pairs.entries())
             for row, pairs in found
         ),
-        remarks=tuple(_remarks([pairs for _, pairs in found], names, alone, len(met) - len(valid))),
+        remarks=tuple(_remarks([pairs for _, pairs in found], names, alone, len(met) - len(valid), part)),
         numbers=lambda: [
             {slot.heading: name.label for slot, name in zip(layout, row, strict=True)}
             | {"first": names[0], "second": names[1]}
@@ -125,11 +149,23 @@ def compare(
     )
 
 
-def _only(records: Iterable[Record], settings: Settings) -> str:
-    """Return the name of the one defense of some records."""
-    found = sorted({settings.label(record, "defense") for record in records})
+def _alike(part: str, metrics: Sequence[Metric]) -> list[str]:
+    """Return the parts in which two records have to be equal to be a pair."""
+    if part == "defense":
+        return [each for each in PARTS if each not in (part, "downstream")]
+    followed = {follows(metric) for metric in metrics}
+    if len(followed) > 1:
+        raise RequestError(
+            f"{', '.join(metric.name for metric in metrics)} are of different cells: ask for one at a time"
+        )
+    return [each for each in PARTS if each != part and (each not in FOLLOWING or None not in followed)]
+
+
+def _only(records: Iterable[Record], settings: Settings, part: str) -> str:
+    """Return the name of the one defense, or attack and so on, of some records."""
+    found = sorted({settings.label(record, part) for record in records})
     if len(found) > 1:
-        raise RequestError(f"{len(found)} defenses are meant, say which: {', '.join(found)}")
+        raise RequestError(f"{len(found)} {COMPARED[part]} are meant, say which: {', '.join(found)}")
     return found[0]
 
 
@@ -142,16 +178,24 @@ def _common(first: Record, second: Record) -> Metric:
 
 
 def _met_by_both(
-    first: Iterable[Record], second: Iterable[Record], settings: Settings
+    first: Iterable[Record], second: Iterable[Record], settings: Settings, alike: Sequence[str], *, trojan: bool
 ) -> tuple[list[tuple[Record, Record]], tuple[int, int]]:
-    """Return the last record of either defense on each model that both met, and how many models one alone did."""
+    """Return the last records of either side that are a pair, and how many settings and seeds one side alone has.
+
+    Of the same ``trojan`` they are where two defenses are compared.
+    """
     met = [
-        partition(each, lambda record: (record.seed, *(settings.key(record, part) for part in _ALIKE)))
+        partition(each, lambda record: (record.seed, *(settings.key(record, part) for part in alike)))
         for each in (first, second)
     ]
     pairs = []
     for model, ones in met[0].items():
-        both = ((one, other) for one in ones[::-1] for other in met[1].get(model, [])[::-1] if _same_trojan(one, other))
+        both = (
+            (one, other)
+            for one in ones[::-1]
+            for other in met[1].get(model, [])[::-1]
+            if not trojan or _same_trojan(one, other)
+        )
         pairs += [pair for pair in [next(both, None)] if pair]
     return pairs, (len(met[0]) - len(pairs), len(met[1]) - len(pairs))
 
@@ -168,14 +212,15 @@ def _pairs(metric: Metric, records: Iterable[tuple[Record, Record]]) -> Pairs:
     return Pairs(metric, tuple(one for one, _ in both), tuple(other for _, other in both))
 
 
-def _remarks(found: Sequence[Pairs], names: Sequence[str], alone: Sequence[int], invalid: int) -> list[str]:
+def _remarks(found: Sequence[Pairs], names: Sequence[str], alone: Sequence[int], invalid: int, part: str) -> list[str]:
     tests = sorted({signed_rank(pairs.differences)[1] for pairs in found})
+    only, each = ("models that only {} met", "model") if part == "defense" else ("seeds that only {} has", "seed")
     counts = {
-        **{f"models that only {name} met": count for name, count in zip(names, alone, strict=True)},
-        "models left out because the attack did not take": invalid,
+        **{only.format(name): count for name, count in zip(names, alone, strict=True)},
+        f"{each}s left out because the attack did not take": invalid,
     }
     return [
-        f"difference: {names[0]} minus {names[1]}, model by model; the interval is that of its mean, by Student's t",
+        f"difference: {names[0]} minus {names[1]}, {each} by {each}; the interval is that of its mean, by Student's t",
         f"p: {' or '.join(tests)}, two-sided, of the differences",
         *([f"p is not adjusted for the {len(found)} tests of this table"] if len(found) > 1 else []),
         *(f"{said}: {count}" for said, count in counts.items() if count),

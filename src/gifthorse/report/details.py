@@ -1,6 +1,6 @@
 """What the report shows of each trojan and of each cell beside the tables: pictures, charts, times, command."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,15 @@ from gifthorse.report.cells import ReportCell
 from gifthorse.report.clusters import cluster_maps
 from gifthorse.report.clusters import to_svg as cluster_svg
 from gifthorse.report.evidence import Arrays, class_values, drawable, mask_norms, suspect_of, true_targets
-from gifthorse.report.figures import Histogram, bar_chart, difference_chart, histograms, recovered_triggers
+from gifthorse.report.figures import (
+    Histogram,
+    bar_chart,
+    difference_chart,
+    finding_chart,
+    histograms,
+    recovered_triggers,
+)
+from gifthorse.report.findings import Finding, findings
 from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
@@ -31,14 +39,15 @@ from gifthorse.report.tables import (
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is shown of each cell: most pictures in a row, recovered triggers, and maps of features."""
+    """How much is shown of a cell: most pictures in a row, recovered triggers, maps of features, points of a group."""
 
     pictures: int
     triggers: int
     maps: int
+    points: int
 
 
-FULL, BRIEF = Extent(pictures=8, triggers=20, maps=3), Extent(pictures=4, triggers=4, maps=1)
+FULL, BRIEF = Extent(pictures=8, triggers=20, maps=3, points=500), Extent(pictures=4, triggers=4, maps=1, points=100)
 
 _PICTURES = {
     "clean": "Clean test images",
@@ -66,10 +75,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its caption."""
+    """A chart with its caption; ``narrow`` where it is as high as it is wide."""
 
     svg: Markup
     caption: str
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,13 +190,15 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent, 
     before = judged or ("stamped" if "stamped" in evidence else "clean",)
     reformed = (*before, "reformed") if "reformed" in evidence else judged
     triggers, caption = _triggers(line.record, evidence, pictures, extent)
+    found = findings(evidence) if line.record.analysis is not None else []
     return CellDetail(
         line=line,
         rows=(
             *_picture_rows(evidence, (*reformed, "samples", "flagged"), pictures, extent),
             *_translated_rows(line.record, evidence, pictures, extent),
+            *_found_rows(found, pictures, extent),
         ),
-        charts=_charts(line.record, evidence, extent),
+        charts=(*_charts(line.record, evidence, extent), *_found_charts(line.record, found, extent)),
         triggers=triggers,
         triggers_caption=caption,
         measurements=_measurements(line.record),
@@ -232,6 +244,22 @@ def _translated_rows(record: Record, evidence: Arrays, pictures: Pictures, exten
     return tuple(
         Shown(row, f"Translated to class {class_label(label, names)}", label == suspect) for label, row in rows
     )
+
+
+def _found_rows(found: Sequence[Finding], pictures: Pictures, extent: Extent) -> Iterator[Shown]:
+    """Yield the pictures that an analysis left."""
+    for each in found:
+        if each.kind == "pictures":
+            (pixels,) = each.groups.values()
+            yield Shown(pictures.number(pixels[: extent.pictures]), each.title)
+
+
+def _found_charts(record: Record, found: Sequence[Finding], extent: Extent) -> Iterator[Chart]:
+    """Yield charts of all else that an analysis left."""
+    for each in found:
+        if each.kind != "pictures":
+            svg, caption = finding_chart(each, extent.points, record.class_names)
+            yield Chart(svg, caption, narrow=each.kind in ("points", "against", "matrix"))
 
 
 def _charts(record: Record, evidence: Arrays, extent: Extent) -> tuple[Chart, ...]:

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -13,10 +13,14 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from gifthorse.report.naming import class_label
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gifthorse.core.record import Record
+    from gifthorse.report.findings import Finding
+    from gifthorse.report.style import Series
 
 INSTALL = "pip install 'gifthorse[plots]'"
 """What brings matplotlib, which draws all charts."""
@@ -25,8 +29,10 @@ TILE = 56
 
 _WIDTH, _LEFT, _RIGHT = 390, 52, 384
 _PANEL, _BETWEEN = 62, 26
-_MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
-"""The markers of lines in a legend; no curve has more of them."""
+_MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+"""The markers of lines in a legend."""
+_LETTER = 6.2
+"""Pixels that a letter of a page's chart takes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """One panel of a histogram: ``style`` is ``clean`` or ``stamped``."""
+    """One panel of a histogram: ``style`` is ``clean``, ``stamped``, or ``plain`` for what is neither."""
 
     title: str
     style: str
@@ -99,7 +105,7 @@ def histograms(panels: Sequence[Histogram], threshold: float, axis: str) -> Mark
         for panel in panels
         if len(values := plots.finite_values(panel.values))
     )
-    summary = f"Histogram of {axis}: {means}; threshold {threshold:.3g}"
+    summary = f"Histogram of {axis}: {means}" + (f"; threshold {threshold:.3g}" if math.isfinite(threshold) else "")
     return _chart(len(panels), summary, lambda found: plots.score_panels(found, panels, threshold, axis))
 
 
@@ -116,6 +122,85 @@ def difference_chart(groups: Mapping[str, np.ndarray]) -> Markup:
     medians = ", ".join(f"{name} {float(np.median(values)):.3g}" for name, values in groups.items())
     summary = f"Distances between activations on clean and stamped images; medians: {medians}"
     return _chart(1, summary, lambda panels: plots.boxes(panels[0], spreads, "L2 distance"))
+
+
+def finding_chart(found: "Finding", most: int, names: Sequence[str] = ()) -> tuple[Markup, Markup]:
+    """Return what an analysis left to be drawn, pictures aside, and what it shows; ``names`` are those of the classes.
+
+    Of each group of points at most so many are drawn.
+    """
+    if not can_draw():
+        return _missing(), Markup("{}").format(found.title)
+    draw: dict[str, Callable[[Finding, int, Sequence[str]], tuple[Markup, Markup]]] = {
+        "points": _scatter,
+        "against": _scatter,
+        "profile": _profile,
+        "distribution": _distributions,
+        "matrix": _class_matrix,
+    }
+    return draw[found.kind](found, most, names)
+
+
+def _scatter(found: "Finding", most: int, names: Sequence[str]) -> tuple[Markup, Markup]:  # noqa: ARG001
+    from gifthorse.report import plots
+    from gifthorse.report.findings import thinned
+    from gifthorse.report.style import series_of
+
+    shown, series = thinned(found.groups, most), series_of(list(found.groups), found.stamped)
+    groups = [plots.Group(name, shown[name], series[name]) for name in found.drawn]
+    svg = _chart(0, found.title, lambda panels: plots.scatter(panels[0], groups, *found.axes))
+    counts = {
+        name: f"{name} ({f'{len(shown[name])} of ' if len(shown[name]) < len(points) else ''}{len(points)})"
+        for name, points in found.groups.items()
+    }
+    dotted = "; dotted: both alike" if found.axes and plots.alike(groups) else ""
+    return svg, Markup("{}: {}{}").format(found.title, _legend((counts[name], series[name]) for name in counts), dotted)
+
+
+def _profile(found: "Finding", most: int, names: Sequence[str]) -> tuple[Markup, Markup]:  # noqa: ARG001
+    from gifthorse.report import plots
+    from gifthorse.report.style import series_of
+
+    series = series_of(list(found.groups), found.stamped)
+    groups = [plots.Group(name, values, series[name]) for name, values in found.groups.items()]
+    svg = _chart(1, found.title, lambda panels: plots.profile(panels[0], groups))
+    return svg, Markup("{}: {}").format(found.title, _legend(series.items()))
+
+
+def _distributions(found: "Finding", most: int, names: Sequence[str]) -> tuple[Markup, Markup]:  # noqa: ARG001
+    svg = histograms(panels_of(found), math.nan, found.title)
+    return svg, Markup("{}; each panel on its own vertical scale").format(found.title)
+
+
+def panels_of(found: "Finding") -> list[Histogram]:
+    """Return a panel for each group of values that an analysis left."""
+    clean = {name for name in found.groups if "clean" in name.lower()} if found.stamped else set()
+    styles = dict.fromkeys(clean, "clean") | dict.fromkeys(found.stamped, "stamped")
+    return [Histogram(name, styles.get(name, "plain"), values) for name, values in found.groups.items()]
+
+
+def _class_matrix(found: "Finding", most: int, names: Sequence[str]) -> tuple[Markup, Markup]:  # noqa: ARG001
+    from gifthorse.report import plots
+    from gifthorse.report.inline import blank, to_svg
+
+    (values,) = found.groups.values()
+    left = 14 + _LETTER * max(len(class_label(index, names)) for index in range(len(values)))
+    right, top, side = _RIGHT - 50, 8, _RIGHT - 50 - left
+    panels = blank(
+        _WIDTH, math.ceil(side + 50), [(left, right, top, top + side), (right + 40, _RIGHT, top, top + side)]
+    )
+    plots.class_matrix(panels[0], panels[1], values, names)
+    return to_svg(panels, found.title), Markup("{}").format(found.title)
+
+
+def _legend(entries: "Iterable[tuple[str, Series]]") -> Markup:
+    """Return what is drawn how, in the words of a caption."""
+    from gifthorse.report.inline import of_the_page
+
+    drawn = Markup('<span style="color:{}">{}</span> {}')
+    return Markup(", ").join(
+        drawn.format(of_the_page(series.color), _MARKS[series.marker], name) for name, series in entries
+    )
 
 
 def roc_curve(
@@ -152,10 +237,7 @@ def stamp_curves(records: "Sequence[Record]") -> list[tuple[Markup, Markup]]:
         plots.sweep(panels[0], [each for each, _ in tracks], metrics[0].unit)
         panels[0].set_xlabel(sweep.field)
         panels[0].set_ylabel(metrics[0].unit.symbol)
-        names = Markup(", ").join(
-            Markup('<span style="color:{}">{}</span> {}').format(series.color, _MARKS[series.marker], metric.heading)
-            for series, metric in zip(SERIES, shown, strict=False)
-        )
+        names = _legend((metric.heading, series) for series, metric in zip(SERIES, shown, strict=False))
         seeds = counted([count for _, counts in tracks for count in counts], "seed")
         caption = Markup("{}, n = {}, means with 95 % intervals where there are several: {}")
         found.append((to_svg(panels, what), caption.format(what, seeds, names)))

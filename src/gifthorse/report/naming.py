@@ -1,6 +1,7 @@
 """Configurations as text: the shortest label that tells them apart."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -89,3 +90,13 @@ def attack_of(population: Population) -> Fields:
     """Return the attack of a population, without its target where every model has another."""
     fields = population.attack.items()
     return {name: value for name, value in fields if not (population.varied_target and name == "target")}
+
+
+def natural(text: str) -> list[str | float]:
+    """Return what texts are sorted by so that numbers within them go by size.
+
+    >>> sorted(["class 10", "class 9", "badnets[poison_rate=1e-05]", "badnets[poison_rate=0.1]"], key=natural)
+    ['badnets[poison_rate=1e-05]', 'badnets[poison_rate=0.1]', 'class 9', 'class 10']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]

@@ -11,7 +11,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch, Rectangle, StepPatch
@@ -21,11 +21,13 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from gifthorse.core.metric import Unit
 from gifthorse.report.figures import Histogram
 from gifthorse.report.naming import class_label
-from gifthorse.report.style import BAR, CLEAN, INK, LINE, PAPER, SERIES, SHADES, SOFT, STAMPED, number
+from gifthorse.report.style import BAR, CLEAN, INK, LINE, PAPER, SERIES, SHADES, SOFT, STAMPED, Series, number
 
 BINS = 36
 _LABELLED = 20
 """Most classes whose number stands under their bar."""
+_WRITTEN = 12
+"""Most classes whose pairs have their values written."""
 _PERCENT = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0)
 
 
@@ -96,6 +98,15 @@ class TradeOff:
     fit: Callable[[np.ndarray], np.ndarray] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Points ``(N, 2)``, or a line through values ``(L,)``, with a label and what tells it from others."""
+
+    label: str
+    values: np.ndarray
+    series: Series
+
+
 @dataclass(frozen=True)
 class Square:
     """One cell of a heat map: a number that gives it its shade, or none, and what stands in it."""
@@ -161,7 +172,7 @@ def score_panels(panels: Sequence[Axes], groups: Sequence[Histogram], threshold:
     edges = np.linspace(ticks[0], ticks[-1], BINS + 1)
     for axes, group, values in zip(panels, groups, finite, strict=True):
         shares = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
-        color = {"clean": CLEAN, "stamped": STAMPED}[group.style]
+        color = {"clean": CLEAN, "stamped": STAMPED, "plain": BAR}[group.style]
         axes.add_artist(StepPatch(shares, edges, facecolor=color, edgecolor=PAPER, linewidth=0, fill=True))
         axes.set_xlim(ticks[0], ticks[-1])
         axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -337,15 +348,139 @@ def cluster_map(axes: Axes, points: np.ndarray, clusters: np.ndarray, translated
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def heat_map(
-    figure: Figure,
+def scatter(axes: Axes, groups: Sequence[Group], across: str = "", up: str = "") -> None:
+    """Draw points on square axes, later groups above earlier ones.
+
+    Without names of the axes these mean nothing: they have one scale and no numbers. Where they cover about the same
+    values, a dotted line shows where both are equal.
+    """
+    everything = np.concatenate([group.values for group in groups])
+    low, high = everything.min(0), everything.max(0)
+    if across or up:
+        shared = alike(groups)
+        spans = (
+            [(float(min(low)), float(max(high)))] * 2 if shared else list(zip(low.tolist(), high.tolist(), strict=True))
+        )
+        ticks = [_ticks(*span) for span in spans]
+        limits = [(each[0], each[-1]) for each in ticks]
+        if shared:
+            axes.add_artist(Line2D(*[limits[0]] * 2, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), label="_"))
+    else:
+        half = 0.53 * (float((high - low).max()) or 1.0)
+        ticks = [[], []]
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        limits = [(float(middle) - half, float(middle) + half) for middle in (low + high) / 2]
+    for place, group in enumerate(groups):
+        dots = Line2D(
+            *group.values.T, linestyle="none", marker=group.series.marker, markersize=3.8, markeredgewidth=0,
+            markerfacecolor=group.series.color, markeredgecolor=group.series.color, label=group.label, clip_on=False,
+            zorder=2 + place / 1000,
+        )  # fmt: skip
+        axes.add_artist(dots)
+    axes.set_xlim(*limits[0])
+    axes.set_ylim(*limits[1])
+    for axis, places in zip((axes.xaxis, axes.yaxis), ticks, strict=True):
+        axis.set_major_locator(FixedLocator(places))
+        axis.set_major_formatter(FixedFormatter([number(place) for place in places]))
+    axes.set_box_aspect(1)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+
+
+def alike(groups: Sequence[Group]) -> bool:
+    """Tell whether points cover about the same values across and up, so that the two may be compared."""
+    everything = np.concatenate([group.values for group in groups])
+    low, high = everything.min(0), everything.max(0)
+    return float(min(high) - max(low)) > 0.5 * float(max(high) - min(low))
+
+
+def profile(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw a line for each group through its values at stages 1, 2, …; what is no number leaves a gap."""
+    finite = [finite_values(group.values) for group in groups]
+    _scale(axes, *_extremes(finite))
+    stages = max(len(group.values) for group in groups)
+    for group in groups:
+        series = group.series
+        line = Line2D(
+            np.arange(1, len(group.values) + 1), np.where(np.isfinite(group.values), group.values, np.nan),
+            color=series.color, linestyle=series.dashes, linewidth=1.2, marker=series.marker, markersize=4,
+            markeredgewidth=0, label=group.label, clip_on=False, zorder=3,
+        )  # fmt: skip
+        axes.add_artist(line)
+    axes.set_xlim(*((1, stages) if stages > 1 else (0.5, 1.5)))
+    shown = range(1, stages + 1, math.ceil(stages / _LABELLED))
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_formatter(FixedFormatter([str(stage) for stage in shown]))
+    axes.set_xlabel("stage of the network, first to last")
+
+
+def class_matrix(axes: Axes, scale: Axes, values: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a value for each pair of classes ``(K, K)`` as a shade, few as numbers too, and beside it what shades mean.
+
+    What is no number has no shade.
+    """
+    low, high = _extremes([finite_values(values)])
+    high = high if high > low else low + 1
+    shades, count = colormaps[SHADES], len(values)
+    axes.imshow(
+        shades((values - low) / (high - low)), extent=(-0.5, count - 0.5, count - 0.5, -0.5), interpolation="none",
+        aspect="auto",
+    )  # fmt: skip
+    if count <= _WRITTEN:
+        for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            value = float(values[row, column])
+            axes.text(
+                column, row, number(float(f"{value:.2g}")), ha="center", va="center", size=6,
+                color=_legible(shades((value - low) / (high - low))),
+            )  # fmt: skip
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(count - 0.5, -0.5)
+    shown = range(0, count, 1 if count <= _WRITTEN else math.ceil(count / 10))
+    for axis, labels in (
+        (axes.xaxis, [str(place) for place in shown]),
+        (axes.yaxis, [class_label(place, names) for place in shown]),
+    ):
+        axis.set_major_locator(FixedLocator(shown))
+        axis.set_major_formatter(FixedFormatter(labels))
+    axes.tick_params(length=0)
+    axes.set_xlabel("class")
+    scale.imshow(shades(np.linspace(1, 0, 64))[:, None], extent=(0, 1, low, high), interpolation="none", aspect="auto")
+    ticks = [tick for tick in _ticks(low, high) if low <= tick <= high]
+    scale.set_xlim(0, 1)
+    scale.set_ylim(low, high)
+    scale.xaxis.set_major_locator(NullLocator())
+    scale.yaxis.set_major_locator(FixedLocator(ticks))
+    scale.yaxis.set_major_formatter(FixedFormatter([number(tick) for tick in ticks]))
+    for each in (axes, scale):
+        for spine in each.spines.values():
+            spine.set_visible(False)
+
+
+def leverage(axes: Axes, groups: Sequence[Group]) -> None:
+    """Draw what success costs, each group's points ``(N, 2)`` from (0, 0) on, with the diagonal that no leverage is."""
+    axes.add_artist(Line2D([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), label="_"))
+    for group in groups:
+        series = group.series
+        line = Line2D(
+            *group.values.T, color=series.color, linestyle=series.dashes, linewidth=1.2, marker=series.marker,
+            markersize=4, markeredgewidth=0, label=group.label, clip_on=False, zorder=3,
+        )  # fmt: skip
+        axes.add_artist(line)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_box_aspect(1)
+    axes.set_xlabel("attack success rate, normalised")
+    axes.set_ylabel("clean accuracy drop, normalised")
+
+
+def shaded(
     axes: Axes,
     squares: Sequence[Sequence[Square]],
     rows: Sequence[str],
     columns: Sequence[str],
-    label: str,
     limits: tuple[float, float],
-) -> None:
+) -> QuadMesh:
     """Draw numbers as shades between two limits, and as text; a square without a number is hatched, never blank."""
     values = np.array([[np.nan if square.value is None else square.value for square in line] for line in squares])
     shades = colormaps[SHADES]
@@ -360,21 +495,43 @@ def heat_map(
                 box = Rectangle((right, down), 1, 1, facecolor="none", edgecolor=LINE, linewidth=0, hatch="////")
                 axes.add_patch(box)
             else:
-                red, green, blue, _ = shades((square.value - limits[0]) / span)
-                color = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else PAPER
+                color = _legible(shades((square.value - limits[0]) / span))
             axes.text(right + 0.5, down + 0.5, square.text, ha="center", va="center", size=7, color=color)
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    return mesh
+
+
+def heat_map(
+    figure: Figure,
+    axes: Axes,
+    squares: Sequence[Sequence[Square]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    limits: tuple[float, float],
+) -> None:
+    """Draw numbers as shades between two limits, and as text; a square without a number is hatched, never blank."""
+    mesh = shaded(axes, squares, rows, columns, limits)
+    axes.tick_params("x", rotation=30)
+    for text in axes.get_xticklabels():
+        text.set(ha="right", rotation_mode="anchor")
     axes.set_xlabel("defense")
     axes.set_ylabel("attack")
     axes.set_title(label, size=8, loc="left")
     bar = figure.colorbar(mesh, ax=axes, fraction=0.05, aspect=max(4, 2.6 * len(rows)), pad=0.03)
     bar.outline.set_visible(False)
+
+
+def _legible(shade: Sequence[float]) -> str:
+    """Return the colour of letters on a shade."""
+    red, green, blue, _ = shade
+    return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else PAPER
 
 
 def finite_heights(values: Sequence[float]) -> list[float]:

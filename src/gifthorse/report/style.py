@@ -4,9 +4,9 @@ Colours of series are those of Okabe and Ito 2008, "Color Universal Design", wit
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from gifthorse.core.metric import Metric
 
 INK, SOFT, LINE, BAR, PAPER = "#1b1f24", "#59636e", "#d8dee4", "#9aa7b4", "#ffffff"
+BLACK = "#000000"
 CLEAN, STAMPED = "#0072b2", "#d55e00"
 SHADES = "cividis"
 """The colour map of heat maps: from dark blue to yellow, evenly lighter, the same to most colour-blind readers."""
@@ -43,8 +44,31 @@ SERIES = (
     Series("#cc79a7", ":", "D"),
     Series("#e69f00", (0, (5, 1, 1, 1, 1, 1)), "v"),
     Series("#56b4e9", (0, (3, 1)), "P"),
-    Series("#000000", (0, (1, 1)), "X"),
+    Series(BLACK, (0, (1, 1)), "X"),
 )
+
+SET_OFF = Series(STAMPED, "-", "X")
+"""What is set off from all others."""
+
+
+def series_of(names: Sequence[str], set_off: Collection[str] = ()) -> dict[str, Series]:
+    """Return how each of some groups is drawn: no two of up to forty alike, those that are set off in their colour."""
+    others = [each for each in SERIES if not set_off or each.color != SET_OFF.color]
+    markers = [each.marker for each in SERIES if each.marker != SET_OFF.marker]
+    found: dict[str, Series] = {}
+    plain = 0
+    for name in names:
+        if name in set_off:
+            place = sum(each in set_off for each in found)
+            marker, dashes = [SET_OFF.marker, *markers][place % len(SERIES)], SERIES[place % len(SERIES)].dashes
+            found[name] = replace(SET_OFF, marker=marker, dashes=dashes)
+        else:
+            base, turn = others[plain % len(others)], plain // len(others)
+            place = markers.index(base.marker) if base.marker in markers else 0
+            found[name] = replace(base, marker=markers[(place + turn) % len(markers)]) if turn else base
+            plain += 1
+    return found
+
 
 _STYLE: dict[str, Any] = {
     "font.size": 8,

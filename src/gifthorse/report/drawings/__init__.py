@@ -1,20 +1,23 @@
 """The figures that a store gives, a file each. Needs matplotlib; imports no torch.
 
 A kind is one line of :data:`KINDS` and a function that finds its drawings. No evidence is read, and nothing drawn,
-before a drawing is asked for.
+before a drawing is asked for, but for the titles of what analyses left.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 
+from gifthorse.report.drawings.analyses import analyses
 from gifthorse.report.drawings.cells import classes, scores
 from gifthorse.report.drawings.curves import populations, rocs
 from gifthorse.report.drawings.erasing import RATES, differences, samples, trade_offs
+from gifthorse.report.drawings.leverages import all_leverages
 from gifthorse.report.drawings.material import Drawing, Kind
 from gifthorse.report.drawings.material import Material as Material
 from gifthorse.report.drawings.matrices import matrices
 from gifthorse.report.drawings.pictures import recovered, stamped, triggers
 from gifthorse.report.drawings.robust import clusters, translated
+from gifthorse.report.drawings.robustness import robustness
 from gifthorse.report.drawings.sweeps import sweeps
 
 KINDS = {
@@ -23,7 +26,17 @@ KINDS = {
         "records that differ in one number of their data set, model, recipe, attack, defense, head or stamp",
         sweeps,
     ),
+    "leverage": Kind(
+        "the clean accuracy that success costs every attack, with the area under it",
+        "records of an attack that differ in the poison rate",
+        all_leverages,
+    ),
     "matrix": Kind("every attack × every defense, a heat map for each metric", "records with a defense", matrices),
+    "robustness": Kind(
+        "what a defense makes of every attack by trigger and architecture, a map for each",
+        "records of a defense that differ in two fields of the attack, or in one and in the model",
+        robustness,
+    ),
     "tradeoff": Kind(
         "accuracy against ASR over learning rates, with a logistic fit, a figure for each attack",
         f"records of a defense at {RATES} or more learning rates",
@@ -65,6 +78,11 @@ KINDS = {
         "recovered masks, patterns and both together, beside those that were planted",
         "records of a defense that recovers triggers",
         recovered,
+    ),
+    "analyses": Kind(
+        "what analyses saw inside of models: pictures, and a chart for each title",
+        "records of 'gifthorse analyze'",
+        analyses,
     ),
 }
 """The kinds of figures, by name."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from gifthorse.core.record import Interval, Population, Record
 from gifthorse.report.evidence import Arrays
 from gifthorse.report.naming import key, labels
-from gifthorse.report.tables import group, stamp_labels
+from gifthorse.report.tables import analysis_labels, group, stamp_labels
 
 _LONGEST_NAME = 120
 _FURTHER = ("training", "profile", "version")
@@ -45,14 +45,15 @@ class Material:
                     attacks=labels(record.attack for record in each.records),
                     defenses=labels(record.defense for record in each.records if record.defense is not None),
                     stamps=stamp_labels(each.records),
+                    analyses=analysis_labels(each.records),
                 )
 
 
 @dataclass(frozen=True)
 class Part:
-    """Records that share all but attack, defense, stamp and seed, and the labels of these by :func:`naming.key`.
+    """Records that share all but attack, defense, stamp, analysis and seed, and their labels by :func:`naming.key`.
 
-    ``stamps`` has those of stamps by record.
+    ``stamps`` and ``analyses`` have those of stamps and analyses by record.
     ``place`` are the parts of a file's name that tell it from others, ``about`` is what all of its numbers share.
     """
 
@@ -62,6 +63,7 @@ class Part:
     attacks: Mapping[str, str]
     defenses: Mapping[str, str]
     stamps: Mapping[str, str]
+    analyses: Mapping[str, str]
 
     def attack(self, record: Record) -> str:
         """Return the label of a record's attack."""

@@ -1,7 +1,6 @@
 """Every attack against every defense as a heat map, one for each metric."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -14,6 +13,7 @@ from gifthorse.core.record import Record
 from gifthorse.report import plots
 from gifthorse.report.drawings.material import Drawing, Material, Part, counted, file_name
 from gifthorse.report.intervals import mean_interval
+from gifthorse.report.naming import natural
 from gifthorse.report.style import COLUMN, axis_label, sheet
 from gifthorse.report.tables import measure
 
@@ -58,21 +58,22 @@ def matrix_of(part: Part, metric: Metric, apart: Collection[str] = ()) -> Matrix
     cells: dict[tuple[str, str], list[Record]] = {}
     families = {record.family for record in part.records if measure(record, metric.name) is not None}
     for record in part.records:
-        if record.defense is not None and record.family in families:
+        if record.defense is not None and record.analysis is None and record.family in families:
             cells.setdefault((part.attack(record), part.defense(record)), []).append(record)
     met = {attack for (attack, _), records in cells.items() if any(record.id not in apart for record in records)}
-    attacks = tuple(sorted(met, key=_in_order))
+    attacks = tuple(sorted(met, key=lambda label: (label != "none", natural(label))))
     defenses = tuple(dict.fromkeys(defense for attack, defense in cells if attack in met))
     counts: list[int] = []
     signs: dict[str, str] = {}
     squares = tuple(
-        tuple(_square(metric, cells.get((attack, defense), []), counts, signs) for defense in defenses)
+        tuple(square_of(metric, cells.get((attack, defense), []), counts, signs) for defense in defenses)
         for attack in attacks
     )
     return Matrix(attacks, defenses, squares, tuple(counts), signs)
 
 
-def _square(metric: Metric, records: Sequence[Record], counts: list[int], signs: dict[str, str]) -> plots.Square:
+def square_of(metric: Metric, records: Sequence[Record], counts: list[int], signs: dict[str, str]) -> plots.Square:
+    """Return the mean over seeds, or why there is none; how many it is of, and what its signs mean, are added."""
     values = [value for record in records if (value := measure(record, metric.name)) is not None]
     missing = list(dict.fromkeys(record.status for record in records if record.status != "done"))
     if not values:
@@ -94,18 +95,18 @@ def _square(metric: Metric, records: Sequence[Record], counts: list[int], signs:
     return plots.Square(mean if flag else mean * metric.unit.scale, text)
 
 
-def _in_order(label: str) -> tuple[bool, list[str | float]]:
-    """Sort the benign model first, and numbers within labels by size."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", label)
-    return label != "none", [float(part) if place % 2 else part for place, part in enumerate(parts)]
+def limits_of(metric: Metric, squares: Iterable[plots.Square]) -> tuple[float, float]:
+    """Return the ends of the scale of shades: those of the unit, or of the numbers where it has none."""
+    limits = (metric.unit.low * metric.unit.scale, metric.unit.high * metric.unit.scale)
+    if np.isfinite(limits).all():
+        return limits
+    numbers = [square.value for square in squares if square.value is not None]
+    return min(numbers), max(numbers)
 
 
 def _draw(part: Part, metric: Metric, matrix: Matrix) -> Figure:
     flag, rows, columns = metric.unit == FLAG, matrix.attacks, matrix.defenses
-    limits = (metric.unit.low * metric.unit.scale, metric.unit.high * metric.unit.scale)
-    if not np.isfinite(limits).all():
-        numbers = [square.value for line in matrix.squares for square in line if square.value is not None]
-        limits = min(numbers), max(numbers)
+    limits = limits_of(metric, (square for line in matrix.squares for square in line))
     note = f"{part.about}; n = {counted(matrix.counts, 'seed')}"
     if max(matrix.counts) > 1 and not flag:
         note += ", mean [95 % interval by Student’s t, cut at the ends of the scale]"
