@@ -20,8 +20,8 @@ def entropy_of_blends(
 ) -> Tensor:
     """Return the mean entropy ``(N,)``, in nats, of a model's answers to each image blended with every overlay.
 
-    ``pixels (N, C, H, W)`` and ``overlays (M, C, H, W)`` are in [0,1]; see :func:`blended` for the rest. Differentiable,
-    in one batch of N · M.
+    ``pixels (N, C, H, W)`` and ``overlays (M, C, H, W)`` are in [0,1]; the rest is that of :func:`blended`.
+    Differentiable, in one batch of N · M.
     """
     mixed = blended(pixels.unsqueeze(1), overlays, weights, clip=clip)
     logits = model(mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
