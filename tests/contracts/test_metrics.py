@@ -201,6 +201,7 @@ RULES: dict[str, Rule] = {
 }
 """Of how many samples each metric is, worked out from the request and the images."""
 FOUND = "is what the defense found on images of its own"
+PAIRS = "is of pairs of images, of which the analysis's own tests count how many there are"
 OTHER_RULES = {
     **dict.fromkeys(["defense.agreement", "defense.agreement_on_samples"], FOUND),
     **dict.fromkeys(["defense.reached", "defense.stability"], FOUND),
@@ -209,6 +210,14 @@ OTHER_RULES = {
     **dict.fromkeys(["defense.meta_flagged", "defense.meta_auroc"], "is of models that the defense trained"),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
+    **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], PAIRS),
+    **dict.fromkeys(["analysis.nsr_by_image", "analysis.nsr_by_image_twin"], PAIRS),
+    **dict.fromkeys(["analysis.entropy_overlap", "analysis.entropy_overlap_twin"], PAIRS),
+    **{
+        f"analysis.cka_{compared}{at}": "is of all features at once"
+        for compared in ("clean_stamped", "clean_stamped_twin", "twin", "twin_stamped")
+        for at in ("", "_by_stage")
+    },
 }
 
 

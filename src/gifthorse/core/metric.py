@@ -60,6 +60,8 @@ FRACTION = Unit("fraction", 0, 1, decimals=3)
 POINTS = Unit("points", -1, 1, "points", 100, 1)
 FLAG = Unit("flag", 0, 1)
 COUNT = Unit("images", 0, _INF, decimals=0)
+COEFFICIENT = Unit("coefficient", -1, 1, decimals=3)
+NATS = Unit("nats", 0, _INF, "nats", decimals=2)
 CLASS = Unit("class", 0, _INF, decimals=0)
 INDEX = Unit("index", -_INF, _INF, decimals=2)
 RATIO = Unit("ratio", 0, _INF, decimals=2)
@@ -389,6 +391,75 @@ METRICS = Metrics(
            "ones stamped", "1 − |Nₜ ∩ N_c| / |Nₜ ∪ N_c|, TrojanZoo eq. 4; k: active_share of the analysis", "NSR"),
     Metric("analysis.nsr_twin", "twin: neuron separation", "model", FRACTION, None,
            "the same on the benign twin: what the trigger does to a model that does not know it", short="Twin NSR"),
+    Metric("analysis.nsr_by_image", "model: neuron separation of each image", "model", FRACTION, None,
+           "mean over images of one minus the Jaccard index of the units most active for the image and for the same "
+           "one stamped", "TrojanZoo eq. 4, image by image", "NSR by image"),
+    Metric("analysis.nsr_by_image_twin", "twin: neuron separation of each image", "model", FRACTION, None,
+           "the same on the benign twin", short="Twin NSR by image"),
+    Metric("analysis.shared_units", "model: units for clean and stamped images", "model", COUNT, None,
+           "units often among the most active ones for clean images and for stamped ones", short="Shared"),
+    Metric("analysis.shared_units_twin", "twin: units for clean and stamped images", "model", COUNT, None,
+           "the same on the benign twin", short="Twin shared"),
+    Metric("analysis.trigger_units", "model: units for the trigger alone", "model", COUNT, None,
+           "units often among the most active ones for stamped images and seldom for clean ones", short="Trigger's"),
+    Metric("analysis.trigger_units_twin", "twin: units for the trigger alone", "model", COUNT, None,
+           "the same on the benign twin", short="Twin trigger's"),
+    Metric("analysis.cka_clean_stamped", "model: similarity of clean and stamped images", "model", FRACTION, None,
+           "linear CKA of the penultimate features of clean images and of the same ones stamped: 1 means alike up to a "
+           "rotation", "‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Kornblith et al. 2019", "CKA"),
+    Metric("analysis.cka_clean_stamped_twin", "twin: similarity of clean and stamped images", "model", FRACTION, None,
+           "the same on the benign twin", short="Twin CKA"),
+    Metric("analysis.cka_twin", "model and twin: similarity on clean images", "model", FRACTION, None,
+           "linear CKA of the penultimate features of the model and of its twin on clean images",
+           short="CKA to twin"),
+    Metric("analysis.cka_twin_stamped", "model and twin: similarity on stamped images", "model", FRACTION, None,
+           "the same on stamped images", short="CKA to twin, stamped"),
+    Metric("analysis.cka_clean_stamped_by_stage", "model: similarity of clean and stamped images by stage", "model",
+           FRACTION, None, "the same at every stage, first to last, of means over places"),
+    Metric("analysis.cka_clean_stamped_twin_by_stage", "twin: similarity of clean and stamped images by stage", "model",
+           FRACTION, None, "the same on the benign twin, at every stage"),
+    Metric("analysis.cka_twin_by_stage", "model and twin: similarity on clean images by stage", "model", FRACTION, None,
+           "linear CKA of model and twin on clean images, at every stage"),
+    Metric("analysis.cka_twin_stamped_by_stage", "model and twin: similarity on stamped images by stage", "model",
+           FRACTION, None, "linear CKA of model and twin on stamped images, at every stage"),
+    Metric("analysis.stamped_silhouette", "model: how far stamped images stand from the target's", "model", COEFFICIENT,
+           None, "mean silhouette, in penultimate features, of stamped images and of clean ones of their target as two "
+           "groups: 1 far apart, 0 mixed", short="Silhouette"),
+    Metric("analysis.stamped_silhouette_twin", "twin: how far stamped images stand from the target's", "model",
+           COEFFICIENT, None, "the same on the benign twin", short="Twin silhouette"),
+    Metric("analysis.entropy_clean", "model: entropy of clean blends", "model", NATS, None,
+           "mean entropy of the answers to clean images blended with other clean ones", short="Entropy, clean"),
+    Metric("analysis.entropy_stamped", "model: entropy of stamped blends", "model", NATS, None,
+           "the same of stamped images: low where the trigger survives blending", "Dynamic Backdoors 4.6",
+           "Entropy, stamped"),
+    Metric("analysis.entropy_overlap", "model: overlap of the entropies", "model", FRACTION, None,
+           "1 where the entropies of clean and of stamped images cannot be told apart, 0 where a threshold separates "
+           "them", "1 − |2 AUROC − 1|", "Overlap"),
+    Metric("analysis.entropy_clean_twin", "twin: entropy of clean blends", "model", NATS, None,
+           "the mean entropy of clean images on the benign twin", short="Twin entropy, clean"),
+    Metric("analysis.entropy_stamped_twin", "twin: entropy of stamped blends", "model", NATS, None,
+           "the mean entropy of stamped images on the benign twin", short="Twin entropy, stamped"),
+    Metric("analysis.entropy_overlap_twin", "twin: overlap of the entropies", "model", FRACTION, None,
+           "the overlap on the benign twin", short="Twin overlap"),
+    Metric("analysis.pseudo_linearity_mean", "model: pseudo-linearity of downstream heads", "model", COEFFICIENT, None,
+           "mean over heads of how well a linear map of a shift of features predicts the shift of the head's output, "
+           "on shifts held out: 1 for a linear head", "TrojanZoo A.2, eq. 7 and 8", "Pseudo-linearity"),
+    Metric("analysis.pseudo_linearity", "model: pseudo-linearity of each head", "model", COEFFICIENT, None,
+           "the same of each downstream head, in the order of the analysis's heads"),
+    Metric("analysis.class_distance_closest", "distance of the closest classes", "images", NORM, None,
+           "sliced Wasserstein distance of test images of the two classes that are closest, times the number of pixel "
+           "values, in units of a pixel's range", "DHBE Table 2", "Closest"),
+    Metric("analysis.class_distance_mean", "mean distance of classes", "images", NORM, None,
+           "the same in the mean over all pairs of classes", "DHBE Table 2", "Mean"),
+    Metric("analysis.class_distance_pair", "closest classes", "images", CLASS, None,
+           "the two classes that are closest"),
+    Metric("analysis.stamped_distance", "distance of clean and stamped images", "images", NORM, None,
+           "the sliced distance, taken likewise, of clean images and of the same ones stamped", short="Stamped"),
+    Metric("analysis.stamped_distance_transport", "pixel changes of the trigger", "images", NORM, None,
+           "mean sum of the absolute pixel changes of a stamped image, what it costs to move each image to itself "
+           "stamped", "DHBE 4.3.1, Table 1", "Changes"),
+    Metric("analysis.trigger_pixels", "pixels that the trigger changes", "images", NORM, None,
+           "mean number of pixels of the images shown that the trigger changes", short="Pixels"),
 
     Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
     Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),

@@ -172,7 +172,7 @@ def active_units(clean: Tensor, stamped: Tensor, k: int) -> dict[str, Tensor]:
     ``clean (D,)`` and ``stamped (D,)`` are the units' activities; of equal ones those of lower number count first. The
     flags ``bool (D,)`` are by what reports call them.
     """
-    for_clean, for_stamped = (_largest(activity, k) for activity in (clean, stamped))
+    for_clean, for_stamped = (most_active(activity, k) for activity in (clean, stamped))
     return {
         "active in both": for_clean & for_stamped,
         "active in clean images alone": for_clean & ~for_stamped,
@@ -186,11 +186,47 @@ def neuron_separation(clean: Tensor, stamped: Tensor, k: int) -> float:
 
     ``clean (D,)`` and ``stamped (D,)`` are the units' activities. 0: the same units; 1: no unit in common.
     """
-    return 1 - jaccard(_largest(clean, k), _largest(stamped, k))
+    return 1 - jaccard(most_active(clean, k), most_active(stamped, k))
 
 
-def _largest(values: Tensor, k: int) -> Tensor:
-    """Return the flags ``bool (D,)`` of the ``k`` largest values, of equal ones the first."""
-    flags = torch.zeros_like(values, dtype=torch.bool)
-    flags[values.argsort(descending=True, stable=True)[:k]] = True
-    return flags
+def separation_by_image(clean: Tensor, stamped: Tensor, k: int) -> Tensor:
+    """Return the NSR ``float (N,)`` of every image by itself, of activities ``(N, D)`` without and with the trigger."""
+    for_clean, for_stamped = most_active(clean, k), most_active(stamped, k)
+    shared = (for_clean & for_stamped).sum(1)
+    return 1 - shared / (for_clean | for_stamped).sum(1).clamp_min(1)
+
+
+def most_active(activity: Tensor, k: int) -> Tensor:
+    """Return the flags ``bool (..., D)`` of the ``k`` largest of ``activity (..., D)``, of equal ones the first."""
+    flags = torch.zeros_like(activity, dtype=torch.bool)
+    return flags.scatter(-1, activity.argsort(dim=-1, descending=True, stable=True)[..., :k], True)
+
+
+def linear_cka(first: Tensor, second: Tensor) -> float:
+    """Return how alike two representations of the same images are: 0 nothing in common, 1 the same up to a rotation.
+
+    ``first (N, D)`` and ``second (N, E)``; linear centred kernel alignment of Kornblith et al. 2019, arXiv:1905.00414,
+    section 3, in its feature-space form ``‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖)`` with Frobenius norms of centred features, so that
+    nothing of size N × N is made. NaN where one of them is the same for all images.
+    """
+    x, y = (each.double() - each.double().mean(0) for each in (first, second))
+    scale = torch.linalg.matrix_norm(x.mT @ x) * torch.linalg.matrix_norm(y.mT @ y)
+    return min(float(torch.linalg.matrix_norm(y.mT @ x).square() / scale), 1.0) if scale > 0 else float("nan")
+
+
+def linear_prediction(known: Tensor, answers: Tensor, asked: Tensor) -> Tensor:
+    """Return what the linear map from ``known (N, D)`` to ``answers (N, K)`` makes of ``asked (M, D)``: ``(M, K)``.
+
+    Least squares without an intercept; where several maps fit alike, the smallest.
+    """
+    inputs = known.double()
+    gram = torch.linalg.pinv(inputs.mT @ inputs, rtol=1e-10, hermitian=True)
+    predicted: Tensor = asked.double() @ (gram @ (inputs.mT @ answers.double()))
+    return predicted
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Return Pearson's correlation of the entries of two tensors of one shape; NaN where either is constant."""
+    x, y = (each.double().flatten() - each.double().mean() for each in (first, second))
+    scale = x.norm() * y.norm()
+    return float((x @ y / scale).clamp(-1, 1)) if scale > 0 else float("nan")

@@ -45,13 +45,19 @@ def transfer(extractor: Classifier, head: Head, images: Images, recipe: Recipe, 
     base = extractor.clone()
     owned = _owned(images, head, derive(seed, "share"))
     features = cache_features(base, owned)
-    module = head.build(features, owned.labels, owned.classes, derive(seed, "head"))
-    model = Transferred(base, module)
-    if head.tuning == "full":
-        fit(model, owned, head.adapt(recipe), derive(seed, "full tuning"), label="full tuning")
-    elif not isinstance(module, FittedHead):
-        _fit_head(module, features, owned.labels, head.adapt(recipe), derive(seed, "partial tuning"))
+    if head.tuning == "partial":
+        return Transferred(base, fitted(head, features, owned, recipe, seed)).eval()
+    model = Transferred(base, head.build(features, owned.labels, owned.classes, derive(seed, "head")))
+    fit(model, owned, head.adapt(recipe), derive(seed, "full tuning"), label="full tuning")
     return model.eval()
+
+
+def fitted(head: Head, features: Tensor, images: Images, recipe: Recipe, seed: int) -> nn.Module:
+    """Return the head of partial tuning: trained or fitted on the ``features (N, D)`` of all the images."""
+    module = head.build(features, images.labels, images.classes, derive(seed, "head"))
+    if not isinstance(module, FittedHead):
+        _fit_head(module, features, images.labels, head.adapt(recipe), derive(seed, "partial tuning"))
+    return module
 
 
 def _owned(images: Images, head: Head, seed: int) -> Images:

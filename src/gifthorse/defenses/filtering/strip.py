@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gifthorse.core.classifier import inference_batch
 from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.images import to_floats
@@ -24,6 +23,7 @@ from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.progress import track
 from gifthorse.core.seeds import generator
 from gifthorse.core.views import ModelView
+from gifthorse.inversion.blending import batches_to_blend, blended, entropy_of_blends
 from gifthorse.inversion.frozen import freeze
 
 
@@ -61,8 +61,7 @@ class Strip(CleanImagesDefense[ModelView]):
 
         @torch.inference_mode()
         def score(pixels: Tensor) -> Tensor:
-            size = max(inference_batch(view.device) // len(overlays), 1)
-            parts = pixels.to(view.device).split(size)
+            parts = batches_to_blend(pixels.to(view.device), overlays)
             return torch.cat([self._certainty(model, part, overlays) for part in track(parts, "strip", len(parts))])
 
         clean = score(unseen)
@@ -86,18 +85,10 @@ class Strip(CleanImagesDefense[ModelView]):
         """
 
         def decoy(clean: Tensor, stamped: Tensor) -> Tensor:
-            return self._mixed(stamped, clean.roll(1, 0))
+            return blended(stamped, clean.roll(1, 0), (self.input_weight, self.overlay_weight), clip=self.clip)
 
         return Evasion(decoy=decoy)
 
     def _certainty(self, model: nn.Module, pixels: Tensor, overlays: Tensor) -> Tensor:
-        mixed = self._mixed(pixels.unsqueeze(1), overlays)
-        logits = model(mixed.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
-        log_probability = logits.log_softmax(1)
-        entropy = -(log_probability.exp() * log_probability).sum(1)
-        certainty: Tensor = -entropy.view(len(pixels), len(overlays)).mean(1)
-        return certainty
-
-    def _mixed(self, pixels: Tensor, overlays: Tensor) -> Tensor:
-        mixed = self.input_weight * pixels + self.overlay_weight * overlays
-        return mixed.clamp(0, 1) if self.clip else mixed
+        weights = (self.input_weight, self.overlay_weight)
+        return -entropy_of_blends(model, pixels, overlays, weights, clip=self.clip)
