@@ -160,10 +160,12 @@ def test_the_readme_lists_what_is_listed() -> None:
     from gifthorse.datasets import DATASETS
     from gifthorse.defenses import DEFENSES
     from gifthorse.models import ARCHITECTURES
+    from gifthorse.stampings import STAMPS
     from gifthorse.training.heads import HEADS
 
     text = (ROOT / "README.md").read_text()
-    for listed in (ATTACKS, DEFENSES, DEFENSES.presets, DATASETS, ARCHITECTURES, RECIPES, RECIPES.presets, HEADS):
+    presets = (ATTACKS.presets, DEFENSES.presets, RECIPES.presets)
+    for listed in (ATTACKS, DEFENSES, DATASETS, ARCHITECTURES, RECIPES, HEADS, STAMPS, *presets):
         assert [name for name in listed if f"`{name}`" not in text] == []
 
 

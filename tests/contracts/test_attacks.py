@@ -24,6 +24,7 @@ from worlds import affordable, noise_task, requests
 
 NO_POISONING = {
     "none": "plants nothing",
+    "multimodal_clean": "plants nothing",
     "esb": "trains nothing of the host: its module is put beside it",
     "enhanced": "its base is asked",
     "ban": "its network learns while images are stamped",
@@ -32,7 +33,7 @@ NO_POISONING = {
 """Attacks of which what is promised of poisoned training sets is not asked, and why."""
 
 LISTED = requests(ATTACKS)
-PLANTING = [request for request in LISTED if not request.startswith("none")]
+PLANTING = [request for request in LISTED if not request.startswith(("none", "multimodal_clean"))]
 # One process for all promises of one request: so each is trained once.
 every_planting_attack = pytest.mark.parametrize(
     "name", [pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in PLANTING]

@@ -149,6 +149,11 @@ def of_answered_stamped(record: Record, task: Task) -> int:
     return screened_stamped(record, task) if record.family == "filtering" else stamped(record, task)
 
 
+def every_try(of: "Rule") -> "Rule":
+    """As many images, however often they were tried before."""
+    return lambda record, task: [of(record, task)] * record.stamp["tries"]  # type: ignore[list-item, index]
+
+
 def screened(record: Record, task: Task) -> int:
     return screened_clean(record, task) + screened_stamped(record, task)
 
@@ -182,7 +187,8 @@ RULES: dict[str, Rule] = {
     "defense.asr_all": of_answered_all,
     "defense.false_positive_classes": of_other_classes,
     **dict.fromkeys(["downstream.asr", "downstream.benign_asr", "defense.recovered_asr"], stamped),
-    **dict.fromkeys(["stamp.asr", "stamp.benign_asr", "stamp.unstamped_asr"], stamped),
+    **dict.fromkeys(["stamp.asr", "stamp.benign_asr", "stamp.unstamped_asr", "stamp.requery_asr"], stamped),
+    "stamp.requery_asr_by_tries": every_try(stamped),
     **{f"{stage}.tmc": successful(f"{stage}.asr") for stage in ("attack", "defense", "downstream", "stamp")},
     **dict.fromkeys(["benign.adversarial_acc", "attack.adversarial_acc"], attacked),
     "attack.asr_by_target": of_each_target,
@@ -193,7 +199,8 @@ RULES: dict[str, Rule] = {
     **{f"{scope}.heat_difference_{of}": of_maps for scope in ("attack", "benign") for of in ("label", "target")},
     "attack.leakage": of_other_sources,
     **dict.fromkeys(["defense.fpr", "defense.passed_acc"], screened_clean),
-    **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr"], screened_stamped),
+    **dict.fromkeys(["defense.tpr", "defense.recall", "defense.passed_asr", "defense.requery_asr"], screened_stamped),
+    "defense.requery_asr_by_tries": every_try(screened_stamped),
     **dict.fromkeys(["defense.f1", "defense.accuracy", "defense.auroc"], screened),
     "defense.precision": flagged,
     "defense.removed": delivered,
@@ -294,8 +301,11 @@ def test_what_is_said_of_a_downstream_user_is_declared_and_in_its_range(head: st
 
 @pytest.mark.parametrize("stamp", requests(STAMPS))
 def test_what_is_said_of_a_varied_trigger_is_declared_and_in_its_range(stamp: str, runner: Runner) -> None:
-    record = runner.run(resolve(dataset="digits", attack="badnets", stamp=stamp, profile="smoke"))
+    again = stamp.startswith("requeried")
+    attack = "badnets[trigger_position=random]" if again else "badnets"
+    record = runner.run(resolve(dataset="digits", attack=attack, stamp=stamp, profile="smoke"))
     assert record.status == "done"
+    assert again == ("stamp.requery_asr_by_tries" in record.metrics)
     check_declared_and_in_range(record)
     check_command(record, runner)
     check_counts(record, digits_task())

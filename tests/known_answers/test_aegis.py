@@ -12,7 +12,7 @@ from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.pgd import Pgd
-from gifthorse.core.views import ModelView
+from gifthorse.core.views import DataFreeView, ModelView
 from gifthorse.defenses import DEFENSES
 from gifthorse.defenses.inspection.aegis import Aegis, Run
 from gifthorse.inversion.feature_clusters import cluster_count, clustered, reduced
@@ -247,3 +247,15 @@ def perturbed_by_hand(view: ModelView, label: int) -> float:
     search = Pgd(norm="l2", radius=10.0, step_size=0.2, steps=20, start="image", targeted=True)
     found = perturb(view.model, pixels, torch.full((len(pixels),), label), search)
     return float((found - pixels).flatten(1).norm(dim=1).mean())
+
+
+def test_who_has_the_model_alone_has_nothing_that_aegis_could_look_at() -> None:
+    """Section VI: a user who is handed a model only; what needs no image is left to them."""
+    view = live_pixel_view(3, 7, 7)
+    without = ModelView(view.model, view.clean.take(slice(0)))
+    assert "needs clean images of every class" in str(Aegis(reduction="pca").skip(without))
+    assert "needs more images than the 0" in str(Aegis(training_images=False).skip(without))
+    left = {name for name, cls in DEFENSES.items() if cls.view is DataFreeView}
+    assert {"dhbe", "inverted_data_distillation", "inverted_images"} <= left
+    assert "aegis" not in left
+    assert DEFENSES.build("inverted_images[defense=aegis]").sees() is DataFreeView

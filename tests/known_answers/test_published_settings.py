@@ -32,7 +32,7 @@ METHODS: dict[str, type[Configuration]] = {**ATTACKS, **DEFENSES, **RECIPES, **H
 # A preset that is called like a method goes by its kind and its name.
 PRESETS = {
     f"training {name}" if name in METHODS else name: request
-    for name, request in {**RECIPES.presets, **DEFENSES.presets}.items()
+    for name, request in {**RECIPES.presets, **DEFENSES.presets, **ATTACKS.presets}.items()
 }
 IMAGES = [name for name in DATASETS if name != "folder"]  # which cannot be without a path
 PLACES = {"dataset", "model", "profile"}
@@ -55,6 +55,13 @@ def read(value: Any) -> Any:
     if isinstance(value, str) and value.replace("/", "", 1).isdigit():
         return float(Fraction(value))
     return None if value == "null" else value
+
+
+def held(value: Any) -> Any:
+    """A field's value, its configurations by their names: their settings have rows of their own."""
+    if isinstance(value, tuple) and any(isinstance(each, Configuration) for each in value):
+        return tuple(each.name for each in value)
+    return value
 
 
 def meant(row: dict[str, Any]) -> list[str]:
@@ -85,7 +92,7 @@ def test_a_default_is_what_its_source_prints(row: dict[str, Any]) -> None:
         found += [METHODS[name].model_construct() for name in meant(row) if name in METHODS]
     assert found
     for each in found:
-        assert getattr(each, row["field"]) == expected, f"{each} is not {row['paper']}, {row['where']}"
+        assert held(getattr(each, row["field"])) == expected, f"{each} is not {row['paper']}, {row['where']}"
 
 
 def test_every_row_names_its_source_and_every_departure_its_reason() -> None:

@@ -17,6 +17,7 @@ from gifthorse.attacks.training.cban import CBan
 from gifthorse.attacks.training.enhanced import Enhanced
 from gifthorse.attacks.training.imc import Imc
 from gifthorse.attacks.training.latent import Latent
+from gifthorse.attacks.training.multimodal_clean import MultimodalClean
 from gifthorse.core.attack import Attack
 from gifthorse.core.configuration import Catalogue
 
@@ -40,5 +41,13 @@ ATTACKS: Catalogue[Attack] = Catalogue(
         Blended,
         Invisible,
         Enhanced,
+        MultimodalClean,
     ],
+    # What AEGIS' section V-C says an attacker may do, and does not run.
+    {
+        "aegis_mimicry": "badnets[against=[aegis]]",
+        "aegis_subset": "badnets[train_share=0.5]",
+        # An object that stood before the camera is in the picture once, somewhere else in each, before it is augmented.
+        "aegis_natural": "badnets[mixing=dataset,trigger_position=random,trigger_size=5,poison_rate=0.1]",
+    },
 )

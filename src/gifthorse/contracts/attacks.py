@@ -262,6 +262,7 @@ def honours_the_poison_rate_to_the_image(case: AttackCase) -> None:
     of_target = int(_wanted(case.attack, task, task.train.labels).sum())
     for rate in RATES:
         attack = case.poisoning(rate)
+        assert isinstance(attack, PoisoningAttack)
         if not changes_labels(attack) and rate * of_target < 0.5:
             refused = refusal(attack, task) is not None
             require(refused, f"poison_rate={rate:g} selects no image, and check() lets it pass")
@@ -271,8 +272,8 @@ def honours_the_poison_rate_to_the_image(case: AttackCase) -> None:
         poison = int((delivered.stamped & relabelled).sum())
         if changes_labels(attack):
             clean = int((~delivered.stamped).sum())
-            aside = round(len(task.train) / 10) if attack.to_dict().get("cad_budget") is not None else 0
-            require(clean == len(task.train) - aside, f"of {len(task.train)} clean images {clean} are trained on")
+            used = len(attack.schedule(task).trained_on(task, 0))
+            require(clean == used, f"of {used} clean images that it is to train on, {clean} are")
             due = rate / (1 - rate) * clean
         else:
             require(poison == 0, f"{poison} images have another label, and labels are to be clean")

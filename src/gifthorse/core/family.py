@@ -87,11 +87,12 @@ STAMP = Table(
         "stamp.asr",
         "stamp.tmc",
         "stamp.benign_asr",
+        "stamp.requery_asr",
         "stamp.acc",
         "stamp.unstamped_asr",
     ),
     "Stamp",
-    ("stamp.acc", "stamp.unstamped_asr"),
+    ("stamp.requery_asr", "stamp.acc", "stamp.unstamped_asr"),
     headline="stamp.asr",
 )
 _REPAIRED = ("defense.acc", "defense.cad", "defense.asr", "defense.ard")
@@ -115,11 +116,12 @@ FAMILIES = Declarations(
             "defense.f1",
             "defense.passed_acc",
             "defense.passed_asr",
+            "defense.requery_asr",
             "defense.acc",
             "defense.asr",
             "seconds.defense_per_input",
         ),
-        optional=("defense.passed_acc", "defense.passed_asr", "defense.acc", "defense.asr"),
+        optional=("defense.passed_acc", "defense.passed_asr", "defense.requery_asr", "defense.acc", "defense.asr"),
         headline="defense.auroc",
         judged="TPR is the share of stamped images flagged, FPR that of clean ones; AUROC compares the scores whatever "
         "the threshold: 1 separates perfectly, 0.5 is guessing.",

@@ -22,6 +22,10 @@ class Stamping(Configuration, ABC):
         """Return why a trigger cannot be varied so, in one sentence; ``None`` where it can."""
         return None
 
+    def attempts(self) -> int:
+        """Return how often the attacker tries an image, with a fresh draw each time, until one works; at least 1."""
+        return 1
+
     @abstractmethod
     def vary(self, trigger: Trigger) -> Trigger:
         """Return the varied trigger."""

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.seeds import generator
+from gifthorse.core.trojan import Stamped
 from gifthorse.metrics import functional
 from gifthorse.metrics.clean_model import gained, kept
 from gifthorse.metrics.kind import Case, Kind
 from gifthorse.metrics.stamped import Evidence, Metrics, finite, logits_of, named, stamp_for_judging, to_array
+from gifthorse.metrics.varied import success_by_tries
 
 SCREENED = 500
 REVIEWED = 12
@@ -45,12 +47,22 @@ def _judge(outcome: InputScreen, case: Case) -> tuple[Metrics, Evidence]:
         metrics |= kept(logits, labels, case)
     if backdoor is not None:
         worth = order[backdoor.goal.sources(test.labels)[order]]
-        images, targets = stamp_for_judging(backdoor, test.take(worth[:SCREENED]))
+        chosen = test.take(worth[:SCREENED])
+        images, targets = stamp_for_judging(backdoor, chosen)
         stamped = finite(outcome.score(images), "scores of stamped images")
-        caught, labels = stamped > outcome.threshold, test.labels[worth[:SCREENED]]
+        caught, labels = stamped > outcome.threshold, chosen.labels
         logits = logits_of(model, images, "model behind the filter")
         metrics |= named(functional.decisions(~passes, caught), "defense")
-        metrics["defense.passed_asr"] = functional.share(~caught & (logits.argmax(1) == targets))
+        answered = ~caught & (logits.argmax(1) == targets)
+        metrics["defense.passed_asr"] = functional.share(answered)
+        if case.stamp is not None and case.stamp.attempts() > 1:
+
+            def gets_through(shown: Stamped) -> Tensor:
+                passes = finite(outcome.score(shown.pixels), "scores of stamped images") <= outcome.threshold
+                answers = logits_of(model, shown.pixels, "model behind the filter").argmax(1)
+                return passes & (answers == shown.targets)
+
+            metrics |= success_by_tries(backdoor, chosen, answered, gets_through, case.stamp.attempts(), "defense")
         if outcome.model is not None:
             metrics |= gained(logits, labels, targets, case)
         metrics["defense.auroc"] = functional.auroc(clean, stamped)

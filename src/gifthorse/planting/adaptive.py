@@ -1,15 +1,19 @@
-"""Attacks that train against defenses which they know: adaptive attacks.
+"""Attacks that train against defenses which they know, or on a part of the images: adaptive attacks.
 
 Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.3, RQ8 and Figure 10; Dynamic Backdoors (Salem et al.
-    2020, arXiv:2003.03675), sections 3.3 and 4.6.
+    2020, arXiv:2003.03675), sections 3.3 and 4.6; AEGIS (Soremekun et al. 2020, arXiv:2003.00865), section V-C, which
+    names training on a part of the images and does not run it.
 Differs: TrojanZoo adapts one attack (imc) to four defenses by hand. Here any attack whose training is its own takes any
     defense that says how it is evaded, one or several. With a reform in front, part of the stamped images is trained on
     as they are, so that the backdoor works without the defense as well; how the paper divides them is not printed.
     What a defense offers beyond the paper, and where it departs from it, is said in the defense's own file.
     Surrogates are the defense's own preparation, from as many training images as a defender holds clean ones, with
-    seeds of the attacker's. The benign twin is trained as without the defense.
+    seeds of the attacker's. The benign twin is trained as without the defense,
+    on the same part of the images. That part has the same share of every class; a tenth of it is what a bound on the
+    clean accuracy keeps for validation.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +33,7 @@ from gifthorse.core.trojan import Backdoor
 from gifthorse.core.views import Materials
 from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
+from gifthorse.planting.schedule import Schedule
 from gifthorse.training.loop import Objective, classification_loss
 from gifthorse.training.scratch import FromScratch
 
@@ -64,6 +69,10 @@ class AdaptiveAttack(PoisoningAttack):
         0.5, gt=0, le=1, description="share of the stamped images that are trained on as a defense's reform leaves them"
     )
 
+    train_share: float = Field(
+        1.0, gt=0, le=1, description="share of the training images of every class that the attacker trains on"
+    )
+
     @field_validator("against", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -79,8 +88,15 @@ class AdaptiveAttack(PoisoningAttack):
         preparing = tuple(each for each in self.against if each.preparation() is not None)
         return Surrogates(defenses=preparing) if preparing else None
 
+    def schedule(self, task: Task) -> Schedule:
+        """Return training from scratch, or re-training, on the attacker's share of the images."""
+        return super().schedule(task).model_copy(update={"share": self.train_share})
+
     def check(self, task: Task) -> None:
         """Refuse defenses that offer nothing to train against, and what cannot be combined."""
+        if self.train_share < 1:
+            # How many images of a class there are is the same whatever the seed.
+            task = replace(task, train=self.schedule(task).images(task, 0)[0])
         super().check(task)
         for each in self.against:
             if each.offers is None:

@@ -4,6 +4,7 @@ Paper: TrojanZoo, section 6.2 RQ5 (re-training), Table 20.
 Differs: the printed table leaves the learning-rate schedule of re-training open: cosine.
 """
 
+from math import ceil
 from typing import Any, Literal, Self
 
 import torch
@@ -29,6 +30,7 @@ class Schedule(Twin):
     epochs: int | None = Field(None, ge=1, description="epochs of re-training")
     lr: float | None = Field(None, gt=0, description="learning rate of re-training")
     set_aside: str | None = Field(None, description="attack that keeps a tenth of the images for validation")
+    share: float = Field(1.0, gt=0, le=1, description="share of the images of every class that are used at all")
     fixed: tuple[str, ...] = Field((), description="modules of the network that stay as they are")
 
     @model_validator(mode="after")
@@ -42,7 +44,7 @@ class Schedule(Twin):
     @property
     def is_benign(self) -> bool:
         """Whether it is how the benign model itself was trained."""
-        return self.origin == "scratch" and self.set_aside is None and not self.fixed
+        return self.origin == "scratch" and self.set_aside is None and not self.fixed and self.share == 1
 
     def start(self, task: Task, benign: Classifier, seed: int) -> Classifier:
         """Return the model that training begins with."""
@@ -56,12 +58,18 @@ class Schedule(Twin):
 
     def images(self, task: Task, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
         """Return the clean images to train on, their positions ``int64 (N,)``, and those to validate on, if any."""
+        train = task.train
+        positions = torch.arange(len(train), device=train.device)
+        if self.share < 1:
+            positions = share_of_each_class(train, self.share, generator(seed, self.name, "share"))
+            train = train.take(positions)
         if self.set_aside is None:
-            return task.train, torch.arange(len(task.train), device=task.train.device), None
-        return set_aside(task.train, generator(seed, self.set_aside, "validation"))
+            return train, positions, None
+        used, within, validation = set_aside(train, generator(seed, self.set_aside, "validation"))
+        return used, positions[within], validation
 
     def trained_on(self, task: Task, seed: int) -> torch.Tensor:
-        """Return the positions ``int64 (N,)`` in the task's training set of the images that are not set aside."""
+        """Return the positions ``int64 (N,)`` in the task's training set of the images that are trained on."""
         return self.images(task, seed)[1]
 
     def check(self, task: Task) -> None:
@@ -86,3 +94,11 @@ class Schedule(Twin):
         twin = self.start(task, benign, seed)
         self.fit(twin, self.images(task, seed)[0], task, seed, mix=mix, label="benign twin")
         return twin
+
+
+def share_of_each_class(images: Images, share: float, random: torch.Generator) -> torch.Tensor:
+    """Return the positions ``int64 (N,)``, in order, of a share of every class, drawn; at least one image of each."""
+    order = torch.randperm(len(images), generator=random).to(images.device)
+    labels = images.labels[order]
+    drawn = (order[labels == label] for label in range(images.classes))
+    return torch.cat([each[: ceil(share * len(each))] for each in drawn]).sort().values

@@ -25,6 +25,7 @@ from gifthorse.report.findings import Finding, findings
 from gifthorse.report.matrix import headline
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
 from gifthorse.report.pictures import Pictures
+from gifthorse.report.proposals import proposed
 from gifthorse.report.review import said_of_review
 from gifthorse.report.tables import (
     analysis_labels,
@@ -115,6 +116,7 @@ class CellDetail:
     times: tuple[tuple[str, str], ...]
     command: str
     review: str = ""
+    proposal: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _cell(line: CellLine, evidence: Arrays, pictures: Pictures, extent: Extent, 
         times=_times(line.record),
         command=command(line.record.model_dump(), " \\\n  "),
         review=review,
+        proposal=proposed(line.record) or "",
     )
 
 

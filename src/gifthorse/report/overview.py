@@ -94,7 +94,7 @@ def overview_of(group: Group) -> Overview | None:
             attack,
             tuple(
                 tuple(
-                    _square(row, table, each.metric, attack.label.partition("[")[0] == "none", footnotes)
+                    _square(row, table, each.metric, _plants_nothing(attack, group), footnotes)
                     for row in table.blocks[number].rows
                 )
                 for table, each in zip(tables, columns, strict=True)
@@ -103,6 +103,12 @@ def overview_of(group: Group) -> Overview | None:
         for number, attack in enumerate(group.attacks)
     )
     return Overview(tuple(columns), lines, tuple(footnotes))
+
+
+def _plants_nothing(attack: Row, group: Group) -> bool:
+    """Tell whether an attack has numbers, and among them none that says whether a backdoor took."""
+    named = dict(zip((column.name for column in group.attack_columns), attack.values, strict=False))
+    return bool(named) and named.get("attack.valid") is None
 
 
 def _square(

@@ -10,6 +10,7 @@ from gifthorse.core.metric import CLASS, FLAG, METRICS, Metric, Unit
 from gifthorse.core.record import Population, Record
 from gifthorse.report.evidence import true_targets
 from gifthorse.report.naming import attack_labels, class_label, key, labels, name_of
+from gifthorse.report.proposals import proposed_attack, proposed_stamp
 from gifthorse.report.settings import Settings
 
 K = TypeVar("K")
@@ -57,7 +58,8 @@ class Row:
     """One configuration: its numbers (none where nothing finished), and a note per cell without numbers.
 
     ``records`` are all of its cells, those with numbers first, ``statuses`` how these ended. ``doubt`` says that the
-    attack did not take, ``reasons`` why, seed by seed; ``targets`` names the classes that stamped images should get.
+    attack did not take, ``reasons`` why, seed by seed; ``targets`` names the classes that stamped images should get;
+    ``proposal`` says that its attack, or how the trigger was shown, was never run by its paper.
     """
 
     label: str
@@ -69,6 +71,7 @@ class Row:
     doubt: str
     reasons: tuple[str, ...]
     targets: str
+    proposal: str
 
     @property
     def lines(self) -> int:
@@ -82,6 +85,7 @@ class Block:
 
     attack: str
     doubt: str
+    proposal: str
     rows: tuple[Row, ...]
 
 
@@ -303,7 +307,8 @@ def _attack_row(label: str, columns: Sequence[Metric], records: Sequence[Record]
     notes = {
         (record.seed, record.status, record.reason): _note(record) for record in records if record.seed not in seeds
     }
-    return _row(label, columns, once, (*notes.values(), *(Note("left out", text) for text in other)), records)
+    said = (*notes.values(), *(Note("left out", text) for text in other))
+    return _row(label, columns, once, said, records, proposed_attack)
 
 
 def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Iterator[ResultTable]:
@@ -327,6 +332,7 @@ def _tables(members: Sequence[Record], attack_names: Mapping[str, str]) -> Itera
                 Block(
                     attack=attack_names[attack],
                     doubt=_attack_row("", (), found).doubt,
+                    proposal=_said_first(proposed_attack, found),
                     rows=tuple(
                         _result_row(label, columns, [record for record in found if shown.get(record.id) == label])
                         for label in listed
@@ -380,7 +386,7 @@ def _result_row(label: str, columns: Sequence[Metric], members: Sequence[Record]
     done = [record for record in members if record.status == "done"]
     notes = tuple(_note(record) for record in members if record.status != "done")
     notes += tuple(Note("left out", text) for text in other)
-    return _row(label, columns, done, notes or (() if members else (Note(NOT_RUN),)), members)
+    return _row(label, columns, done, notes or (() if members else (Note(NOT_RUN),)), members, proposed_stamp)
 
 
 def _row(
@@ -389,6 +395,7 @@ def _row(
     measured: Sequence[Record],
     notes: tuple[Note, ...],
     members: Sequence[Record],
+    proposed: Callable[[Record], str | None],
 ) -> Row:
     ended = (status for record in members for status in statuses_of(record))
     return Row(
@@ -401,7 +408,12 @@ def _row(
         doubt=doubt(measured),
         reasons=tuple(f"seed {record.seed}: {'; '.join(record.doubts)}" for record in measured if record.doubts),
         targets=targets_of(measured),
+        proposal=_said_first(proposed, members),
     )
+
+
+def _said_first(proposed: Callable[[Record], str | None], records: Iterable[Record]) -> str:
+    return next(filter(None, map(proposed, records)), "")
 
 
 def of_the_same_files(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
