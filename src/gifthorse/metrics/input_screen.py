@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.seeds import generator
+from gifthorse.inversion.attribution import slopes
 from gifthorse.metrics import functional
 from gifthorse.metrics.clean_model import gained, kept
 from gifthorse.metrics.kind import Case, Kind
@@ -92,7 +93,7 @@ def attributions(model: nn.Module, pixels: Tensor, classes: Tensor) -> Tensor | 
         logits = model(shown)
         if not logits.requires_grad:
             return None
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes.clone().unsqueeze(1)).sum(), shown)
+        gradient = slopes(logits, classes, shown)
     size = gradient.abs().amax(1, keepdim=True)
     return size / size.amax((2, 3), keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
 
