@@ -200,6 +200,7 @@ RULES: dict[str, Rule] = {
     "defense.held_out_asr": held_out,
 }
 """Of how many samples each metric is, worked out from the request and the images."""
+PAIRS = "is of pairs of images, of which the analysis's own tests count how many there are"
 FOUND = "is what the defense found on images of its own"
 OTHER_RULES = {
     **dict.fromkeys(["defense.agreement", "defense.agreement_on_samples"], FOUND),
@@ -207,6 +208,9 @@ OTHER_RULES = {
     **dict.fromkeys(["defense.found_asr_before", "defense.found_asr_after"], FOUND),
     **dict.fromkeys(["defense.shadow_acc", "defense.shadow_acc_trojaned", "defense.shadow_asr"], FOUND),
     **dict.fromkeys(["defense.meta_flagged", "defense.meta_auroc"], "is of models that the defense trained"),
+    **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], PAIRS),
+    **{f"analysis.map_difference_{each}": PAIRS for each in ("label", "target", "label_twin", "target_twin")},
+    **dict.fromkeys(["analysis.trigger_mass", "analysis.trigger_mass_transformed"], PAIRS),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
 }

@@ -61,6 +61,7 @@ POINTS = Unit("points", -1, 1, "points", 100, 1)
 FLAG = Unit("flag", 0, 1)
 COUNT = Unit("images", 0, _INF, decimals=0)
 CLASS = Unit("class", 0, _INF, decimals=0)
+CORRELATION = Unit("correlation", -1, 1, decimals=2)
 INDEX = Unit("index", -_INF, _INF, decimals=2)
 RATIO = Unit("ratio", 0, _INF, decimals=2)
 NORM = Unit("norm", 0, _INF, decimals=2)
@@ -389,6 +390,34 @@ METRICS = Metrics(
            "ones stamped", "1 − |Nₜ ∩ N_c| / |Nₜ ∪ N_c|, TrojanZoo eq. 4; k: active_share of the analysis", "NSR"),
     Metric("analysis.nsr_twin", "twin: neuron separation", "model", FRACTION, None,
            "the same on the benign twin: what the trigger does to a model that does not know it", short="Twin NSR"),
+    Metric("analysis.map_difference_target", "model: difference of maps, target", "model", PERCENT, None,
+           "mean absolute difference, per pixel, between the maps of the target with and without the trigger, each "
+           "from 0 to 1, on images that model and twin get right", "TrojanZoo 6.4 and Table 19", "Δ target"),
+    Metric("analysis.map_difference_label", "model: difference of maps, own class", "model", PERCENT, None,
+           "the same of the images' own classes", short="Δ own class"),
+    Metric("analysis.map_difference_target_twin", "twin: difference of maps, target", "model", PERCENT, None,
+           "the same of the target on the benign twin", short="Twin Δ target"),
+    Metric("analysis.map_difference_label_twin", "twin: difference of maps, own class", "model", PERCENT, None,
+           "the same of the images' own classes on the benign twin", short="Twin Δ own class"),
+    Metric("analysis.trigger_mass", "model: share of the maps on the trigger", "model", PERCENT, None,
+           "mean share of the target's map that lies on the trigger's pixels, on stamped images",
+           "relevance mass accuracy, Arras et al. 2020", "On trigger"),
+    Metric("analysis.trigger_mass_transformed", "model: share of the maps on the trigger, transformed", "model",
+           PERCENT, None, "the same of stamped images that were transformed, of the class that the model gives, where "
+           "the trigger came to lie", "Rethinking the Trigger 5.3, Figure 5", "On trigger, transformed"),
+    Metric("analysis.cdrp_clean_stamped", "model: CDRP correlation by layer, clean and stamped", "model", CORRELATION,
+           None, "mean correlation, layer by layer, of the control gates of an image and of the same one stamped",
+           "Wang et al. 2018; Rethinking the Trigger 5.3, Figure 6"),
+    Metric("analysis.cdrp_clean_stamped_mean", "model: CDRP correlation, clean and stamped", "model", CORRELATION, None,
+           "mean over the layers", short="clean, stamped"),
+    Metric("analysis.cdrp_clean_transformed", "model: CDRP correlation by layer, clean and transformed", "model",
+           CORRELATION, None, "the same of an image and of the same one stamped and then transformed"),
+    Metric("analysis.cdrp_clean_transformed_mean", "model: CDRP correlation, clean and transformed", "model",
+           CORRELATION, None, "mean over the layers", short="clean, transformed"),
+    Metric("analysis.cdrp_stamped_transformed", "model: CDRP correlation by layer, stamped and transformed", "model",
+           CORRELATION, None, "the same of a stamped image and of the same one transformed"),
+    Metric("analysis.cdrp_stamped_transformed_mean", "model: CDRP correlation, stamped and transformed", "model",
+           CORRELATION, None, "mean over the layers", short="stamped, transformed"),
 
     Metric("seconds.benign", "benign model", "attack", SECONDS, None, "wall time of training the benign model"),
     Metric("seconds.twin", "benign twin", "attack", SECONDS, None, "wall time of training the benign twin"),
