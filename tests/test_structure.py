@@ -186,6 +186,7 @@ def test_the_citation_says_what_the_package_says() -> None:
 
 
 def test_profiles_name_only_what_exists() -> None:
+    from gifthorse.analyses import ANALYSES
     from gifthorse.attacks import ATTACKS
     from gifthorse.bench.cell import RECIPES
     from gifthorse.bench.profiles import PROFILES, read_profile
@@ -204,6 +205,7 @@ def test_profiles_name_only_what_exists() -> None:
         "training": RECIPES,
         "head": HEADS,
         "transformation": TRANSFORMATIONS,
+        "analysis": ANALYSES,
     }
     for profile in PROFILES:
         scopes = read_profile(profile)

@@ -215,6 +215,8 @@ OTHER_RULES = {
     **dict.fromkeys(["defense.found_asr_before", "defense.found_asr_after"], FOUND),
     **dict.fromkeys(["defense.shadow_acc", "defense.shadow_acc_trojaned", "defense.shadow_asr"], FOUND),
     **dict.fromkeys(["defense.meta_flagged", "defense.meta_auroc"], "is of models that the defense trained"),
+    **{f"analysis.map_difference_{each}": PAIRS for each in ("label", "target", "label_twin", "target_twin")},
+    **dict.fromkeys(["analysis.trigger_mass", "analysis.trigger_mass_transformed"], PAIRS),
     "defense.mjs": "is of the pixels of a mask",
     "defense.mjs_top": "is of the pixels of a mask",
     **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], PAIRS),

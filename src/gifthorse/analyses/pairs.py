@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.analysis import Subject
-from gifthorse.core.classifier import Classifier, predict
+from gifthorse.core.classifier import Classifier, inference_batch, predict
 from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images, to_levels
 from gifthorse.metrics.stamped import stamp_for_judging
 
 LOOKED_AT = 10
 """Where images that a model gets right are wanted, it is asked about so many times as many at most."""
+
+WITH_GRADIENTS = 2**23
+"""Pixel values that share a forward pass whose maps are all kept for the way back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +60,8 @@ def rightly_classified(images: Images, *models: Classifier) -> Images:
     if not right.any():
         raise NotApplicableError(f"none of {len(images)} clean images is classified correctly: no answer to explain")
     return images.take(right)
+
+
+def at_once(pixels: Tensor) -> int:
+    """Return how many of images ``(N, C, H, W)`` share a pass there and back: what suits the device and its memory."""
+    return min(inference_batch(pixels.device), max(WITH_GRADIENTS // pixels[0].numel(), 1))

@@ -83,7 +83,7 @@ class PseudoLinearity(Analysis):
             module = fitted(head, known[:owned], learnt.take(slice(owned)), task.recipe, derive(seed, str(head))).eval()
             shifts = groups.shifts(*(answers(module, each) for each in seen))
             predicted = functional.linear_prediction(moved[told], shifts[told], moved[~told])
-            found.append(functional.correlation(predicted, shifts[~told]))
+            found.append(float(functional.correlation(predicted.flatten(), shifts[~told].flatten())))
             both = torch.stack([predicted, shifts[~told]]).float()[:, :, target]
             title = f"against/Shift of the target's output, {head}/predicted by a linear map/true"
             for kind, part in zip(("two classes", "clean to stamped"), both.chunk(2, 1), strict=True):

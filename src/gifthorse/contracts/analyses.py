@@ -110,15 +110,14 @@ def gives_evidence_that_can_be_drawn(case: AnalysisCase) -> None:
 
 
 def works_in_colour_and_says_why_where_nothing_is_planted(case: AnalysisCase) -> None:
-    """It looks at images in colour, and at a benign model or says why there is nothing to see."""
+    """It looks at images in colour, and at a benign model, or says why there is nothing to see."""
     world = noise_world(COLOUR)
-    case.look(Subject(world.trojan.model, world.trojan.twin, world.trojan.backdoor, world.task))
-    benign = Trojan(world.benign, world.benign, None)
-    subject = Subject(benign.model, benign.twin, None, world.task)
-    reason = case.analysis.skip(subject)
-    require(reason is None or len(reason) > 10, "it does not say why it skips a benign model")
-    if reason is None:
-        case.look(subject)
+    case.look(case.subject)  # one that has nothing to see in its own world is not asked about others
+    for trojan in (world.trojan, Trojan(world.benign, world.benign, None)):
+        try:
+            case.look(Subject(trojan.model, trojan.twin, trojan.backdoor, world.task))
+        except NotAskedError as reason:  # models of noise get next to nothing right
+            require(len(str(reason)) > 10, "it does not say why it has nothing to see")
 
 
 OF_ANALYSES = (

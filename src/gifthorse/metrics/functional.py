@@ -225,8 +225,21 @@ def linear_prediction(known: Tensor, answers: Tensor, asked: Tensor) -> Tensor:
     return predicted
 
 
-def correlation(first: Tensor, second: Tensor) -> float:
-    """Return Pearson's correlation of the entries of two tensors of one shape; NaN where either is constant."""
-    x, y = (each.double().flatten() - each.double().mean() for each in (first, second))
-    scale = x.norm() * y.norm()
-    return float((x @ y / scale).clamp(-1, 1)) if scale > 0 else float("nan")
+def mass_within(maps: Tensor, area: Tensor) -> Counted:
+    """Return the mean share of a map's sum that lies in an area: relevance mass accuracy.
+
+    ``maps (N, H, W)`` are from 0; ``area bool (N, H, W)``, or ``(1, H, W)`` for all. What is flat at 0 and what has no
+    area does not count; NaN if nothing is left. The term is Arras et al.'s (arXiv:2003.07258).
+    """
+    total = maps.sum((1, 2))
+    counted = (total > 0) & area.flatten(1).any(1)
+    shares = (maps * area).sum((1, 2))[counted] / total[counted]
+    return Counted(shares.mean(), len(shares))
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Pearson's coefficients ``float64 (...)`` of vectors ``(..., D)``; NaN where one of the two is constant."""
+    centred = [values.double() - values.double().mean(-1, keepdim=True) for values in (first, second)]
+    product: Tensor = (centred[0] * centred[1]).sum(-1) / (centred[0].norm(dim=-1) * centred[1].norm(dim=-1))
+    constant = [(values == values[..., :1]).all(-1) for values in (first, second)]
+    return product.clamp(-1, 1).masked_fill(constant[0] | constant[1], torch.nan)

@@ -14,6 +14,7 @@ from gifthorse.core.images import to_levels
 from gifthorse.core.outcomes import InputScreen
 from gifthorse.core.seeds import generator
 from gifthorse.core.trojan import Stamped
+from gifthorse.inversion.attribution import slopes
 from gifthorse.metrics import functional
 from gifthorse.metrics.clean_model import gained, kept
 from gifthorse.metrics.kind import Case, Kind
@@ -104,7 +105,7 @@ def attributions(model: nn.Module, pixels: Tensor, classes: Tensor) -> Tensor | 
         logits = model(shown)
         if not logits.requires_grad:
             return None
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes.clone().unsqueeze(1)).sum(), shown)
+        gradient = slopes(logits, classes, shown)
     size = gradient.abs().amax(1, keepdim=True)
     return size / size.amax((2, 3), keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
 
