@@ -215,6 +215,7 @@ OTHER_RULES = {
     **dict.fromkeys(["defense.shadow_acc", "defense.shadow_acc_trojaned", "defense.shadow_asr"], FOUND),
     **dict.fromkeys(["defense.meta_flagged", "defense.meta_auroc"], "is of models that the defense trained"),
     "defense.mjs": "is of the pixels of a mask",
+    **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], "is of the units of a layer"),
     "defense.mjs_top": "is of the pixels of a mask",
 }
 
