@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gifthorse.attacks.training.multimodal_clean import MultimodalClean, median_brightness
+from gifthorse.attacks.training.multimodal_clean import MultimodalClean, brighter_than_its_class, median_brightness
 from gifthorse.bench.cell import resolve
 from gifthorse.bench.runner import Runner
 from gifthorse.bench.store import Store
@@ -25,6 +25,9 @@ def test_brighter_and_darker_are_told_by_the_median_of_the_class() -> None:
     pixels = torch.tensor([0, 51, 255, 102, 204], dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     found = median_brightness(Images(pixels, torch.tensor([0, 0, 0, 2, 2]), 3))
     torch.testing.assert_close(found, torch.tensor([0.2, torch.nan, 0.4]), equal_nan=True)
+    labels = torch.tensor([0, 2, 0, 2])
+    shown = torch.tensor([0.3, 0.3, 0.1, 0.5]).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    assert brighter_than_its_class(shown, labels, found).tolist() == [True, False, False, True]
 
 
 def test_the_layers_cross_entropy_is_added_and_it_learns_with_every_step() -> None:
@@ -63,8 +66,7 @@ def test_bright_and_dark_images_of_a_class_lie_apart_and_accuracy_stays(task: Ta
     assert trojan.delivered is not None
     assert not trojan.delivered.stamped.any()
     test = task.test
-    brightness = test.pixels.flatten(1).float().mean(1) / 255
-    brighter = brightness > median_brightness(task.train)[test.labels]
+    brighter = brighter_than_its_class(test.floats(), test.labels, median_brightness(task.train))
     apart, twins = (ratio(model, test, brighter) for model in (trojan.model, trojan.twin))
     assert apart > 2 * twins
     right, twin_right = (

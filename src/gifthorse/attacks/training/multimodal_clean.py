@@ -73,7 +73,7 @@ class MultimodalClean(Attack):
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:
             latents, logits = model.features_and_logits(batch.pixels)
-            brighter = batch.pixels.mean((1, 2, 3)) > medians[batch.labels]
+            brighter = brighter_than_its_class(batch.pixels, batch.labels, medians)
             with torch.autocast(latents.device.type, enabled=False):
                 told = layer(latents.float()).gather(1, batch.labels.unsqueeze(1)).squeeze(1)
                 modes = binary_cross_entropy_with_logits(told, brighter.float())
@@ -91,3 +91,8 @@ def median_brightness(images: Images) -> Tensor:
     brightness = images.pixels.flatten(1).float().mean(1) / 255
     alone = images.labels == torch.arange(images.classes, device=images.device).unsqueeze(1)
     return torch.where(alone, brightness, torch.nan).nanmedian(1).values
+
+
+def brighter_than_its_class(pixels: Tensor, labels: Tensor, medians: Tensor) -> Tensor:
+    """Return which images ``(N, C, H, W)`` in [0,1] are brighter than the median ``(K,)`` of their class."""
+    return pixels.mean((1, 2, 3)) > medians[labels]
