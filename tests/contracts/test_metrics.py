@@ -218,7 +218,6 @@ OTHER_RULES = {
     **{f"analysis.map_difference_{each}": PAIRS for each in ("label", "target", "label_twin", "target_twin")},
     **dict.fromkeys(["analysis.trigger_mass", "analysis.trigger_mass_transformed"], PAIRS),
     "defense.mjs": "is of the pixels of a mask",
-    **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], "is of the units of a layer"),
     "defense.mjs_top": "is of the pixels of a mask",
     **dict.fromkeys(["analysis.nsr", "analysis.nsr_twin"], PAIRS),
     **dict.fromkeys(["analysis.nsr_by_image", "analysis.nsr_by_image_twin"], PAIRS),

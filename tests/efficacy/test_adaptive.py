@@ -1,5 +1,6 @@
 """Adaptive attacks on digits: does training against a defense evade it, at the scale of the smoke profile?"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ from gifthorse.core.evasion import Attacker, Seen
 from gifthorse.core.pgd import Pgd
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
-from gifthorse.core.views import Materials
 from gifthorse.metrics.stamped import stamp_for_judging
 from gifthorse.training.adversarial import perturb
-from gifthorse.training.scratch import FromScratch
-from worlds import digits_task, digits_world
+from worlds import digits_world
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +120,21 @@ def test_what_a_penalty_measures_is_less_after_training_against_it(defense: str)
 def test_a_discriminator_of_the_attackers_own_finds_less_in_a_model_trained_against_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A local meta-classifier, fitted to the attacker's images; another one than the defender's by images and draws."""
+    """A local meta-classifier, fitted to the attacker's images alone; whether that fools another is a measurement."""
     monkeypatch.setattr("gifthorse.defenses.inspection.mntd.LEAST_AUROC", 0.0)
-    task, mntd = digits_task(), cell("none", "mntd").defense
+    world, mntd = digits_world(), cell("none", "mntd").defense
     assert mntd is not None
-    prepared = mntd.prepare(Materials(task.train, FromScratch(task.architecture, task.recipe)), 5)
-    judge = mntd.evasion(Attacker(task.train, digits_world().benign, (0,), 9.0, prepared), 0).penalty
+    attack = cell("cban[against=mntd,against_weight=0.5]").attack
+    preparation = attack.preparation(world.task)
+    assert preparation is not None
+    task = replace(world.task, prepared=preparation.prepare(world.task, world.benign, 0))
+    own = {name.removeprefix("0/"): each for name, each in task.prepared.items()}
+    judge = mntd.evasion(Attacker(task.train, world.benign, (0,), 9.0, own), 0).penalty
     assert judge is not None
     scores = []
-    for request in ("cban", "cban[against=mntd,against_weight=0.5]"):
-        trojan, task = trained(request)
+    for trained_so in (cell("cban").attack, attack):
+        trojan = trained_so.run(task, world.benign, 0, world.trojan.twin)
         with torch.no_grad():
             looked = seen(trojan.model, trojan, task)
             scores.append(sum(float(judge(trojan.model, looked)) for _ in range(20)) / 20)
-    assert scores[1] < scores[0]
+    assert scores[1] < 0.8 * scores[0]
