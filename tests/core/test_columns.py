@@ -62,7 +62,7 @@ def test_a_column_that_is_null_is_known_and_a_misspelt_one_gets_its_neighbours()
     assert "did you mean 'attack.poison_rate'" in str(unknown_column("attack.poison_rat", known))
     assert "'metrics.attack.asr'" in str(unknown_column("attack.asr", known))
     assert "; columns: metrics.attack.asr" in str(unknown_column("asr", known))
-    assert "; columns: attack, class_names, command, created, " in str(unknown_column("zzzz", known))
+    assert "; columns: analysis, attack, class_names, command, created, " in str(unknown_column("zzzz", known))
 
 
 @pytest.mark.parametrize("column", ["", ".", "attack.", "..", "metrics."])
