@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks import (
     abs,  # noqa: A004
+    analyses,
     attacks,
     checkpoints,
     command_line,
@@ -44,6 +45,7 @@ MODULES = (
     filtering,
     inspection_memory,
     translation,
+    analyses,
     online,
     checkpoints,
     command_line,
