@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmarks import (
     abs,  # noqa: A004
     adaptive,
+    analyses,
     attacks,
     checkpoints,
     command_line,
@@ -46,6 +47,7 @@ MODULES = (
     filtering,
     inspection_memory,
     translation,
+    analyses,
     online,
     checkpoints,
     command_line,

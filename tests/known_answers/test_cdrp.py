@@ -142,7 +142,7 @@ def test_correlation_is_numpys_and_none_of_what_is_constant() -> None:
 
 
 def test_images_and_layers_whose_gates_are_all_alike_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of six images of other classes: two in the first layer, none in the second when clean, all in the third."""
+    """Of six images: two in the first layer, all in the third, none in the second, which is flat for clean ones."""
     random = torch.Generator().manual_seed(0)
     layers = [torch.rand(18, 5, generator=random) for _ in range(3)]
     layers[0].view(3, 6, 5)[1, :4] = 1.0

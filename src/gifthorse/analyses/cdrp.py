@@ -6,8 +6,8 @@ Paper: Wang et al. 2018, "Interpret Neural Networks by Identifying Critical Data
 Differs: the weight of the gates' sum and the other settings are those of the code that Li et al. name
     (cdrp-detect, adversarial_detect.py): their text has lost the weight. The first test images are taken where theirs
     are drawn at random. Gates follow every convolution, with the batch normalisation that was folded into it, in
-    residual networks as well, where that code has them after blocks. All images are optimised in one batch, each with
-    gates of its own.
+    residual networks as well, where that code has them after blocks. All images are optimised together, each with gates
+    of its own.
 """
 
 from functools import partial
