@@ -138,7 +138,7 @@ def test_population_tells_every_index_with_its_interval(tmp_path: Path) -> None:
 
 def test_population_says_where_the_benign_models_are_twins_and_each_can_be_asked_for(tmp_path: Path) -> None:
     again = [*POPULATION, "--attack", "badnets[origin=benign,epochs=1,lr=0.01]", "--benign", "1", "--trojaned", "1"]
-    trained = "schedule[origin=benign,epochs=1,lr=0.01,set_aside=null,fixed=[]]"
+    trained = "schedule[origin=benign,epochs=1,lr=0.01,set_aside=null,share=1.0,fixed=[]]"
     found = gifthorse(*again, cwd=tmp_path).stdout
     assert f"benign models: the trojans' benign twins, trained as long ({trained})" in " ".join(found.split())
     assert "twin" not in gifthorse(*POPULATION, "--benign", "1", "--trojaned", "1", cwd=tmp_path).stdout

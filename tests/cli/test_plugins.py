@@ -287,9 +287,9 @@ def test_every_broken_promise_is_told_with_its_reason_and_exits_4(
         ("badnet2", "no attack is called 'badnet2'; did you mean 'badnets'?; no defense is called 'badnet2'"),
         ("badnets[x=1]", "badnets: unknown field 'x'"),
         ("nowhere.to.BeFound", "nowhere.to cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
-        ("gifthorse.attacks:Nope", "gifthorse.attacks.Nope is no attack or defense that can be run"),
-        ("gifthorse.models.small_cnn:SmallCnn", "SmallCnn is no attack or defense that can be run"),
-        ("gifthorse.core.attack.Attack", "Attack is no attack or defense that can be run"),
+        ("gifthorse.attacks:Nope", "gifthorse.attacks.Nope is no attack, defense or analysis that can be run"),
+        ("gifthorse.models.small_cnn:SmallCnn", "SmallCnn is no attack, defense or analysis that can be run"),
+        ("gifthorse.core.attack.Attack", "Attack is no attack, defense or analysis that can be run"),
         ("gifthorse.attacks.data.badnets:BadNets[x=1]", "badnets: unknown field 'x'"),
     ],
 )

@@ -1,18 +1,19 @@
 """Promises of every analysis and of what it finds, kept on a tiny world of noise or on another."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from gifthorse.bench.views import copied
 from gifthorse.contracts.defenses import standing, tensors_of
 from gifthorse.contracts.promise import NotAskedError, Promise, asked, require
 from gifthorse.contracts.worlds import COLOUR, World, cut_short, noise_world, watched_random_state
 from gifthorse.core.analysis import DRAWN, Analysis, Findings, Subject
 from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.metric import METRICS, UNDECLARED
-from gifthorse.core.trojan import Trojan
 
 _SHAPES = {"points": (None, 2), "against": (2, None), "profile": (None,), "distribution": (None,)}
 
@@ -113,9 +114,12 @@ def works_in_colour_and_says_why_where_nothing_is_planted(case: AnalysisCase) ->
     """It looks at images in colour, and at a benign model, or says why there is nothing to see."""
     world = noise_world(COLOUR)
     case.look(case.subject)  # one that has nothing to see in its own world is not asked about others
-    for trojan in (world.trojan, Trojan(world.benign, world.benign, None)):
+    # Other promises are asked on the same world.
+    task = replace(world.task, test=copied(world.task.test))
+    model, twin, benign = (each.clone() for each in (world.trojan.model, world.trojan.twin, world.benign))
+    for subject in (Subject(model, twin, world.trojan.backdoor, task), Subject(benign, benign, None, task)):
         try:
-            case.look(Subject(trojan.model, trojan.twin, trojan.backdoor, world.task))
+            case.look(subject)
         except NotAskedError as reason:  # models of noise get next to nothing right
             require(len(str(reason)) > 10, "it does not say why it has nothing to see")
 
