@@ -387,6 +387,7 @@ def test_which_attacks_take_defenses_to_train_against() -> None:
             "both replace the loss on clean images",
         ),
         ("imc[against=no_such_defense]", "no_such_defense"),
+        ("label_consistent[against=strip]", "unknown field 'against', which these have: badnets, ban, "),
         ("imc[against=badnets]", "badnets"),
     ],
 )

@@ -519,7 +519,12 @@ def _one_line(cls: type[Configuration], error: ValidationError) -> str:
     for issue in error.errors(include_url=False):
         field = str(issue["loc"][0]) if issue["loc"] else ""
         if issue["type"] == "extra_forbidden":
-            problems.append(f"unknown field '{field}'{suggestion(field, cls.model_fields, 'fields')}")
+            others: Mapping[str, Any] = CATALOGUES.get(cls.catalogue, {})
+            able = sorted(name for name, other in others.items() if field in other.model_fields)
+            if able:
+                problems.append(f"unknown field '{field}', which these have: {', '.join(able)}")
+            else:
+                problems.append(f"unknown field '{field}'{suggestion(field, cls.model_fields, 'fields')}")
         elif issue["type"] == "request":
             path = field + "".join(f"[{place}]" for place in issue["loc"][1:] if isinstance(place, int))
             problems.append(f"{path}: {issue['msg']}")
