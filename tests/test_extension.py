@@ -34,7 +34,7 @@ CELLS = {
     ],
     "plain": ["--attack", "badnets", "--defense", "strip"],
     "evasive": ["--attack", f"toy_evasive[{SCRATCH},against=strip]", "--defense", "strip"],
-    "not evadable": ["--attack", "toy_evasive[against=shrinkpad]"],
+    "not evadable": ["--attack", "toy_evasive[against=finetuning]"],
     "not wrappable": ["--attack", "toy_shaken[base=esb]"],
     "selective": ["--attack", f"toy_selective[{SCRATCH}]"],
     "spectral": ["--attack", "badnets[mixing=dataset,poison_rate=0.05]", "--defense", "toy_spectral"],
@@ -202,7 +202,7 @@ def test_an_adaptive_attack_hides_from_the_defense_that_it_was_trained_against(s
     assert adaptive["attack.asr"] > 0.8
     assert plain["defense.auroc"] > 0.9
     assert adaptive["defense.auroc"] < plain["defense.auroc"] - 0.2
-    assert "does not say how it is evaded" in said["not evadable"]
+    assert "offers an attacker nothing to train against" in said["not evadable"]
 
 
 def test_a_source_specific_attack_leaks_little(said: dict[str, str]) -> None:
