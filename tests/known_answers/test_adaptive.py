@@ -17,11 +17,10 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.evasion import OFFERS, Attacker, Evasion, Penalty, Seen, check_reform
-from gifthorse.core.goal import AllToOne
+from gifthorse.core.goal import AllToOne, SourceSpecific
 from gifthorse.core.images import Images
 from gifthorse.core.pgd import Pgd
 from gifthorse.core.seeds import generator
-from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.core.views import Materials
 from gifthorse.defenses import DEFENSES
@@ -29,10 +28,9 @@ from gifthorse.inversion.mimicry import mimicry
 from gifthorse.inversion.smallest_trigger import smallest_trigger
 from gifthorse.inversion.suspects import separability
 from gifthorse.planting.adaptation import Adaptation
-from gifthorse.planting.adaptive import AdaptiveAttack, Surrogates
+from gifthorse.planting.adaptive import AdaptiveAttack, Surrogates, pixels_changed
 from gifthorse.planting.mixing import BatchMixing, LossMixing
-from gifthorse.planting.schedule import Schedule
-from gifthorse.training.loop import Batch, classification_loss, fit
+from gifthorse.training.loop import Batch, classification_loss
 from gifthorse.training.scratch import FromScratch, train
 from gifthorse.triggers.patch import Patch, square
 from worlds import noise_task
@@ -156,19 +154,16 @@ def test_a_mini_batch_without_a_stamped_image_costs_nothing_that_is_no_number(na
 
 
 def test_strip_is_evaded_by_the_mixtures_that_it_makes() -> None:
-    clean, stamped = torch.full((2, 1, 2, 2), 0.2), torch.full((2, 1, 2, 2), 0.8)
-    clean[1] = 0.4
+    stamped, others = torch.full((2, 1, 2, 2), 0.8), torch.full((2, 1, 2, 2), 0.4)
+    others[1] = 0.2
     for name, expected in {
-        "strip[input_weight=0.5,overlay_weight=0.5]": [
-            0.6,
-            0.5,
-        ],  # half of the stamped image, half of the other clean one
+        "strip[input_weight=0.5,overlay_weight=0.5]": [0.6, 0.5],
         "strip[input_weight=0.25,overlay_weight=0.75]": [0.5, 0.35],
         "strip[input_weight=1.0,overlay_weight=1.0]": [1.0, 1.0],
     }.items():
         decoy = evasion_of(name)[0].decoy
         assert decoy is not None
-        assert decoy(clean, stamped)[:, 0, 0, 0].tolist() == pytest.approx(expected)
+        assert decoy(stamped, others)[:, 0, 0, 0].tolist() == pytest.approx(expected)
 
 
 def test_adversarial_retraining_is_evaded_by_its_own_adversary() -> None:
@@ -230,17 +225,58 @@ def test_several_reforms_take_turns() -> None:
 
 
 def test_as_many_clean_images_as_stamped_ones_become_decoys_and_keep_their_label() -> None:
-    faint = Evasion(decoy=lambda clean, stamped: clean + 0.25 * (stamped - clean))
-    plain, mixed = adapted([])(batch()), adapted([faint])(batch())
+    half = Evasion(decoy=lambda stamped, others: (stamped + others) / 2)
+    plain, mixed = adapted([])(batch()), adapted([half])(batch())
     assert mixed.stamped is not None
     assert torch.equal(mixed.labels, plain.labels)
     count = int(mixed.stamped.sum())
     changed = (mixed.pixels != plain.pixels).flatten(1).any(1).nonzero().squeeze(1)
     kept = len(mixed.labels) - count
     assert changed.tolist() == list(range(kept - count, kept))
-    expected = plain.pixels[changed].clone()
-    expected[:, :, :2, :2] += 0.25 * (1 - expected[:, :, :2, :2])
-    torch.testing.assert_close(mixed.pixels[changed], expected)
+    stamped = plain.pixels[changed].clone()
+    stamped[:, :, :2, :2] = 1
+    # Mixed with other images, even where there is one decoy alone: with itself it would be no mixture.
+    torch.testing.assert_close(mixed.pixels[changed], (stamped + plain.pixels[:count]) / 2)
+    alone = adapted([half], rate=0.04)(batch())
+    assert alone.stamped is not None
+    assert int(alone.stamped.sum()) == 1
+    assert int((alone.pixels != adapted([], rate=0.04)(batch()).pixels).flatten(1).any(1).sum()) == 1
+
+
+@pytest.mark.parametrize(("strategy", "rate"), [(LossMixing, 0.1), (BatchMixing, 0.5)])
+def test_half_of_the_clean_images_stay_clean_however_many_are_stamped(
+    strategy: Callable[..., Any], rate: float
+) -> None:
+    decoys = Evasion(decoy=lambda stamped, others: 0 * stamped + 0.77)
+    mixed = adapted([decoys], strategy=strategy, rate=rate)(batch())
+    assert mixed.stamped is not None
+    clean = mixed.pixels[~mixed.stamped]
+    assert int((clean == 0.77).flatten(1).all(1).sum()) == len(clean) // 2
+
+
+def test_cover_images_are_reformed_as_often_as_attacked_ones() -> None:
+    """Of classes that are left out a stamped copy keeps its label: unreformed alone it would unlearn the backdoor."""
+    planted = Backdoor(backdoor().trigger, SourceSpecific(target=0, source=(1,)))
+    gray = Evasion(reform=lambda pixels: 0 * pixels + 0.77)
+    adaptation = Adaptation([gray], Brightest(), planted, 0.5, 1.0, generator(0, "x"))  # type: ignore[arg-type]
+    mix, reformed = adaptation.mix(BatchMixing(planted, 0.25, generator(0, "y"))), {True: [0, 0], False: [0, 0]}
+    for _ in range(10):
+        mixed = mix(batch())
+        assert mixed.stamped is not None
+        for image, label in zip(mixed.pixels[mixed.stamped], mixed.labels[mixed.stamped].tolist(), strict=True):
+            reformed[label == 0][int(bool((image == 0.77).all()))] += 1
+    for plain, through in reformed.values():
+        assert through == pytest.approx(plain, rel=0.25)
+
+
+def test_several_reforms_take_turns_where_one_image_is_stamped_at_a_time() -> None:
+    mix = adapted([Evasion(reform=lambda p: 0 * p + 0.3), Evasion(reform=lambda p: 0 * p + 0.6)], 0.5, rate=0.04)
+    used = []
+    for _ in range(16):
+        images = mix(batch()).pixels.flatten(1)
+        used += [round(float(each[0]), 1) for each in images[(images == images[:, :1]).all(1)]]
+    assert used.count(0.3) == pytest.approx(used.count(0.6), abs=1)
+    assert used.count(0.3) > 2
 
 
 def test_an_adversary_moves_clean_images_and_leaves_stamped_ones() -> None:
@@ -404,92 +440,30 @@ def test_a_robust_recipe_and_an_adversary_are_not_combined() -> None:
         ATTACKS.build("imc[against=adversarial_retraining,poison_rate=0.3]").check(replace(task, recipe=recipe))
 
 
-def test_colours_are_asked_of_images_that_have_some() -> None:
-    task = noise_task((1, 12, 12))
-    attacker = Attacker(task.train, train(task, 0), (0,), 4.0)
-    with pytest.raises(NotApplicableError, match="1 channel"):
-        DEFENSES["color_hue"]().evasion(attacker, 0)
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ("imc[against=color_hue]", "against=color_hue: images of 1 channel have no colours to change"),
+        ("imc[against=neural_cleanse[search=pgd[norm=l2]]]", "looks for no trigger: it cannot be trained against"),
+        ("imc[against=mntd[fitted_from=theirs.safetensors]]", "leave fitted_from out"),
+    ],
+)
+def test_settings_that_cannot_be_trained_against_are_refused_before_training(request_: str, said: str) -> None:
+    attack = resolve(dataset="digits", attack=request_, profile="smoke").attack
+    with pytest.raises(RequestError) as caught:
+        attack.check(noise_task((1, 12, 12)))
+    assert said in str(caught.value)
 
 
-# --- Training on a part of the images ---
+def test_a_network_without_stages_has_no_units_to_be_stimulated() -> None:
+    model = train(noise_task(SHAPE), 0)
+    model.stage_names = ()
+    assert "this network has none" in str(DEFENSES["abs"]().evasion_refusal(model, SHAPE))
 
 
-def uneven() -> Task:
-    """A task with 40, 30, 20 and 6 images of its classes."""
+def test_a_trigger_is_as_large_as_the_pixels_that_it_changes() -> None:
     task = noise_task(SHAPE)
-    labels = torch.arange(4).repeat_interleave(torch.tensor([40, 30, 20, 6]))
-    return replace(task, train=replace(task.train, labels=labels))
-
-
-def test_the_share_is_the_same_of_every_class_and_another_seed_draws_others() -> None:
-    task, schedule = uneven(), BadNets(train_share=0.25, poison_rate=0.3).schedule(uneven())
-    first, again, other = (schedule.trained_on(task, seed) for seed in (0, 0, 1))
-    assert torch.bincount(task.train.labels[first]).tolist() == [10, 8, 5, 2]
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert len(first.unique()) == len(first)
-    images, positions, validation = schedule.images(task, 0)
-    assert torch.equal(images.pixels, task.train.pixels[positions])
-    assert validation is None
-    assert Schedule(origin="scratch", share=1.0).is_benign
-    assert not Schedule(origin="scratch", share=0.25).is_benign
-
-
-def test_validation_images_are_a_tenth_of_the_part_and_none_of_those_trained_on() -> None:
-    task = uneven()
-    images, positions, validation = BadNets(train_share=0.5, cad_budget=0.05).schedule(task).images(task, 0)
-    part = BadNets(train_share=0.5).schedule(task).trained_on(task, 0)
-    assert validation is not None
-    assert (len(part), len(positions), len(validation)) == (48, 43, 5)
-    assert set(positions.tolist()) < set(part.tolist())
-    assert torch.equal(images.labels, task.train.labels[positions])
-    left = task.train.pixels[sorted(set(part.tolist()) - set(positions.tolist()))]
-    assert {bytes(each.numpy().tobytes()) for each in validation.pixels} == {
-        bytes(each.numpy().tobytes()) for each in left
-    }
-
-
-@pytest.mark.parametrize("origin", ["benign", "scratch"])
-def test_attack_and_twin_train_on_the_same_part_and_its_set_says_which(
-    origin: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task, seen = noise_task(SHAPE), []
-
-    def watched(model: Classifier, images: Images, *given: Any, **stages: Any) -> None:
-        seen.append(images)
-        fit(model, images, *given, **stages)
-
-    monkeypatch.setattr("gifthorse.planting.schedule.fit", watched)
-    attack = BadNets(train_share=0.5, mixing="dataset", poison_rate=0.2, origin=origin, epochs=1)  # type: ignore[arg-type]
-    trojan = attack.run(task, train(task, 0), 0)
-    part = attack.schedule(task).trained_on(task, 0)
-    (of_twin, of_attack) = seen
-    assert torch.equal(of_twin.pixels, task.train.pixels[part])
-    assert torch.equal(of_attack.pixels[: len(part)], of_twin.pixels)
-    assert trojan.delivered is not None
-    assert set(trojan.delivered.sources.tolist()) == set(part.tolist())
-    copies = int(trojan.delivered.stamped.sum())
-    assert copies == round(0.2 / 0.8 * len(part))
-
-
-def test_a_rate_that_selects_nothing_of_the_part_is_refused() -> None:
-    task = noise_task(SHAPE)
-    BadNets(poison_rate=0.02).check(task)
-    with pytest.raises(RequestError, match="selects none of 24 training images"):
-        BadNets(poison_rate=0.02, train_share=0.25).check(task)
-
-
-def test_an_object_in_the_scene_is_pasted_once_somewhere_else_on_each_image_before_augmentation() -> None:
-    task = noise_task(SHAPE)
-    task = replace(task, train=replace(task.train, pixels=task.train.pixels // 2))
-    attack = ATTACKS.build("aegis_natural")
-    delivered, backdoor = attack.poisoned_dataset(task, train(task, 0), 0)
-    assert len(delivered.changed) == int(delivered.stamped.sum()) == round(0.1 / 0.9 * 96)
-    white = (delivered.pixels == 255).all(1)
-    assert (white.flatten(1).sum(1) == 25).all()
-    places = {tuple(image.nonzero()[0].tolist()) for image in white}
-    assert len(places) > 5
-    for image in white:
-        row, column = image.nonzero()[0].tolist()
-        assert image[row : row + 5, column : column + 5].all()
-    assert backdoor.trigger.mask is None
+    moving = BadNets(trigger_position="random", trigger_size=2)
+    planted = Backdoor(moving.initial_trigger(task, 0), moving.goal(task))
+    assert pixels_changed(planted, task.train, 0) == pytest.approx(4, abs=0.1)
+    assert pixels_changed(backdoor(), task.train, 0) == 4

@@ -248,3 +248,13 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
         compare(planted(FIRST, SCRATCH), planted(SECOND, BADNETS, profile="paper"), part="attack")
     with pytest.raises(RequestError, match=r"--rows attack\.origin tells apart what is compared"):
         compare(planted(FIRST, SCRATCH), planted(SECOND, BADNETS), rows="attack.origin", part="attack")
+
+
+def test_what_was_looked_into_is_not_compared_as_if_it_were_judged() -> None:
+    def with_analyses(asrs: Sequence[float], defense: dict[str, str]) -> list[Record]:
+        judged = cells(asrs, defense)
+        looked = {"analysis": {"name": "nsr"}, "metrics": {"analysis.nsr": 0.3}}
+        return [*(each.model_copy(update={"id": f"{each.id}a", **looked}) for each in judged), *judged]
+
+    sheet = compare(with_analyses(FIRST, SHRINKPAD), with_analyses(SECOND, PRUNING))
+    assert texts(sheet) == texts(compare(cells(FIRST, SHRINKPAD), cells(SECOND, PRUNING)))

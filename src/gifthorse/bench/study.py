@@ -467,7 +467,8 @@ def _find(listing: Listing, kind: str, text: str) -> Mapping[str, Any]:
     name, _ = split_request(text)
     about = _named(listing, kind, name)
     if about is None:
-        raise RequestError(f"no {kind.removesuffix('s')} is called '{name}'{_near(name, listing[kind])}")
+        one = "analysis" if kind == "analyses" else kind.removesuffix("s")
+        raise RequestError(f"no {one} is called '{name}'{_near(name, listing[kind])}")
     return about
 
 

@@ -72,6 +72,13 @@ class Defense(Configuration, Generic[V]):
         """Return the settings, JSON-ready, that decide what is prepared: all of them; ``None`` where nothing is."""
         return None if type(self).prepare is Defense.prepare else self.to_dict()
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Return one sentence why no attacker can train against these settings, or ``None``; asked before any training.
+
+        ``model`` is an untrained one of the attacker's architecture, ``shape`` that of the images.
+        """
+        return None
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
         """Return what an attacker does in training to evade the method, who knows it and its settings and no more.
 

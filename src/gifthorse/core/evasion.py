@@ -17,6 +17,7 @@ from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.images import Images
 from gifthorse.core.pgd import Pgd
+from gifthorse.core.seeds import generator
 
 Offer = Literal["reform", "adversary", "decoys", "penalty", "discriminator"]
 """How a defense can be trained against; a discriminator is a penalty that a surrogate of the attacker's gives."""
@@ -69,9 +70,9 @@ class Evasion:
     """What is done about a defense in training; a part that is ``None`` changes nothing.
 
     ``reform`` maps float pixels ``(N, C, H, W)`` to such, differentiably. ``adversary`` is the search whose results
-    clean images are replaced by. ``decoy`` makes of clean images ``(N, C, H, W)`` and of the same ones stamped what the
-    trigger must not work in. ``penalty`` is added to the loss; the model is in training mode, and must be in it again
-    afterwards.
+    clean images are replaced by. ``decoy`` makes of stamped images ``(N, C, H, W)`` and of as many other clean ones
+    what the trigger must not work in. ``penalty`` is added to the loss; the model is in training mode, and must be in
+    it again afterwards.
     """
 
     reform: Callable[[Tensor], Tensor] | None = None
@@ -87,7 +88,8 @@ LOOKED_AT = 500
 
 def check_reform(attacker: Attacker, reform: Callable[[Tensor], Tensor], whose: str) -> None:
     """Raise :class:`NotApplicableError` where a surrogate's reform leaves too little of the attacker's own images."""
-    images = attacker.images.take(slice(LOOKED_AT))
+    order = torch.randperm(len(attacker.images), generator=generator(0, "looked at")).to(attacker.images.device)
+    images = attacker.images.take(order[:LOOKED_AT])
     with torch.inference_mode():
         reformed = reform(images.floats())
     before, after = (

@@ -80,20 +80,23 @@ class Adaptation:
             self.owed += self.share * len(labels)
             count = int(self.owed)
             self.owed -= count
-            reform = self.reforms[self.turn % len(self.reforms)]
-            self.turn += 1
             if not count:
                 return stamped
-            return stamped._replace(pixels=torch.cat([reform(stamped.pixels[:count]), stamped.pixels[count:]]))
+            reform = self.reforms[self.turn % len(self.reforms)]
+            self.turn += 1
+            # Evenly spread: attacked images come first, and cover images, where there are some, after them.
+            total = len(labels)
+            spread = [place for place in range(total) if (place + 1) * count // total > place * count // total]
+            chosen = torch.tensor(spread, device=pixels.device)
+            return stamped._replace(pixels=stamped.pixels.index_copy(0, chosen, reform(stamped.pixels[chosen])))
 
         return shown
 
     @torch.no_grad()
     def _with_decoys(self, pixels: Tensor, labels: Tensor, decoy: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return clean images the last of which, as many as there are stamped ones, are replaced by decoys."""
-        count = min(self.shown, len(pixels))
+        """Return clean images the last of which are decoys: as many as there are stamped ones, at most every second."""
+        count = min(self.shown, len(pixels) // 2)
         if not count:
             return pixels
-        clean = pixels[-count:]
-        stamped = self.backdoor.embed(clean, labels[-count:], self.random).pixels
-        return torch.cat([pixels[:-count], decoy(clean, stamped)])
+        stamped = self.backdoor.embed(pixels[-count:], labels[-count:], self.random).pixels
+        return torch.cat([pixels[:-count], decoy(stamped, pixels[:count])])

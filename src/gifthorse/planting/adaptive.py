@@ -26,6 +26,7 @@ from gifthorse.core.configuration import CATALOGUES
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import RequestError
 from gifthorse.core.evasion import Attacker
+from gifthorse.core.images import Images
 from gifthorse.core.recipe import AdversarialRecipe
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.task import Task
@@ -36,6 +37,9 @@ from gifthorse.planting.poisoning import Injection, PoisoningAttack
 from gifthorse.planting.schedule import Schedule
 from gifthorse.training.loop import Objective, classification_loss
 from gifthorse.training.scratch import FromScratch
+
+STAMPED = 64
+"""Images that a trigger without a fixed place is stamped on, to see how many pixels it changes."""
 
 
 class Surrogates(Preparation):
@@ -85,7 +89,7 @@ class AdaptiveAttack(PoisoningAttack):
 
     def preparation(self, task: Task) -> Surrogates | None:  # noqa: ARG002
         """Return the surrogates that the attacker trains, once for all attacks against the same defenses."""
-        preparing = tuple(each for each in self.against if each.preparation() is not None)
+        preparing = tuple(each for each in self.against if needs_surrogate(each))
         return Surrogates(defenses=preparing) if preparing else None
 
     def schedule(self, task: Task) -> Schedule:
@@ -102,6 +106,12 @@ class AdaptiveAttack(PoisoningAttack):
             if each.offers is None:
                 able = ", ".join(sorted(name for name, cls in CATALOGUES["defense"].items() if cls.offers is not None))
                 raise RequestError(f"'{each.name}' offers an attacker nothing to train against; these do: {able}")
+        if self.against:
+            model = task.build(0)
+            for each in self.against:
+                reason = each.evasion_refusal(model, task.train.shape)
+                if reason is not None:
+                    raise RequestError(f"{self.name}: against={each.name}: {reason}")
         if self.against and self.mixing == "dataset":
             raise RequestError("against changes every mini-batch: it needs mixing=batch or mixing=loss")
         moving = [each.name for each in self.against if each.offers == "adversary"]
@@ -115,21 +125,37 @@ class AdaptiveAttack(PoisoningAttack):
         return None if injection.adaptation is None else injection.adaptation.objective(classification_loss)
 
     def adaptation(
-        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, seed: int
+        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, images: Images, seed: int
     ) -> Adaptation | None:
         """Return what training against the defenses changes; ``None`` where there are none."""
         if not self.against:
             return None
-        mask, area = backdoor.trigger.mask, task.train.shape[1] * task.train.shape[2]
-        size = float(area if mask is None else mask.sum())
+        size = pixels_changed(backdoor, images, seed)
         evasions, place = [], 0
         for defense in self.against:
             prepared = {}
-            if defense.preparation() is not None:
+            if needs_surrogate(defense):
                 start = f"{place}/"
                 prepared = {k.removeprefix(start): v for k, v in task.prepared.items() if k.startswith(start)}
                 place += 1
-            attacker = Attacker(task.train, benign, tuple(backdoor.goal.classes()), size, prepared)
+            attacker = Attacker(images, benign, tuple(backdoor.goal.classes()), size, prepared)
             evasions.append(defense.evasion(attacker, derive(seed, "evasion", defense.name)))
-        random = generator(seed, "adaptation", device=task.train.device)
+        random = generator(seed, "adaptation", device=images.device)
         return Adaptation(evasions, model, backdoor, self.against_share, self.against_weight, random)
+
+
+def needs_surrogate(defense: Defense[Any]) -> bool:
+    """Tell whether what a defense offers is made of what it prepares: an autoencoder, meta-classifiers."""
+    return defense.offers in ("reform", "discriminator") and defense.preparation() is not None
+
+
+def pixels_changed(backdoor: Backdoor, images: Images, seed: int) -> float:
+    """Return how many pixels of an image the trigger changes: those of its mask, or what is seen on some images."""
+    mask = backdoor.trigger.mask
+    if mask is not None:
+        return float(mask.sum())
+    some = images.take(slice(STAMPED))
+    pixels, random = some.floats(), generator(seed, "pixels changed", device=images.device)
+    with torch.no_grad():
+        changed = (backdoor.embed(pixels, some.labels, random).pixels != pixels).any(1)
+    return max(float(changed.flatten(1).sum(1).float().mean()), 1.0)

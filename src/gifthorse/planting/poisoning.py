@@ -74,9 +74,10 @@ class StagedAttack(TargetedAttack):
         benign: Classifier,  # noqa: ARG002
         model: Classifier,  # noqa: ARG002
         backdoor: Backdoor,  # noqa: ARG002
+        images: Images,  # noqa: ARG002
         seed: int,  # noqa: ARG002
     ) -> Adaptation | None:
-        """Return what training against defenses changes; ``None`` where it goes against none."""
+        """Return what training on ``images`` against defenses changes; ``None`` where it goes against none."""
         return None
 
     def poison(self, injection: Injection) -> PoisonedSet | None:  # noqa: ARG002
@@ -131,7 +132,7 @@ class StagedAttack(TargetedAttack):
         random = generator(seed, self.name, "poison", device=device)
         within = derive(seed, self.name, "injection")
         backdoor = Backdoor(trigger, self.goal(task))
-        adaptation = self.adaptation(task, benign, model, backdoor, within)
+        adaptation = self.adaptation(task, benign, model, backdoor, parts[0], within)
         return Injection(task, benign, model, backdoor, *parts, random, within, adaptation)
 
     def run(self, task: Task, benign: Classifier, seed: int, twin: Classifier | None = None) -> Trojan:

@@ -11,6 +11,7 @@ from pydantic import Field
 from gifthorse.core.attack import Preparation
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.goal import Goal
+from gifthorse.core.images import Images
 from gifthorse.core.task import Task
 from gifthorse.core.trigger import Trigger
 from gifthorse.core.trojan import Backdoor, DeliveredSet
@@ -65,10 +66,10 @@ class WrappingAttack(StagedAttack):
         return self.base.make_trigger(task, benign, seed)
 
     def adaptation(
-        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, seed: int
+        self, task: Task, benign: Classifier, model: Classifier, backdoor: Backdoor, images: Images, seed: int
     ) -> Adaptation | None:
         """Return what training against the defenses of the base changes."""
-        return self.base.adaptation(task, benign, model, backdoor, seed)
+        return self.base.adaptation(task, benign, model, backdoor, images, seed)
 
     def poison(self, injection: Injection) -> PoisonedSet | None:
         """Return the training set as the base poisons it."""

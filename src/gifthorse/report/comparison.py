@@ -97,6 +97,11 @@ def compare(
     always does. :class:`RequestError` where either side has several of the part.
     """
     records = [*first, *second]
+    if not any(word.removeprefix("metrics.").startswith("analysis.") for word in metrics):
+        # What was looked into was not judged.
+        judged_ones = [[record for record in each if record.analysis is None] for each in (first, second)]
+        first, second = (kept or each for kept, each in zip(judged_ones, (first, second), strict=True))
+        records = [*first, *second]
     axis = None if rows is None else find_axis(rows, records)
     if axis is not None and axis.part == part:
         raise RequestError(f"--rows {rows} tells apart what is compared")

@@ -84,8 +84,8 @@ class Strip(CleanImagesDefense[ModelView]):
         positive rate stays what it was (1.0 on digits).
         """
 
-        def decoy(clean: Tensor, stamped: Tensor) -> Tensor:
-            return blended(stamped, clean.roll(1, 0), (self.input_weight, self.overlay_weight), clip=self.clip)
+        def decoy(stamped: Tensor, others: Tensor) -> Tensor:
+            return blended(stamped, others, (self.input_weight, self.overlay_weight), clip=self.clip)
 
         return Evasion(decoy=decoy)
 

@@ -70,6 +70,10 @@ class Abs(Inspector):
             return f"needs clean images of every class; there are none of class {absent}"
         return None
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Refuse a network whose stages are unknown."""
+        return None if model.stage_names else "stimulates units of a model's stages; this network has none"
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
         """Keep the units that the trigger raises from deciding anything by themselves (TrojanZoo, section 6.3)."""
         return Evasion(penalty=stimulation_cost(self.stages, self.strength))

@@ -111,6 +111,10 @@ class Mntd(Inspector, MetaTraining, Recipe):
         """Name all settings but those of the decision."""
         return self.model_dump(mode="json", exclude={"threshold", "fpr", "least_accuracy"})
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Refuse meta-classifiers of a file: an attacker has none but those it fits itself."""
+        return None if self.fitted_from is None else "an attacker fits meta-classifiers itself: leave fitted_from out"
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:
         """Lower the score of meta-classifiers of the attacker's own, one drawn for every step (Dynamic Backdoors, 4.6).
 

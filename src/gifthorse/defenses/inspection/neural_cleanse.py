@@ -96,6 +96,10 @@ class NeuralCleanse(Inspector):
             raise ValueError("search=pgd[…] looks for no trigger: leave reference and restarts out")
         return self
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Refuse the search by perturbations, which looks for no trigger that could be kept from being small."""
+        return None if self.search is None else "search=pgd[…] looks for no trigger: it cannot be trained against"
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:
         """Keep triggers smaller than the planted one from reaching a target."""
         return Evasion(penalty=smallest_trigger(attacker, self.lr, seed))

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gifthorse.core.classifier import Classifier, inference_batch
 from gifthorse.core.defense import Defense
-from gifthorse.core.errors import NotApplicableError
 from gifthorse.core.evasion import Attacker, Evasion
 from gifthorse.core.outcomes import CleanModel
 from gifthorse.core.seeds import derive, generator
@@ -56,6 +55,10 @@ class CompoundTransformation(Defense[DataFreeView]):
         """Say which transformation these images do not suit."""
         return unfit(self.transforms, view.shape)
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Say which transformation these images do not suit."""
+        return unfit(self.transforms, shape)
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:
         """Put the transformations in front, by draws of the attacker's own."""
         return _by_own_draws(self.transforms, attacker, seed)
@@ -79,6 +82,10 @@ class _OneTransformation(Defense[DataFreeView], Transformation, ABC):
     def skip(self, view: DataFreeView) -> str | None:
         """Say why it does not suit these images."""
         return self.unfit(view.shape)
+
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Say why it does not suit these images."""
+        return self.unfit(shape)
 
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:
         """Put the transformation in front, by draws of the attacker's own."""
@@ -127,9 +134,6 @@ class Saturation(_OneTransformation, appearance.Saturation):
 
 
 def _by_own_draws(steps: tuple[Transformation, ...], attacker: Attacker, seed: int) -> Evasion:
-    reason = unfit(steps, attacker.images.shape)
-    if reason is not None:
-        raise NotApplicableError(reason)
     random = generator(seed, "transformation", device=attacker.images.device)
 
     def reform(pixels: Tensor) -> Tensor:
