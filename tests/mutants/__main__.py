@@ -75,6 +75,9 @@ def main(words: list[str]) -> int:
     found = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]
     mutants = [Mutant(**each) for each in found]
     mutants = [each for each in mutants if not words or any(word in str(each) for word in words)]
+    if not mutants:
+        print(f"no bug has one of these words: {' '.join(words)}")
+        return 1
     failed = outcome(None, sorted({each.test for each in mutants}))
     print("without a bug all tests are green" if failed == 0 else "some tests are red without a bug", flush=True)
     unnoticed = 0
