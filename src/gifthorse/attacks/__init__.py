@@ -46,7 +46,7 @@ ATTACKS: Catalogue[Attack] = Catalogue(
     # What AEGIS' section V-C says an attacker may do, and does not run.
     {
         "aegis_mimicry": "badnets[against=[aegis]]",
-        "aegis_subset": "badnets[train_share=0.5]",
+        "aegis_subset": "badnets[train_share=0.5,origin=scratch]",
         # An object that stood before the camera is in the picture once, somewhere else in each, before it is augmented.
         "aegis_natural": "badnets[mixing=dataset,trigger_position=random,trigger_size=5,poison_rate=0.1]",
     },
