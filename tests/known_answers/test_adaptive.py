@@ -21,6 +21,7 @@ from gifthorse.core.goal import AllToOne, SourceSpecific
 from gifthorse.core.images import Images
 from gifthorse.core.pgd import Pgd
 from gifthorse.core.seeds import generator
+from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.core.views import Materials
 from gifthorse.defenses import DEFENSES
@@ -30,7 +31,8 @@ from gifthorse.inversion.suspects import separability
 from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.adaptive import AdaptiveAttack, Surrogates, pixels_changed
 from gifthorse.planting.mixing import BatchMixing, LossMixing
-from gifthorse.training.loop import Batch, classification_loss
+from gifthorse.planting.schedule import Schedule
+from gifthorse.training.loop import Batch, classification_loss, fit
 from gifthorse.training.scratch import FromScratch, train
 from gifthorse.triggers.patch import Patch, square
 from worlds import noise_task
@@ -467,3 +469,87 @@ def test_a_trigger_is_as_large_as_the_pixels_that_it_changes() -> None:
     planted = Backdoor(moving.initial_trigger(task, 0), moving.goal(task))
     assert pixels_changed(planted, task.train, 0) == pytest.approx(4, abs=0.1)
     assert pixels_changed(backdoor(), task.train, 0) == 4
+
+
+# --- Training on a part of the images ---
+
+
+def uneven() -> Task:
+    """A task with 40, 30, 20 and 6 images of its classes."""
+    task = noise_task(SHAPE)
+    labels = torch.arange(4).repeat_interleave(torch.tensor([40, 30, 20, 6]))
+    return replace(task, train=replace(task.train, labels=labels))
+
+
+def test_the_share_is_the_same_of_every_class_and_another_seed_draws_others() -> None:
+    task, schedule = uneven(), BadNets(train_share=0.25, poison_rate=0.3).schedule(uneven())
+    first, again, other = (schedule.trained_on(task, seed) for seed in (0, 0, 1))
+    assert torch.bincount(task.train.labels[first]).tolist() == [10, 8, 5, 2]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.unique()) == len(first)
+    images, positions, validation = schedule.images(task, 0)
+    assert torch.equal(images.pixels, task.train.pixels[positions])
+    assert validation is None
+    assert Schedule(origin="scratch", share=1.0).is_benign
+    assert not Schedule(origin="scratch", share=0.25).is_benign
+
+
+def test_validation_images_are_a_tenth_of_the_part_and_none_of_those_trained_on() -> None:
+    task = uneven()
+    images, positions, validation = BadNets(train_share=0.5, cad_budget=0.05).schedule(task).images(task, 0)
+    part = BadNets(train_share=0.5).schedule(task).trained_on(task, 0)
+    assert validation is not None
+    assert (len(part), len(positions), len(validation)) == (48, 43, 5)
+    assert set(positions.tolist()) < set(part.tolist())
+    assert torch.equal(images.labels, task.train.labels[positions])
+    left = task.train.pixels[sorted(set(part.tolist()) - set(positions.tolist()))]
+    assert {bytes(each.numpy().tobytes()) for each in validation.pixels} == {
+        bytes(each.numpy().tobytes()) for each in left
+    }
+
+
+@pytest.mark.parametrize("origin", ["benign", "scratch"])
+def test_attack_and_twin_train_on_the_same_part_and_its_set_says_which(
+    origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, seen = noise_task(SHAPE), []
+
+    def watched(model: Classifier, images: Images, *given: Any, **stages: Any) -> None:
+        seen.append(images)
+        fit(model, images, *given, **stages)
+
+    monkeypatch.setattr("gifthorse.planting.schedule.fit", watched)
+    attack = BadNets(train_share=0.5, mixing="dataset", poison_rate=0.2, origin=origin, epochs=1)  # type: ignore[arg-type]
+    trojan = attack.run(task, train(task, 0), 0)
+    part = attack.schedule(task).trained_on(task, 0)
+    (of_twin, of_attack) = seen
+    assert torch.equal(of_twin.pixels, task.train.pixels[part])
+    assert torch.equal(of_attack.pixels[: len(part)], of_twin.pixels)
+    assert trojan.delivered is not None
+    assert set(trojan.delivered.sources.tolist()) == set(part.tolist())
+    copies = int(trojan.delivered.stamped.sum())
+    assert copies == round(0.2 / 0.8 * len(part))
+
+
+def test_a_rate_that_selects_nothing_of_the_part_is_refused() -> None:
+    task = noise_task(SHAPE)
+    BadNets(poison_rate=0.02).check(task)
+    with pytest.raises(RequestError, match="selects none of 24 training images"):
+        BadNets(poison_rate=0.02, train_share=0.25).check(task)
+
+
+def test_an_object_in_the_scene_is_pasted_once_somewhere_else_on_each_image_before_augmentation() -> None:
+    task = noise_task(SHAPE)
+    task = replace(task, train=replace(task.train, pixels=task.train.pixels // 2))
+    attack = ATTACKS.build("aegis_natural")
+    delivered, backdoor = attack.poisoned_dataset(task, train(task, 0), 0)
+    assert len(delivered.changed) == int(delivered.stamped.sum()) == round(0.1 / 0.9 * 96)
+    white = (delivered.pixels == 255).all(1)
+    assert (white.flatten(1).sum(1) == 25).all()
+    places = {tuple(image.nonzero()[0].tolist()) for image in white}
+    assert len(places) > 5
+    for image in white:
+        row, column = image.nonzero()[0].tolist()
+        assert image[row : row + 5, column : column + 5].all()
+    assert backdoor.trigger.mask is None
