@@ -316,15 +316,29 @@ def test_a_penalty_is_weighed_and_shares_the_pass_of_the_loss() -> None:
     assert float(other(model, mixed).detach()) == pytest.approx(3.0 + 0.5 * int((~mixed.stamped).sum()))
 
 
-def test_a_search_for_a_pattern_gets_through_the_reform_as_well() -> None:
-    """Behind a reform that shows the right half alone, a pattern at the left learns nothing of it."""
+def test_a_search_for_a_pattern_shows_the_model_stamped_images_as_the_reform_leaves_them_too() -> None:
     task = noise_task(SHAPE)
     attack, model = Imc(trigger_size=12, pattern_steps=1), train(task, 0)
-    shown: list[int] = []
-    model.network.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
+    shown: list[Tensor] = []
+    model.network.register_forward_hook(
+        lambda _, inputs, __: shown.append(model.normalise.mean + inputs[0] * model.normalise.std)
+    )
     trigger = attack.initial_trigger(task, 0)
     attack.search(trigger, model, task.train, attack.goal(task), generator(0, "a"), [lambda pixels: pixels.flip(3)])
-    assert shown == [64], "one pass over the images as they are and as the reform leaves them"
+    (both,) = shown  # one pass
+    plain, reformed = both.detach().chunk(2)
+    torch.testing.assert_close(reformed, plain.flip(3))
+
+
+def test_the_search_that_goes_along_with_training_is_told_the_reforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Imc, "search", lambda *given: told.append(len(given[-1])))
+    task = noise_task(SHAPE)
+    benign = train(task, 0)
+    for against, reforms in (("[]", 0), ("[shrinkpad,down_up_sampling,strip]", 2)):
+        told.clear()
+        ATTACKS.build(f"imc[against={against},epochs=2,poison_rate=0.3]").run(task, benign, 0, benign)
+        assert told == [reforms, reforms]
 
 
 # --- Surrogates ---

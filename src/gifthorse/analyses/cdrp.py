@@ -139,7 +139,8 @@ def gated(model: Classifier, pixels: Tensor, gates: Tensor) -> Tensor:
     parts = gates.split([layer.out_channels for layer in layers], 1)
     hooks = [layer.register_forward_hook(partial(gate, own)) for layer, own in zip(layers, parts, strict=True)]
     try:
-        return model(pixels)  # type: ignore[no-any-return]
+        logits: Tensor = model(pixels)
+        return logits
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,14 +8,28 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gifthorse.core.classifier import Classifier, inference_batch
+from gifthorse.core.defense import Defense, V
 from gifthorse.core.errors import NotApplicableError
-from gifthorse.core.evasion import Seen
+from gifthorse.core.evasion import Attacker, Evasion, Seen
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.seeds import derive
 from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
 from gifthorse.inversion.frozen import freeze
 from gifthorse.training.transfer import cache_features
+
+
+class LatentDefense(Defense[V]):
+    """A defense that tells poisoned images of a class from clean ones by where their latents lie.
+
+    How an attacker trains against it is in no paper.
+    """
+
+    offers = "penalty"
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
+        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
+        return Evasion(penalty=separability)
 
 
 def refusal(suspect: Images) -> str | None:

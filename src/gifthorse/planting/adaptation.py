@@ -43,6 +43,8 @@ class Adaptation:
         def adapted(batch: Batch) -> Batch:
             self.shown = 0
             mixed = strategy(batch)
+            if not self.decoys and self.adversary is None:
+                return mixed
             kept = len(mixed.labels) - self.shown
             parts = [mixed.pixels[:kept].detach(), mixed.pixels[kept:]]
             for decoy in self.decoys:

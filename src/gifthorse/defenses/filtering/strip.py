@@ -6,7 +6,8 @@ Differs: the mixture is TrojanZoo's, half of either image; the author's adds bot
     (``input_weight=1.0,overlay_weight=1.0,clip=false``; with clip=true the sum stays in [0,1]). Every input meets the
     same overlays (drawn once from the defender's images); the threshold is the empirical quantile of held-out clean
     scores, not a fitted normal distribution, whose tail is wrong when entropies are skewed. TrojanZoo's code flags both
-    tails, at the stated rate each: at 0.05 its false positive rate is 0.10, as in its Table 23 (``tails=both``).
+    tails, at the stated rate each: at 0.05 its false positive rate is 0.10, as in its Table 23 (``tails=both``). Who
+    trains against it sees mixtures under the stamped image's own label, TrojanZoo's (section 6.3) a faint trigger.
 """
 
 import math

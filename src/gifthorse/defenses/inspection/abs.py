@@ -9,7 +9,8 @@ Differs: units are channels of the last stages, after their activation. Besides 
     in these alone. Under the size weights by themselves triggers of benign models grow until they all work. The search
     starts from a faint mask over the whole image, and Adam has Neural Cleanse's betas. Candidates are inverted side by
     side. The verdict's scores are REASR, on held-out images, so the index is the largest of them,
-    not a deviation from a median.
+    not a deviation from a median. Who trains against it (TrojanZoo, section 6.3, adds Algorithm 2's cost to the loss)
+    pays for what clean images lose while the unit is stimulated that the trigger raises most: the unit, and no search.
 """
 
 import torch

@@ -9,7 +9,8 @@ Differs: how shadow models and meta-classifiers are trained is told in :mod:`gif
     models learn; below ``least_accuracy`` nothing is said of any model. The published code's threshold is the median
     score of the models that are judged, right where half of these are trojaned; here it is that of the training models,
     as in Dynamic Backdoors. With ``one_class`` these are all benign, and a model is flagged outside of the radius that
-    encloses them. The calibrated threshold, the largest score that few benign validation models exceed, is ours.
+    encloses them. The calibrated threshold, the largest score that few benign validation models exceed, is ours. Who
+    trains against it lowers softplus of the score of one of its meta-classifiers at a time; Dynamic Backdoors has one.
 """
 
 from collections.abc import Mapping

@@ -7,9 +7,9 @@ Differs: all classes are searched side by side (same mathematics). Budget, patie
     clean images is held out to measure the recovered triggers on. Beside the published index the verdict reads out the
     same index on log norms and the ratio of median to smallest norm. Restarts, the comparison with reference models and
     successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) are ours, and off. Mitigation by unlearning
-    belongs to the sanitizers. With ``search=pgd[norm=l2]`` it is what AEGIS compares itself with (Soremekun et al.
-    2020, arXiv:2003.00865, RQ3): every image has a perturbation of its own, by targeted PGD, and what is compared is
-    their mean norm; the seven budgets and step sizes are lost in print.
+    belongs to the sanitizers. How an attacker trains against it is ours. With ``search=pgd[norm=l2]`` it is what AEGIS
+    compares itself with (Soremekun et al. 2020, arXiv:2003.00865, RQ3): every image has a perturbation of its own, by
+    targeted PGD, and what is compared is their mean norm; the seven budgets and step sizes are lost in print.
 """
 
 from typing import Any, Self

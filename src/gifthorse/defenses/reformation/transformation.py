@@ -9,7 +9,7 @@ Differs: random numbers are drawn from the image's own pixels and the seed, so t
 """
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
@@ -27,15 +27,41 @@ from gifthorse.inversion.frozen import freeze
 from gifthorse.transformations import appearance, spatial
 
 
-class CompoundTransformation(Defense[DataFreeView]):
-    """Transforms every input, in one way after the other, before the model sees it; once, or several times to vote."""
+class _Transforming(Defense[DataFreeView]):
+    """Shows the model what transformations make of an input."""
 
-    name = "transformation"
-    paper = "Li et al. 2020, arXiv:2004.04692, Definition 3"
     family = "reformation"
     view = DataFreeView
     black_box = True
     offers = "reform"
+
+    @abstractmethod
+    def steps(self) -> tuple[Transformation, ...]:
+        """Return the transformations, one after the other."""
+
+    def skip(self, view: DataFreeView) -> str | None:
+        """Say which transformation these images do not suit."""
+        return unfit(self.steps(), view.shape)
+
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Say which transformation these images do not suit."""
+        return unfit(self.steps(), shape)
+
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
+        """Put the transformations in front, by draws of the attacker's own."""
+        steps, random = self.steps(), generator(seed, "transformation", device=attacker.images.device)
+
+        def reform(pixels: Tensor) -> Tensor:
+            return one_after_the_other(steps, pixels, random_shares(steps, pixels, 0, generator=random).squeeze(1))
+
+        return Evasion(reform=reform)
+
+
+class CompoundTransformation(_Transforming):
+    """Transforms every input, in one way after the other, before the model sees it; once, or several times to vote."""
+
+    name = "transformation"
+    paper = "Li et al. 2020, arXiv:2004.04692, Definition 3"
     variants = ("transformation[transforms=[crop,color_contrast],votes=3]",)
 
     transforms: tuple[Transformation, ...] = Field(
@@ -51,17 +77,9 @@ class CompoundTransformation(Defense[DataFreeView]):
             raise ValueError(f"votes={self.votes} of nothing random would all be the same")
         return self
 
-    def skip(self, view: DataFreeView) -> str | None:
-        """Say which transformation these images do not suit."""
-        return unfit(self.transforms, view.shape)
-
-    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
-        """Say which transformation these images do not suit."""
-        return unfit(self.transforms, shape)
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
-        """Put the transformations in front, by draws of the attacker's own."""
-        return _by_own_draws(self.transforms, attacker, seed)
+    def steps(self) -> tuple[Transformation, ...]:
+        """Return the transformations."""
+        return self.transforms
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Put the transformations in front of the model."""
@@ -71,25 +89,12 @@ class CompoundTransformation(Defense[DataFreeView]):
         return CleanModel(view.model.behind(reform), reform)
 
 
-class _OneTransformation(Defense[DataFreeView], Transformation, ABC):
+class _OneTransformation(_Transforming, Transformation, ABC):
     """A transformation that is a defense by itself."""
 
-    family = "reformation"
-    view = DataFreeView
-    black_box = True
-    offers = "reform"
-
-    def skip(self, view: DataFreeView) -> str | None:
-        """Say why it does not suit these images."""
-        return self.unfit(view.shape)
-
-    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
-        """Say why it does not suit these images."""
-        return self.unfit(shape)
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
-        """Put the transformation in front, by draws of the attacker's own."""
-        return _by_own_draws((self,), attacker, seed)
+    def steps(self) -> tuple[Transformation, ...]:
+        """Return the transformation itself."""
+        return (self,)
 
     def defend(self, view: DataFreeView, seed: int) -> CleanModel:
         """Put the transformation in front of the model."""
@@ -131,15 +136,6 @@ class Brightness(_OneTransformation, appearance.Brightness):
 
 class Saturation(_OneTransformation, appearance.Saturation):
     """Changes the saturation of every input before the model sees it."""
-
-
-def _by_own_draws(steps: tuple[Transformation, ...], attacker: Attacker, seed: int) -> Evasion:
-    random = generator(seed, "transformation", device=attacker.images.device)
-
-    def reform(pixels: Tensor) -> Tensor:
-        return one_after_the_other(steps, pixels, random_shares(steps, pixels, 0, generator=random).squeeze(1))
-
-    return Evasion(reform=reform)
 
 
 class _Reform(nn.Module):

@@ -22,16 +22,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gifthorse.core.clustering import k_means, principal_axes, silhouette
-from gifthorse.core.defense import CleanImagesDefense, Defense
-from gifthorse.core.evasion import Attacker, Evasion
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.seeds import derive, generator
 from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
 from gifthorse.inversion.suspects import (
+    LatentDefense,
     refusal,
     screen_latents,
     screening_refusal,
-    separability,
     suspect_latents,
     train_without,
 )
@@ -41,7 +40,7 @@ V = TypeVar("V", bound=SuspectDataView)
 Analysis = Literal["smaller", "relative_size", "silhouette", "distance"]
 
 
-class Clustering(Defense[V]):
+class Clustering(LatentDefense[V]):
     """Splits the latents of every class of the training set in two."""
 
     paper = "Chen et al. 2018, arXiv:1811.03728"
@@ -116,13 +115,8 @@ class ActivationClustering(Clustering[SuspectDataView]):
         "activation_clustering[analysis=relative_size]",
         "activation_clustering[analysis=distance]",
     )
-    offers = "penalty"
     family = "training_set_filtering"
     view = SuspectDataView
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
-        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
-        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectDataView) -> str | None:
         """Ask for two images of every class."""
@@ -140,15 +134,10 @@ class ActivationClusteringScreen(Clustering[SuspectAndCleanView], CleanImagesDef
     """Flags inputs that lie where the suspicious cluster of the class that they are given does."""
 
     name = "activation_clustering_screen"
-    offers = "penalty"
     family = "filtering"
     view = SuspectAndCleanView
 
     fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
-        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
-        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectAndCleanView) -> str | None:
         """Ask for two training images of every class, and for enough clean ones to set a threshold on."""

@@ -14,15 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from gifthorse.core.clustering import principal_axes
-from gifthorse.core.defense import CleanImagesDefense, Defense
-from gifthorse.core.evasion import Attacker, Evasion
+from gifthorse.core.defense import CleanImagesDefense
 from gifthorse.core.outcomes import InputScreen, SuspectSamples
 from gifthorse.core.views import SuspectAndCleanView, SuspectDataView
 from gifthorse.inversion.suspects import (
+    LatentDefense,
     refusal,
     screen_latents,
     screening_refusal,
-    separability,
     suspect_latents,
     train_without,
 )
@@ -30,14 +29,13 @@ from gifthorse.inversion.suspects import (
 EXCESS = 1.5
 
 
-class SpectralSignatures(Defense[SuspectDataView]):
+class SpectralSignatures(LatentDefense[SuspectDataView]):
     """Removes from every class the images that stand out most along its first singular vector, and trains anew."""
 
     name = "spectral_signatures"
     aliases = ("ss",)
     paper = "Tran et al. 2018, arXiv:1811.00636"
     variants = ("spectral_signatures[percentile=85.0]",)
-    offers = "penalty"
     family = "training_set_filtering"
     view = SuspectDataView
 
@@ -47,10 +45,6 @@ class SpectralSignatures(Defense[SuspectDataView]):
     percentile: float | None = Field(
         None, gt=0, lt=100, description="remove what scores above this percentile of its class instead; null: do not"
     )
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
-        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
-        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectDataView) -> str | None:
         """Ask for two images of every class."""
@@ -75,20 +69,15 @@ class SpectralSignatures(Defense[SuspectDataView]):
         return chosen
 
 
-class SpectralSignaturesScreen(CleanImagesDefense[SuspectAndCleanView]):
+class SpectralSignaturesScreen(LatentDefense[SuspectAndCleanView], CleanImagesDefense[SuspectAndCleanView]):
     """Flags inputs that stand out along the first singular vector of the class that they are given."""
 
     name = "spectral_signatures_screen"
     paper = "Tran et al. 2018, arXiv:1811.00636"
-    offers = "penalty"
     family = "filtering"
     view = SuspectAndCleanView
 
     fpr: float = Field(0.05, gt=0, lt=1, description="false positive rate that the threshold is set for")
-
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
-        """Keep the latents of stamped images among those of clean ones of the class that they should get."""
-        return Evasion(penalty=separability)
 
     def skip(self, view: SuspectAndCleanView) -> str | None:
         """Ask for two training images of every class, and for enough clean ones to set a threshold on."""
