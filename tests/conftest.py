@@ -47,6 +47,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def _global_draws() -> None:
+    """Give every test the same global draws (dropout, weights), whichever tests ran before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def _forgets_plugins() -> Iterator[None]:
     """Leave no method listed that a plugin added."""
