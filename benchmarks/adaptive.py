@@ -111,7 +111,7 @@ def _floor(defense: Defense[Any], evasion: Evasion, prepared: dict[str, Tensor])
     if defense.name in floors:
         return Evasion(penalty=floors[defense.name])
     if defense.name == "mntd":
-        queries = prepared["queries"][0]
+        queries = prepared["queries"].flatten(0, 1)
 
         def asked(model: Classifier, _: Seen) -> Tensor:
             with evaluating(model):

@@ -136,5 +136,5 @@ def test_a_discriminator_of_the_attackers_own_finds_less_in_a_model_trained_agai
         trojan = trained_so.run(task, world.benign, 0, world.trojan.twin)
         with torch.no_grad():
             looked = seen(trojan.model, trojan, task)
-            scores.append(sum(float(judge(trojan.model, looked)) for _ in range(20)) / 20)
+            scores.append(float(judge(trojan.model, looked)))
     assert scores[1] < 0.8 * scores[0]

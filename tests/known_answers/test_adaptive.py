@@ -13,7 +13,7 @@ from gifthorse.attacks.data.badnets import BadNets
 from gifthorse.attacks.training.imc import Imc
 from gifthorse.bench.cell import resolve
 from gifthorse.contracts.worlds import cut_short
-from gifthorse.core.classifier import Classifier
+from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.defense import Defense
 from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.evasion import OFFERS, Attacker, Evasion, Penalty, Seen, check_reform
@@ -153,6 +153,26 @@ def test_a_mini_batch_without_a_stamped_image_costs_nothing_that_is_no_number(na
     assert evasion.penalty is not None
     model = attacker.benign.clone().train()
     assert bool(evasion.penalty(model, seen_by(model, attacker.images, kept=32)).isfinite())
+
+
+@pytest.mark.parametrize("request_", ["mntd", "mntd[one_class=true]"])
+def test_against_mntd_every_meta_classifier_counts_from_what_it_says_of_benign_models(request_: str) -> None:
+    evasion, attacker = evasion_of(request_)
+    assert evasion.penalty is not None
+    model, fitted = attacker.benign.clone().train(), attacker.prepared
+    assert len(fitted["queries"]) > 1
+    expected = []
+    with torch.no_grad():
+        value = evasion.penalty(model, seen_by(model, attacker.images))
+        for place, queries in enumerate(fitted["queries"]):
+            answers = predict(model, queries)
+            if fitted["probabilities"]:
+                answers = answers.softmax(1)
+            hidden = (answers.flatten() @ fitted["hidden_weight"][place] + fitted["hidden_bias"][place]).relu()
+            score, benign = hidden @ fitted["weight"][place], fitted["training_benign"][place]
+            beyond = score + fitted["bias"][place] - benign.mean() if "bias" in fitted else benign.mean() - score
+            expected.append((1 + beyond.exp()).log())
+    torch.testing.assert_close(value, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_strip_is_evaded_by_the_mixtures_that_it_makes() -> None:

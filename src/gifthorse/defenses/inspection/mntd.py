@@ -10,7 +10,8 @@ Differs: how shadow models and meta-classifiers are trained is told in :mod:`gif
     score of the models that are judged, right where half of these are trojaned; here it is that of the training models,
     as in Dynamic Backdoors. With ``one_class`` these are all benign, and a model is flagged outside of the radius that
     encloses them. The calibrated threshold, the largest score that few benign validation models exceed, is ours. Who
-    trains against it lowers softplus of the score of one of its meta-classifiers at a time; Dynamic Backdoors has one.
+    trains against it lowers the scores of all its meta-classifiers, which Dynamic Backdoors has one of, to those of its
+    benign shadow models: ``against=mntd[classifiers=25]`` says how many, and more of them fool a defender's better.
 """
 
 from collections.abc import Mapping
@@ -27,13 +28,12 @@ from gifthorse.core.evasion import Attacker, Evasion, Seen
 from gifthorse.core.networks import evaluating
 from gifthorse.core.outcomes import ModelVerdict
 from gifthorse.core.recipe import Recipe
-from gifthorse.core.seeds import derive, generator
+from gifthorse.core.seeds import derive
 from gifthorse.core.views import Materials, ModelView
 from gifthorse.inversion.inspector import Inspector, hold_out, too_few_or_other
 from gifthorse.inversion.meta_classifier import MetaTraining, Stack, aurocs
 from gifthorse.inversion.shadows import train_shadows
 
-PARTS = ("queries", "hidden_weight", "hidden_bias", "weight", "bias")
 LEAST_AUROC = 0.6
 """What an attacker's meta-classifiers reach on shadow models, at least, to be trained against."""
 
@@ -116,10 +116,10 @@ class Mntd(Inspector, MetaTraining, Recipe):
         """Refuse meta-classifiers of a file: an attacker has none but those it fits itself."""
         return None if self.fitted_from is None else "an attacker fits meta-classifiers itself: leave fitted_from out"
 
-    def evasion(self, attacker: Attacker, seed: int) -> Evasion:
-        """Lower the score of meta-classifiers of the attacker's own, one drawn for every step (Dynamic Backdoors, 4.6).
+    def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002 nothing of it is drawn
+        """Lower the scores of meta-classifiers of the attacker's own to a benign model's (Dynamic Backdoors, 4.6).
 
-        Like its defender's, they are fitted to shadow models, of the attacker's images.
+        Like the defender's, they are fitted to shadow models, of the attacker's images.
         """
         fitted = attacker.prepared
         quality = self.shadow_findings(fitted)
@@ -128,17 +128,13 @@ class Mntd(Inspector, MetaTraining, Recipe):
                 f"the attacker's meta-classifiers are too poor to train against: AUROC {reached:.2f} on shadow models, "
                 f"and {LEAST_AUROC:g} is asked for; they need more shadow models, or better trained ones"
             )
-        random = generator(seed, self.name)
+        queries = fitted["queries"]
+        usual = self.suspicion(fitted, fitted["training_benign"]).mean(1, keepdim=True)
 
         def penalty(model: Classifier, _: Seen) -> Tensor:
-            place = int(torch.randint(len(fitted["queries"]), (), generator=random))
-            one = {name: each[place : place + 1] for name, each in fitted.items() if name in PARTS}
             with evaluating(model):
-                answers = model(one["queries"][0]).float()
-            scores = self.scores(one, answers.view(1, 1, *answers.shape))
-            if "bias" not in one:
-                scores = fitted["training_benign"][place : place + 1].quantile(self.nu, 1, keepdim=True) - scores
-            return softplus(scores).mean()
+                answers = model(queries.flatten(0, 1)).float().view(len(queries), 1, queries.shape[1], -1)
+            return softplus(self.suspicion(fitted, self.scores(fitted, answers)) - usual).mean()
 
         return Evasion(penalty=penalty)
 
