@@ -442,6 +442,27 @@ def test_a_defense_that_does_not_apply_is_skipped_with_its_sentence(
     assert runner.run(cell(defense="neural_cleanse[steps=1]")).status == "done"
 
 
+@pytest.mark.parametrize("in_a_grid", [False, True])
+def test_a_surrogate_that_is_too_poor_skips_the_cell_before_anything_else_is_trained(
+    runner: Runner, trainings: list[str], in_a_grid: bool
+) -> None:
+    request = cell(attack="badnets[against=manifold_projection[epochs=1,lr=1e-9],origin=benign]", defense="shrinkpad")
+    (record,) = run_cells(runner, [request]) if in_a_grid else [runner.run(request)]
+    assert record.status == "skipped"
+    assert str(record.reason).startswith("the surrogate of manifold_projection is too poor to train against")
+    assert trainings == ["benign model"] + ["benign twin"] * in_a_grid
+    assert runner.run(request).reason == record.reason
+    assert [each.status for each in run_cells(runner, [request])] == ["skipped"]
+
+
+def test_an_attack_is_judged_by_the_training_set_filter_that_it_is_trained_against(runner: Runner) -> None:
+    attack = "badnets[mixing=dataset,poison_rate=0.2,against=activation_clustering]"
+    record = runner.run(cell(attack=attack, defense="activation_clustering"))
+    assert record.status == "done"
+    assert float(record.metrics["attack.asr"]) > 0.5  # type: ignore[arg-type]
+    assert "defense.auroc" in record.metrics
+
+
 def test_a_record_is_complete(runner: Runner) -> None:
     record = runner.run(cell(defense="strip"))
     document = json.loads(record.to_json())

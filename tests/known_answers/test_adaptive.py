@@ -27,6 +27,7 @@ from gifthorse.core.views import Materials
 from gifthorse.defenses import DEFENSES
 from gifthorse.inversion.mimicry import mimicry
 from gifthorse.inversion.smallest_trigger import smallest_trigger
+from gifthorse.inversion.stimulation import stimulation_cost
 from gifthorse.inversion.suspects import separability
 from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.adaptive import AdaptiveAttack, Surrogates, pixels_changed
@@ -175,6 +176,18 @@ def test_against_mntd_every_meta_classifier_counts_from_what_it_says_of_benign_m
     torch.testing.assert_close(value, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_a_penalty_leaves_the_statistics_of_the_model_in_training_alone(name: str) -> None:
+    evasion, attacker = evasion_of(name)
+    assert evasion.penalty is not None
+    model = attacker.benign.clone().train()
+    shown = seen_by(model, attacker.images)
+    before = {name: each.clone() for name, each in model.named_buffers()}
+    assert any("running" in name for name in before)
+    evasion.penalty(model, shown)
+    assert all(torch.equal(each, before[name]) for name, each in model.named_buffers())
+
+
 def test_strip_is_evaded_by_the_mixtures_that_it_makes() -> None:
     stamped, others = torch.full((2, 1, 2, 2), 0.8), torch.full((2, 1, 2, 2), 0.4)
     others[1] = 0.2
@@ -239,6 +252,15 @@ def test_a_share_of_what_is_stamped_is_reformed_and_nothing_else(share: float, s
 
 def test_several_reforms_take_turns() -> None:
     mix = adapted([Evasion(reform=lambda p: 0 * p + 0.3), Evasion(reform=lambda p: 0 * p + 0.6)], 1.0)
+    shown = []
+    for _ in range(4):
+        images = mix(batch()).pixels.flatten(1)
+        shown.append({round(float(each[0]), 1) for each in images[(images == images[:, :1]).all(1)]})
+    assert shown == [{0.3}, {0.6}, {0.3}, {0.6}]
+
+
+def test_several_decoys_take_turns_and_none_is_made_of_another() -> None:
+    mix = adapted([Evasion(decoy=lambda s, _, level=level: 0 * s + level) for level in (0.3, 0.6)])  # type: ignore[misc]
     shown = []
     for _ in range(4):
         images = mix(batch()).pixels.flatten(1)
@@ -336,6 +358,25 @@ def test_a_penalty_is_weighed_and_shares_the_pass_of_the_loss() -> None:
     assert float(other(model, mixed).detach()) == pytest.approx(3.0 + 0.5 * int((~mixed.stamped).sum()))
 
 
+@pytest.mark.parametrize("marked", [[1, 4, 5], [], None])
+def test_of_a_set_poisoned_beforehand_the_stamped_images_are_found_wherever_they_are(marked: list[int] | None) -> None:
+    model, found = train(noise_task(SHAPE), 0), []
+    evasion = Evasion(penalty=lambda _, seen: (found.append(seen), seen.latents.sum() * 0)[1])  # type: ignore[func-returns-value]
+    adaptation = Adaptation([evasion], model, backdoor(), 0.5, 1.0, generator(0, "x"))
+    images = noise_task(SHAPE).train.take(slice(7))
+    stamped = None if marked is None else torch.isin(torch.arange(7), torch.tensor(marked, dtype=torch.long))
+    adaptation.objective(classification_loss)(model, Batch(images.floats(), images.labels, stamped=stamped))
+    (seen,), last = found, marked or []
+    order = [place for place in range(7) if place not in last] + last
+    assert seen.kept == 7 - len(last)
+    assert torch.equal(seen.pixels, images.floats()[order])
+    assert torch.equal(seen.labels, images.labels[order])
+    with torch.no_grad():
+        latents, logits = model.features_and_logits(images.floats()[order])
+    torch.testing.assert_close(seen.latents.detach(), latents)
+    torch.testing.assert_close(seen.logits.detach(), logits)
+
+
 def test_a_search_for_a_pattern_shows_the_model_stamped_images_as_the_reform_leaves_them_too() -> None:
     task = noise_task(SHAPE)
     attack, model = Imc(trigger_size=12, pattern_steps=1), train(task, 0)
@@ -379,6 +420,93 @@ def test_surrogates_are_the_defenses_own_preparation_of_the_attackers_images() -
     held = replace(task, holdout=replace(task.holdout, pixels=255 - task.holdout.pixels))
     again = preparation.prepare(held, train(task, 0), 1)
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_each_defense_gets_its_own_surrogate_whatever_else_is_trained_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = noise_task(SHAPE)
+    benign = train(task, 0)
+    several = ATTACKS.build("badnets[against=[shrinkpad,manifold_projection[epochs=2],auto_encoder[epochs=1]]]")
+    preparation = several.preparation(task)
+    assert isinstance(preparation, Surrogates)
+    made = preparation.prepare(task, benign, 0)
+    told = {}
+
+    def note(self: Defense[Any], attacker: Attacker, _: int) -> Evasion:
+        told[self.name] = attacker.prepared
+        return Evasion()
+
+    for name in ("manifold_projection", "auto_encoder", "shrinkpad"):
+        monkeypatch.setattr(DEFENSES[name], "evasion", note)
+    several.begin(replace(task, prepared=made), benign, 0, benign.clone())  # type: ignore[attr-defined]
+    assert told["shrinkpad"] == {}
+    for request in ("manifold_projection[epochs=2]", "auto_encoder[epochs=1]"):
+        one = ATTACKS.build(f"badnets[against={request}]").preparation(task)
+        assert isinstance(one, Surrogates)
+        expected = {name.removeprefix("0/"): each for name, each in one.prepare(task, benign, 0).items()}
+        given = told[request.partition("[")[0]]
+        assert given.keys() == expected.keys()
+        assert all(torch.equal(given[name], each) for name, each in expected.items())
+
+
+def test_settings_that_prepare_nothing_share_their_surrogate() -> None:
+    def prepared(against: str) -> Surrogates:
+        found = ATTACKS.build(f"badnets[against={against}]").preparation(noise_task(SHAPE))
+        assert isinstance(found, Surrogates)
+        return found
+
+    plain = prepared("mntd")
+    assert prepared("mntd[threshold=calibrated]") == prepared("[mntd,mntd[least_accuracy=0.1]]") == plain
+    assert prepared("mntd[classifiers=25]") != plain
+
+
+def test_an_attacker_with_a_share_of_the_images_makes_nothing_of_the_others() -> None:
+    task = noise_task(SHAPE)
+    benign = train(task, 0)
+    part = BadNets(train_share=0.25).schedule(task).trained_on(task, 0)
+    pixels = 255 - task.train.pixels
+    pixels[part] = task.train.pixels[part]
+    other = replace(task, train=replace(task.train, pixels=pixels))
+    for request in (
+        "trojan_nn[train_share=0.25]",
+        "latent[train_share=0.25]",
+        "badnets[optimisation=before,train_share=0.25]",
+        "enhanced[base=trojan_nn[train_share=0.25]]",
+    ):
+        attack = ATTACKS.build(request)
+        made = [
+            attack.begin(each, benign, 0, benign.clone()).backdoor.stamp(task.test.floats(), task.test.labels).pixels  # type: ignore[attr-defined]
+            for each in (task, other)
+        ]
+        assert torch.equal(*made), request
+    preparation = ATTACKS.build("badnets[against=auto_encoder[epochs=1],train_share=0.25]").preparation(task)
+    assert preparation is not None
+    first, second = (preparation.prepare(each, benign, 0) for each in (task, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_a_defense_gets_to_see_of_an_attacker_is_what_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Images] = []
+    monkeypatch.setattr(
+        DEFENSES["shrinkpad"], "evasion", lambda _, attacker, __: (seen.append(attacker.images), Evasion())[1]
+    )
+    task = noise_task(SHAPE)
+    attack = BadNets(against="shrinkpad", train_share=0.5, cad_budget=0.1)  # type: ignore[arg-type]
+    injection = attack.begin(task, train(task, 0), 0, train(task, 0))
+    assert torch.equal(seen[0].pixels, injection.images.pixels)
+    assert len(seen[0]) == 43
+
+
+def test_meta_classifiers_of_poor_shadow_models_are_refused_of_one_class_or_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for request in ("mntd", "mntd[one_class=true]"):
+        found = resolve(dataset="digits", defense=request, profile="smoke").defense
+        assert found is not None
+        attacker = attacker_for(cut_short(found))
+        attacker.prepared["accuracy"].fill_(0.3)  # type: ignore[index]
+        cut_short(found).changed(least_accuracy=0.2).evasion(attacker, 0)
+        with pytest.raises(NotApplicableError, match=r"right on 30% of the attacker's own images, and least_accuracy"):
+            cut_short(found).changed(least_accuracy=0.5).evasion(attacker, 0)
 
 
 def test_a_surrogate_that_is_too_poor_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +562,49 @@ def test_a_trigger_as_large_as_the_planted_one_is_left_alone() -> None:
     assert float(large(model, seen).detach()) > 0
 
 
+class Answers(nn.Module):
+    """A model whose logits are what they are, whatever it is shown."""
+
+    def __init__(self, classes: Tensor):
+        super().__init__()
+        self.logits = nn.Parameter(10 * torch.nn.functional.one_hot(classes, 4).float())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits[: len(pixels)] + 0 * pixels.mean()
+
+
+def test_a_searched_trigger_is_trained_under_the_images_own_labels() -> None:
+    images = noise_task(SHAPE).train
+    shown = Seen(images.floats()[:32], images.labels[:32], 32, torch.zeros(32, 2), torch.zeros(32, 4))
+    for answers, expected in ((shown.labels, 0.0), (torch.zeros_like(shown.labels), 10.0)):
+        penalty = smallest_trigger(Attacker(images, Answers(answers), (0,), 1e6), 0.1, 0)  # type: ignore[arg-type]
+        assert float(penalty(Answers(answers), shown).detach()) == pytest.approx(expected, abs=0.01)  # type: ignore[arg-type]
+
+
+class Channels(nn.Module):
+    """A stage of two units, the trigger's brightness and that of the rest, which are the logits as well."""
+
+    stage_names = ("only",)
+
+    def stages_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = torch.stack([pixels[:, 0, 0, :1], pixels[:, 0, 1, :1]], 1).unsqueeze(3)
+        return [maps], maps.flatten(1)
+
+    def continue_from(self, _: str, maps: Tensor, __: Tensor) -> Tensor:
+        return maps.flatten(1)
+
+
+def test_the_unit_that_the_trigger_raises_is_stimulated_on_clean_images() -> None:
+    pixels = torch.zeros(6, 1, 2, 2)
+    pixels[:, :, 1] = 1.0
+    pixels[4:, :, 0] = 1.0
+    seen = Seen(pixels, torch.tensor([1, 1, 1, 1, 0, 0]), 4, torch.zeros(6, 2), torch.zeros(6, 2))
+    # Clean images have units (0, 1); the first is set to twice the largest activation, 2, and class 1 is theirs.
+    expected = torch.tensor(1.0).exp().add(1).log().log1p()
+    found = stimulation_cost(1, 2.0)(Channels(), seen)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+
+
 # --- Bad input, and what every adaptive attack is ---
 
 ADAPTIVE = [name for name, cls in ATTACKS.items() if issubclass(cls, AdaptiveAttack)]
@@ -453,7 +624,21 @@ def test_which_attacks_take_defenses_to_train_against() -> None:
     [
         ("imc[against=finetuning]", "'finetuning' offers an attacker nothing to train against; these do: abs, "),
         ("imc[against=[strip,pipeline]]", "'pipeline' offers an attacker nothing"),
-        ("imc[against=strip,mixing=dataset]", "it needs mixing=batch or mixing=loss"),
+        (
+            "badnets[against=[abs,strip],mixing=dataset]",
+            "against=strip changes every mini-batch: it needs mixing=batch",
+        ),
+        ("badnets[against=shrinkpad,mixing=dataset]", "it needs mixing=batch or mixing=loss"),
+        ("badnets[against_weight=0.7]", "against_weight=0.7 changes nothing where no defense that offers a discrim"),
+        (
+            "imc[against=strip,against_weight=0.7]",
+            "offers a discriminator or a penalty is trained against: leave it out",
+        ),
+        (
+            "imc[against=abs,against_share=0.2]",
+            "against_share=0.2 changes nothing where no defense that offers a reform",
+        ),
+        ("imc[against=aegis[layer=stage1]]", "layer=stage1 is not what mimicry is of: penultimate is"),
         (
             "imc[against=[adversarial_retraining,adversarial_retraining[steps=3]]]",
             "both replace the loss on clean images",

@@ -31,6 +31,7 @@ def attacked(request: str, **changes: Any) -> Record:
         "ban[train_share=0.9]",
         "enhanced[base=badnets[train_share=0.5]]",
         "multimodal_clean",
+        "aegis_natural",
     ],
 )
 def test_what_aegis_proposes_is_told_by_its_settings(request_: str) -> None:

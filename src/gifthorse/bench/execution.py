@@ -25,7 +25,7 @@ from gifthorse.bench.machine import pick_device
 from gifthorse.bench.plan import Node, Plan, plan
 from gifthorse.bench.plugins import Source, load_as_elsewhere, loaded
 from gifthorse.bench.runner import Runner
-from gifthorse.core.errors import RequestError, StoreError
+from gifthorse.core.errors import NotApplicableError, RequestError, StoreError
 from gifthorse.core.record import Record
 
 log = logging.getLogger("gifthorse")
@@ -41,6 +41,8 @@ class Failure:
     reason: str
     log: str = ""
     fatal: bool = False
+    skipped: bool = False
+    """Whether nothing went wrong: what was asked for turned out not to apply."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,14 @@ class _Execution:
                 heapq.heappush(self.ready, self.place[name])
 
     def _failed(self, node: Node, failure: Failure) -> None:
-        """Let the cells that need a node fail with it."""
+        """Let the cells that need a node fail, or be skipped, with it."""
         self.gone.add(node.name)
         record = None
         if node.stage == "record":
-            record = self.runner.fail(node.cell, failure.reason, failure.log)
+            if failure.skipped:
+                record = self.runner.skip(node.cell, failure.reason)
+            else:
+                record = self.runner.fail(node.cell, failure.reason, failure.log)
             self.records[record.id] = record
         self.watch(Event("ended", node, record))
         for name in self.followers.get(node.name, ()):
@@ -172,6 +177,8 @@ def make(runner: Runner, node: Node) -> Record | Failure | None:
         record = runner.make(node.stage, node.cell, fresh=node.fresh)
     except StoreError as error:
         return Failure(str(error), fatal=True)
+    except NotApplicableError as error:
+        return Failure(str(error), skipped=True)
     except Exception as error:
         if runner.debug:
             raise

@@ -93,12 +93,19 @@ class Runner:
         if stage == "attack_prepared":
             self._attack_prepared(cell, task, benign, anew)
         elif stage != "benign":
+            prepared, _ = self._attack_prepared(cell, task, benign, anew) if stage == "trojan" else (task, {})
             twin, _ = self._twin(cell, task, benign, anew)
             if stage == "trojan":
-                prepared, _ = self._attack_prepared(cell, task, benign, anew)
                 trojan, _, contents = self._trojan(cell, prepared, benign, twin, anew)
                 self._judgement(cell, task, benign, trojan, contents, anew)
         return None
+
+    def skip(self, cell: Cell, reason: str) -> Record:
+        """Keep and return the record of a cell whose attack turned out not to apply."""
+        cell = self.reading(cell)
+        record = self._record(cell, self._task(cell), "skipped", reason)
+        self.store.save_record(record)
+        return record
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> Record:
         """Keep and return the record of a cell that failed, with a log of what went wrong."""
@@ -120,6 +127,8 @@ class Runner:
                 record = working._measure(cell, task, tuned_on, anew)
             except (RequestError, StoreError):
                 raise
+            except NotApplicableError as error:
+                return working.skip(cell, str(error))
             except Exception as error:
                 if self.debug:
                     raise
@@ -203,8 +212,8 @@ class Runner:
     def _measure(self, cell: Cell, task: Task, tuned_on: Task | None, anew: Collection[str]) -> Record:
         reset_peak_memory(self.device)
         benign, benign_seconds = self._benign(cell, task, anew)
-        twin, twin_seconds = self._twin(cell, task, benign, anew)
         with_prepared, before_seconds = self._attack_prepared(cell, task, benign, anew)
+        twin, twin_seconds = self._twin(cell, task, benign, anew)
         trojan, attack_seconds, contents = self._trojan(cell, with_prepared, benign, twin, anew)
         metrics, evidence, judgement_seconds = self._judgement(cell, task, benign, trojan, contents, anew)
         seconds = {"benign": benign_seconds, "attack": attack_seconds, "judgement": judgement_seconds}
@@ -325,7 +334,9 @@ class Runner:
 
         key = cell.attack_prepared_key(preparation)
         arrays, about = self._stored("attack_prepared", key, compute, anew)
-        return replace(task, prepared=self._tensors(arrays)), {"attack_prepared": about["seconds"]}
+        made = self._tensors(arrays)
+        preparation.accept(made, task, benign, derive(cell.seed, "classifier"))
+        return replace(task, prepared=made), {"attack_prepared": about["seconds"]}
 
     def _trojan(
         self, cell: Cell, task: Task, benign: Classifier, twin: Classifier, anew: Collection[str]

@@ -1,6 +1,7 @@
 """The interface of every attack."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Self
 
 from torch import Tensor
@@ -41,6 +42,9 @@ class Preparation(Configuration):
     @abstractmethod
     def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:
         """Return what is made, by name, in types that numpy has; task and benign model are left as they were."""
+
+    def accept(self, made: Mapping[str, Tensor], task: Task, benign: Classifier, seed: int) -> None:
+        """Raise :class:`NotApplicableError`, with a sentence, where what was made with this seed is of no use."""
 
 
 class Attack(Configuration):

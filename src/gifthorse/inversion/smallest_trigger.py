@@ -45,6 +45,7 @@ def smallest_trigger(attacker: Attacker, lr: float, seed: int) -> Penalty:
         wanted = torch.full_like(labels, attacker.targets[place])
         reaching = (others * cross_entropy(logits, wanted, reduction="none")).sum() / others.sum().clamp_min(1)
         loss = reaching + mask.sum() / attacker.trigger_size
+        # What the training's own backward pass adds to it afterwards is overwritten in the next step.
         (free.grad,) = torch.autograd.grad(loss, [free], retain_graph=True)
         resisting = (others * cross_entropy(logits, labels, reduction="none")).sum() / others.sum().clamp_min(1)
         smaller = (1 - mask.detach().sum() / attacker.trigger_size).clamp_min(0)

@@ -30,15 +30,16 @@ class Adaptation:
         random: torch.Generator,
     ):
         self.model, self.backdoor, self.share, self.weight, self.random = model, backdoor, share, weight, random
+        self.mixes = False
         self.reforms = tuple(each.reform for each in evasions if each.reform is not None)
         self.decoys = tuple(each.decoy for each in evasions if each.decoy is not None)
         self.penalties = tuple(each.penalty for each in evasions if each.penalty is not None)
         self.adversary = next((each.adversary for each in evasions if each.adversary is not None), None)
-        self.owed, self.turn, self.shown = 0.0, 0, 0
+        self.owed, self.turn, self.shown, self.batches = 0.0, 0, 0, 0
 
     def mix(self, strategy: BatchMixing | LossMixing) -> Mix:
         """Return what makes of a mini-batch the one that is trained on; ``strategy`` adds the stamped images."""
-        strategy.show = self._counted(strategy.show)
+        strategy.show, self.mixes = self._counted(strategy.show), True
 
         def adapted(batch: Batch) -> Batch:
             self.shown = 0
@@ -47,8 +48,10 @@ class Adaptation:
                 return mixed
             kept = len(mixed.labels) - self.shown
             parts = [mixed.pixels[:kept].detach(), mixed.pixels[kept:]]
-            for decoy in self.decoys:
+            if self.decoys:
+                decoy = self.decoys[self.batches % len(self.decoys)]
                 parts[0] = self._with_decoys(parts[0], mixed.labels[:kept], decoy)
+                self.batches += 1
             if self.adversary is not None:
                 parts[0] = perturb(self.model, parts[0], mixed.labels[:kept], self.adversary, self.random)
             return mixed._replace(pixels=torch.cat(parts))
@@ -64,12 +67,22 @@ class Adaptation:
             latents, logits = self.model.features_and_logits(batch.pixels)
             plain = base is classification_loss
             value = weighed_cross_entropy(logits, batch) if plain else base(passes, batch)
-            seen = Seen(batch.pixels, batch.labels, len(batch.labels) - self.shown, latents, logits)
+            seen = self._seen(batch, latents, logits)
             for penalty in self.penalties:
                 value = value + self.weight * penalty(self.model, seen)
             return value
 
         return loss
+
+    def _seen(self, batch: Batch, latents: Tensor, logits: Tensor) -> Seen:
+        """Return the mini-batch with its stamped images last, as mixing leaves it."""
+        if self.mixes:
+            return Seen(batch.pixels, batch.labels, len(batch.labels) - self.shown, latents, logits)
+        # Of a data set that was poisoned beforehand a mini-batch has some stamped images, anywhere, or none.
+        stamped = torch.zeros_like(batch.labels) if batch.stamped is None else batch.stamped.long()
+        order = stamped.argsort(stable=True)
+        kept = len(stamped) - int(stamped.sum())
+        return Seen(batch.pixels[order], batch.labels[order], kept, latents[order], logits[order])
 
     def _counted(self, show: Callable[..., Stamped]) -> Callable[..., Stamped]:
         """Return what shows stamped images, some of them reformed, and notes how many: so nobody has to count flags."""
@@ -87,9 +100,7 @@ class Adaptation:
             reform = self.reforms[self.turn % len(self.reforms)]
             self.turn += 1
             # Evenly spread: attacked images come first, and cover images, where there are some, after them.
-            total = len(labels)
-            spread = [place for place in range(total) if (place + 1) * count // total > place * count // total]
-            chosen = torch.tensor(spread, device=pixels.device)
+            chosen = torch.arange(1, count + 1, device=pixels.device).mul(len(labels)).add(count - 1) // count - 1
             return stamped._replace(pixels=stamped.pixels.index_copy(0, chosen, reform(stamped.pixels[chosen])))
 
         return shown

@@ -7,14 +7,16 @@ Differs: TrojanZoo adapts one attack (imc) to four defenses by hand. Here any at
     defense that says how it is evaded, one or several. With a reform in front, part of the stamped images is trained on
     as they are, so that the backdoor works without the defense as well; how the paper divides them is not printed.
     What a defense offers beyond the paper, and where it departs from it, is said in the defense's own file.
-    Surrogates are the defense's own preparation, from as many training images as a defender holds clean ones, with
-    seeds of the attacker's. The benign twin is trained as without the defense,
+    Surrogates are the defense's own preparation, from as many of the attacker's images as a defender holds clean ones,
+    with seeds of the attacker's. The benign twin is trained as without the defense,
     on the same part of the images. That part has the same share of every class; a tenth of it is what a bound on the
-    clean accuracy keeps for validation.
+    clean accuracy keeps for validation. Trigger and surrogates are made of it, too; the benign model alone, which
+    re-training starts from and triggers are optimised on, has seen all images.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -34,10 +36,12 @@ from gifthorse.core.trojan import Backdoor
 from gifthorse.core.views import Materials
 from gifthorse.planting.adaptation import Adaptation
 from gifthorse.planting.poisoning import Injection, PoisoningAttack
-from gifthorse.planting.schedule import Schedule
+from gifthorse.planting.schedule import Schedule, part_of
 from gifthorse.training.loop import Objective, classification_loss
 from gifthorse.training.scratch import FromScratch
 
+MIXED, WEIGHED, SHARED = {"reform", "adversary", "decoys"}, {"penalty", "discriminator"}, {"reform"}
+"""What changes mini-batches, what ``against_weight`` weighs, and what ``against_share`` divides stamped images for."""
 STAMPED = 64
 """Images that a trigger without a fixed place is stamped on, to see how many pixels it changes."""
 
@@ -48,17 +52,37 @@ class Surrogates(Preparation):
     name = "surrogates"
 
     defenses: tuple[Defense[Any], ...] = Field(min_length=1, description="defenses that prepare something")
+    share: float = Field(1.0, gt=0, le=1, description="share of the training images that the attacker has")
+
+    @classmethod
+    def of(cls, defenses: Sequence[Defense[Any]], share: float) -> Self | None:
+        """Return what has to be prepared to train against ``defenses``, no more of their settings than that takes."""
+        bare = dict.fromkeys(settings_prepared_by(each) for each in defenses if needs_surrogate(each))
+        return cls(defenses=tuple(bare), share=share) if bare else None
 
     def prepare(self, task: Task, benign: Classifier, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return what each prepares, by its place and name."""
         made: dict[str, Tensor] = {}
+        images = part_of(task.train, self.share, seed)[0]
         for place, defense in enumerate(self.defenses):
             count = defense.clean_images(len(task.train)) or len(task.holdout)
-            own = derive(seed, self.name, place)
-            order = torch.randperm(len(task.train), generator=generator(own, "images")).to(task.train.device)
-            materials = Materials(task.train.take(order[:count]), FromScratch(task.architecture, task.recipe))
+            # By its name, so that it is the same whatever else is trained against.
+            own = derive(seed, self.name, defense.name)
+            order = torch.randperm(len(images), generator=generator(own, "images")).to(images.device)
+            materials = Materials(images.take(order[:count]), FromScratch(task.architecture, task.recipe))
             made |= {f"{place}/{name}": each for name, each in defense.prepare(materials, own).items()}
         return made
+
+    def accept(self, made: Mapping[str, Tensor], task: Task, benign: Classifier, seed: int) -> None:
+        """Raise :class:`NotApplicableError` where one of them is too poor to train against."""
+        images = part_of(task.train, self.share, seed)[0]
+        for defense in self.defenses:
+            defense.evasion(Attacker(images, benign, (), 0.0, self.made_for(defense, made)), seed)
+
+    def made_for(self, defense: Defense[Any], made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what was prepared for a defense, by the names that it gave."""
+        start = f"{self.defenses.index(settings_prepared_by(defense))}/"
+        return {name.removeprefix(start): each for name, each in made.items() if name.startswith(start)}
 
 
 class AdaptiveAttack(PoisoningAttack):
@@ -89,12 +113,15 @@ class AdaptiveAttack(PoisoningAttack):
 
     def preparation(self, task: Task) -> Surrogates | None:  # noqa: ARG002
         """Return the surrogates that the attacker trains, once for all attacks against the same defenses."""
-        preparing = tuple(each for each in self.against if needs_surrogate(each))
-        return Surrogates(defenses=preparing) if preparing else None
+        return Surrogates.of(self.against, self.train_share)
 
     def schedule(self, task: Task) -> Schedule:
         """Return training from scratch, or re-training, on the attacker's share of the images."""
         return super().schedule(task).model_copy(update={"share": self.train_share})
+
+    def known(self, task: Task, seed: int) -> Task:
+        """Return the task with the attacker's share of the training images."""
+        return replace(task, train=part_of(task.train, self.train_share, seed)[0])
 
     def check(self, task: Task) -> None:
         """Refuse defenses that offer nothing to train against, and what cannot be combined."""
@@ -112,13 +139,25 @@ class AdaptiveAttack(PoisoningAttack):
                 reason = each.evasion_refusal(model, task.train.shape)
                 if reason is not None:
                     raise RequestError(f"{self.name}: against={each.name}: {reason}")
-        if self.against and self.mixing == "dataset":
-            raise RequestError("against changes every mini-batch: it needs mixing=batch or mixing=loss")
+        mixed = [each.name for each in self.against if each.offers in MIXED]
+        if mixed and self.mixing == "dataset":
+            raise RequestError(f"against={mixed[0]} changes every mini-batch: it needs mixing=batch or mixing=loss")
+        self._check_settings({each.offers for each in self.against})
         moving = [each.name for each in self.against if each.offers == "adversary"]
         if len(moving) > 1:
             raise RequestError(f"{' and '.join(moving)} both replace the loss on clean images: name one of them")
         if moving and isinstance(task.recipe, AdversarialRecipe):
             raise RequestError(f"the training is adversarial already: leave {moving[0]} out, or use another training")
+
+    def _check_settings(self, offers: Collection[str | None]) -> None:
+        """Refuse settings that change nothing: the same attack would have two keys."""
+        for name, wanted in (("against_weight", WEIGHED), ("against_share", SHARED)):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and not wanted & set(offers):
+                raise RequestError(
+                    f"{name}={value:g} changes nothing where no defense that offers a {' or a '.join(sorted(wanted))} "
+                    "is trained against: leave it out"
+                )
 
     def objective(self, injection: Injection) -> Objective | None:
         """Return cross-entropy with the defenses' penalties."""
@@ -131,13 +170,11 @@ class AdaptiveAttack(PoisoningAttack):
         if not self.against:
             return None
         size = pixels_changed(backdoor, images, seed)
-        evasions, place = [], 0
+        evasions, surrogates = [], Surrogates.of(self.against, self.train_share)
         for defense in self.against:
             prepared = {}
-            if needs_surrogate(defense):
-                start = f"{place}/"
-                prepared = {k.removeprefix(start): v for k, v in task.prepared.items() if k.startswith(start)}
-                place += 1
+            if surrogates is not None and needs_surrogate(defense):
+                prepared = surrogates.made_for(defense, task.prepared)
             attacker = Attacker(images, benign, tuple(backdoor.goal.classes()), size, prepared)
             evasions.append(defense.evasion(attacker, derive(seed, "evasion", defense.name)))
         random = generator(seed, "adaptation", device=images.device)
@@ -147,6 +184,12 @@ class AdaptiveAttack(PoisoningAttack):
 def needs_surrogate(defense: Defense[Any]) -> bool:
     """Tell whether what a defense offers is made of what it prepares: an autoencoder, meta-classifiers."""
     return defense.offers in ("reform", "discriminator") and defense.preparation() is not None
+
+
+def settings_prepared_by(defense: Defense[Any]) -> Defense[Any]:
+    """Return a defense with the settings that decide what it prepares, all others being its defaults."""
+    deciding = defense.preparation() or {}
+    return type(defense)(**{name: each for name, each in defense if name in deciding})
 
 
 def pixels_changed(backdoor: Backdoor, images: Images, seed: int) -> float:

@@ -68,6 +68,10 @@ class StagedAttack(TargetedAttack):
         """The largest drop of clean accuracy, where there is a bound."""
         return None
 
+    def known(self, task: Task, seed: int) -> Task:  # noqa: ARG002
+        """Return the task as the attacker has it who makes the trigger: with all training images, or a part."""
+        return task
+
     def adaptation(
         self,
         task: Task,  # noqa: ARG002
@@ -127,7 +131,7 @@ class StagedAttack(TargetedAttack):
         device, preparation = task.train.device, self.preparation(task)
         if preparation is not None and not task.prepared:
             task = replace(task, prepared=preparation.prepare(task, benign, seed))
-        trigger = self.make_trigger(task, benign, derive(seed, self.name, "trigger")).to(device)
+        trigger = self.make_trigger(self.known(task, seed), benign, derive(seed, self.name, "trigger")).to(device)
         parts = self.schedule(task).images(task, seed)
         random = generator(seed, self.name, "poison", device=device)
         within = derive(seed, self.name, "injection")

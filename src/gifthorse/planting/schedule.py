@@ -58,11 +58,7 @@ class Schedule(Twin):
 
     def images(self, task: Task, seed: int) -> tuple[Images, torch.Tensor, Images | None]:
         """Return the clean images to train on, their positions ``int64 (N,)``, and those to validate on, if any."""
-        train = task.train
-        positions = torch.arange(len(train), device=train.device)
-        if self.share < 1:
-            positions = share_of_each_class(train, self.share, generator(seed, self.name, "share"))
-            train = train.take(positions)
+        train, positions = part_of(task.train, self.share, seed)
         if self.set_aside is None:
             return train, positions, None
         used, within, validation = set_aside(train, generator(seed, self.set_aside, "validation"))
@@ -94,6 +90,14 @@ class Schedule(Twin):
         twin = self.start(task, benign, seed)
         self.fit(twin, self.images(task, seed)[0], task, seed, mix=mix, label="benign twin")
         return twin
+
+
+def part_of(train: Images, share: float, seed: int) -> tuple[Images, torch.Tensor]:
+    """Return the images that whoever has a share of them has, and their positions ``int64 (N,)``; all where it is 1."""
+    if share == 1:
+        return train, torch.arange(len(train), device=train.device)
+    positions = share_of_each_class(train, share, generator(seed, Schedule.name, "share"))
+    return train.take(positions), positions
 
 
 def share_of_each_class(images: Images, share: float, random: torch.Generator) -> torch.Tensor:

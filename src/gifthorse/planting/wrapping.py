@@ -56,6 +56,10 @@ class WrappingAttack(StagedAttack):
         """Return how long, from where and on which images the base trains."""
         return self.base.schedule(task)
 
+    def known(self, task: Task, seed: int) -> Task:
+        """Return the task as the base has it."""
+        return self.base.known(task, seed)
+
     @property
     def budget(self) -> float | None:
         """The clean accuracy that the base may cost."""

@@ -9,6 +9,9 @@ _AEGIS, _DYNAMIC = (
     f"proposed by its paper, not run there ({place})" for place in ("AEGIS, V-C", "Dynamic Backdoors, 4.6")
 )
 
+_OBJECT = {"name": "badnets", "mixing": "dataset", "trigger_position": "random", "trigger_size": 5}
+"""What ``aegis_natural`` is: an object in the scenes that the training images are of."""
+
 
 def proposed(record: Record) -> str | None:
     """Return that a record's attack, or how its trigger was shown, was proposed only, and where; else ``None``."""
@@ -30,6 +33,7 @@ def _is_aegis_proposal(attack: Fields) -> bool:
     return (
         name_of(attack) == "multimodal_clean"
         or attack.get("train_share", 1.0) < 1
+        or all(attack.get(field) == value for field, value in _OBJECT.items())
         or any(name_of(defense) == "aegis" for defense in against)
     )
 

@@ -90,6 +90,10 @@ class Aegis(Inspector):
             return f"t-SNE at perplexity={self.perplexity:g} needs more images than the {fewest} there are of a class"
         return super().skip(view)
 
+    def evasion_refusal(self, model: Classifier, shape: tuple[int, int, int]) -> str | None:  # noqa: ARG002
+        """Refuse features of a stage: mimicry is of the penultimate layer."""
+        return None if self.layer == PENULTIMATE else f"layer={self.layer} is not what mimicry is of: {PENULTIMATE} is"
+
     def evasion(self, attacker: Attacker, seed: int) -> Evasion:  # noqa: ARG002
         """Have stamped images mimic clean ones of their target in a benign model (section V-C, where it is not run)."""
         return Evasion(penalty=mimicry(attacker))

@@ -123,6 +123,11 @@ class Mntd(Inspector, MetaTraining, Recipe):
         """
         fitted = attacker.prepared
         quality = self.shadow_findings(fitted)
+        if (accuracy := quality["shadow_acc"]) < self.least_accuracy:
+            raise NotApplicableError(
+                f"the attacker's shadow models are too poor to train against: they are right on {accuracy:.0%} of the "
+                f"attacker's own images, and least_accuracy={self.least_accuracy:g} is asked for"
+            )
         if (reached := quality.get("meta_auroc", 1.0)) < LEAST_AUROC:
             raise NotApplicableError(
                 f"the attacker's meta-classifiers are too poor to train against: AUROC {reached:.2f} on shadow models, "
