@@ -31,14 +31,15 @@ class TriggerGallery(Analysis):
         """Return a row of clean images, and for every target the same ones stamped and the trigger alone."""
         backdoor, names = subject.backdoor, subject.task.class_names
         assert backdoor is not None
-        images = pairs_of(subject, self.images).clean
-        evidence = Evidence({"pictures/clean": to_array(images.pixels)})
+        pairs = pairs_of(subject, self.images)
+        images = pairs.plain
+        evidence = Evidence({"pictures/clean": to_array(pairs.clean.pixels)})
         changed = []
         for condition in range(min(backdoor.goal.conditions, self.targets)):
             led_to = targets_under(backdoor, images, condition).unique().tolist()
             caption = f"target {names[led_to[0]]}" if len(led_to) == 1 else "targets of their own"
             stamped = self._stamped(backdoor, images.floats(), condition, seed)
-            changed.append((stamped != images.pixels).any(1).sum((1, 2)))
+            changed.append((stamped != pairs.clean.pixels).any(1).sum((1, 2)))
             evidence[f"pictures/{caption.replace('/', '∕')}"] = to_array(stamped)
             alone = self._stamped(backdoor, torch.zeros_like(images.floats()), condition, seed)
             if alone.any():

@@ -11,6 +11,8 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
 from gifthorse.core.findings import DRAWN as DRAWN
+from gifthorse.core.images import Images
+from gifthorse.core.stamping import Stamping, unstamped
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 
@@ -20,13 +22,19 @@ class Subject:
     """What an analysis looks at: a model as it was delivered, or as a defense left it, beside its benign twin.
 
     ``backdoor`` is ``None`` where nothing was planted; then the twin is the model itself. Images are the task's test
-    images.
+    images, without a trigger in the form that :meth:`clean` gives them. ``stamp`` says how the backdoor's trigger is
+    varied, which it is already.
     """
 
     model: Classifier
     twin: Classifier
     backdoor: Backdoor | None
     task: Task
+    stamp: Stamping | None = None
+
+    def clean(self, images: Images) -> Images:
+        """Return images without a trigger as they are compared: transformed where the stamp transforms whole images."""
+        return unstamped(self.stamp, images)
 
     @property
     def models(self) -> dict[str, Classifier]:
