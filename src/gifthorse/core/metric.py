@@ -454,7 +454,7 @@ METRICS = Metrics(
            "the overlap on the benign twin", short="Twin overlap"),
     Metric("analysis.pseudo_linearity_mean", "model: pseudo-linearity of downstream heads", "model", COEFFICIENT, None,
            "mean over heads of how well a linear map of a shift of features predicts the shift of the head's output, "
-           "on shifts held out: 1 for a linear head", "TrojanZoo A.2, eq. 7 and 8", "Pseudo-linearity"),
+           "of images held out: 1 for a linear head", "TrojanZoo A.2, eq. 7 and 8", "Pseudo-linearity"),
     Metric("analysis.pseudo_linearity", "model: pseudo-linearity of each head", "model", COEFFICIENT, None,
            "the same of each downstream head, in the order of the analysis's heads"),
     Metric("analysis.class_distance_closest", "distance of the closest classes", "images", NORM, None,
