@@ -61,7 +61,7 @@ def test_a_linear_head_is_predicted_exactly_and_a_strongly_curved_one_is_not(mon
 
 @pytest.mark.parametrize("units", [64, 1024])
 def test_what_no_linear_map_explains_stays_unexplained_however_many_units_there_are(units: int) -> None:
-    """Outputs that turn with the least of a feature are noise; as many images as units would explain any of one half."""
+    """Outputs that turn with the least of a feature are noise; so many units would explain them on images they saw."""
     subject = subject_of_digits()
     model, test = SmallCnn(width=4, embedding=units).build((1, 16, 16), 10, 0).eval(), subject.task.test
     halves = [Half(subject, test.take(part), model, 2 * units, 5, 0) for part in (slice(200), slice(200, None))]
@@ -76,12 +76,10 @@ def test_of_fewer_images_than_a_linear_map_needs_nothing_is_said() -> None:
     half = Half(subject, subject.task.test.take(slice(200)), subject.model, 40, 5, 0)
     half.require_enough()
     half._images = ENOUGH * int((half.moved != 0).any(0).sum()) - 1
-    with pytest.raises(
-        NotApplicableError, match=r"a linear map of \d+ units needs at least \d+ images to be fitted to"
-    ):
+    with pytest.raises(NotApplicableError, match=r"a linear map of \d+ units needs at least \d+ images"):
         half.require_enough()
     wide = SmallCnn(width=4, embedding=1024).build((1, 16, 16), 10, 0)
-    with pytest.raises(NotApplicableError, match="half of the test images that it may use are 3[78]"):
+    with pytest.raises(NotApplicableError, match=r"half of the test images that it may use are 3[78]\d"):
         PseudoLinearity(heads=("bayes",)).look(replace(subject, model=wide), 0)  # type: ignore[arg-type]
 
 

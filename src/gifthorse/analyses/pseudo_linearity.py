@@ -53,7 +53,7 @@ class PseudoLinearity(Analysis):
     images: int = Field(
         2000,
         ge=2,
-        description="test images at most that groups are drawn from, clean and stamped, half of them held out",
+        description="test images at most that groups are drawn from, clean and stamped; half are held out",
     )
     group: int = Field(5, ge=1, description="images of a group")
     shifts_per_unit: int = Field(
@@ -78,7 +78,7 @@ class PseudoLinearity(Analysis):
         model, task = subject.model.clone(), subject.task
         learnt = some(task.train, self.train_images, derive(seed, "training images"))
         known = cache_features(model, learnt)
-        count = self.shifts_per_unit * known.shape[1] // 4
+        count = max(self.shifts_per_unit * known.shape[1] // 4, 1)
         test = some(task.test, self.images, derive(seed, "test images"))
         middle = len(test) // 2
         fitted_to, held_out = (
@@ -120,8 +120,8 @@ class Half:
         units = int((self.moved != 0).any(0).sum())
         if self._images < ENOUGH * units:
             raise NotApplicableError(
-                f"a linear map of {units} units needs at least {ENOUGH * units} images to be fitted to, clean and stamped "
-                f"ones together; half of the test images that it may use are {self._images}"
+                f"a linear map of {units} units needs at least {ENOUGH * units} images to be fitted to, clean and "
+                f"stamped; half of the test images that it may use are {self._images}"
             )
 
     def shifts_of(self, head: nn.Module) -> Tensor:
