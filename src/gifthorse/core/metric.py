@@ -481,7 +481,8 @@ METRICS = Metrics(
     Metric("analysis.map_difference_label_twin", "twin: difference of maps, own class", "model", PERCENT, None,
            "the same of the images' own classes on the benign twin", short="Twin Δ own class"),
     Metric("analysis.trigger_mass", "model: share of the maps on the trigger", "model", PERCENT, None,
-           "mean share of the target's map that lies on the trigger's pixels, on stamped images",
+           "mean share of the target's map that lies on the trigger's pixels, on stamped images; not told of a stage's "
+           "maps behind a reform",
            "relevance mass accuracy, Arras et al. 2020", "On trigger"),
     Metric("analysis.trigger_mass_transformed", "model: share of the maps on the trigger, transformed", "model",
            PERCENT, None, "the same of stamped images that were transformed, of the class that the model gives, where "
