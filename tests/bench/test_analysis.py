@@ -115,6 +115,14 @@ def test_what_cannot_be_asked_of_a_network_is_refused_before_anything_is_trained
         plan(runner, [asked])
 
 
+@pytest.mark.parametrize("analysis", ["trigger_gallery", "class_distances[images=40,directions=5]"])
+def test_clean_and_stamped_images_are_shrunk_to_the_same_place(analysis: str, runner: Runner) -> None:
+    """Shrinking makes a trigger of 3×3 smaller; elsewhere clean and stamped images stay alike."""
+    found = runner.run(cell(analysis=analysis, stamp="shrunk")).metrics
+    (number,) = {"analysis.trigger_pixels", "analysis.stamped_distance_transport"} & found.keys()
+    assert 1 < float(found[number]) <= 16  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("analysis", "number"),
     [("trigger_gallery", "trigger_pixels"), ("class_distances[images=40,directions=5]", "stamped_distance_transport")],

@@ -1,6 +1,7 @@
 """The images that analyses look at: clean test images, and the same ones stamped.
 
-Where a stamping transforms whole images, clean ones are shown transformed as well.
+Where a stamping transforms whole images, clean ones are shown transformed as well: by the same draws, unless trigger or
+goal draw before.
 """
 
 from dataclasses import dataclass, replace
@@ -50,8 +51,7 @@ def pairs_of(subject: Subject, most: int, *, right: bool = False) -> Pairs:
         raise NotApplicableError("no test image is worth stamping: all are of their target's class")
     if right:
         found = found.take(rightly_classified(subject.clean(found), *subject.models.values()))
-    # All of them at once, as they are stamped: a random transformation then does the same to both, where nothing else
-    # is drawn.
+    # All of them at once, as they are stamped: the draws of a random transformation are then the same.
     clean, (stamped, targets) = subject.clean(found), stamp_for_judging(backdoor, found)
     chosen = (targets != found.labels).nonzero().squeeze(1)[:most]
     plain = found.take(chosen)

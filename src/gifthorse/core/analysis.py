@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
@@ -32,9 +33,12 @@ class Subject:
     task: Task
     stamp: Stamping | None = None
 
-    def clean(self, images: Images) -> Images:
-        """Return images without a trigger as they are compared: transformed where the stamp transforms whole images."""
-        return unstamped(self.stamp, images)
+    def clean(self, images: Images, random: torch.Generator | None = None) -> Images:
+        """Return images without a trigger as they are compared: transformed where the stamp transforms whole images.
+
+        The generator is that of the same images stamped, where it is not the judges'.
+        """
+        return unstamped(self.stamp, images, random)
 
     @property
     def models(self) -> dict[str, Classifier]:

@@ -93,9 +93,12 @@ class TransformedTrigger(VariedTrigger):
         return self.transformation.transformed(self.trigger.stamp(pixels, generator, conditions), generator)
 
 
-def unstamped(stamp: Stamping | None, images: Images) -> Images:
-    """Return what becomes of images without a trigger: transformed where the stamping transforms whole images."""
+def unstamped(stamp: Stamping | None, images: Images, random: torch.Generator | None = None) -> Images:
+    """Return what becomes of images without a trigger: transformed where the stamping transforms whole images.
+
+    What is random follows from a generator, without one from that which all judges stamp with.
+    """
     if not isinstance(stamp, ImageTransformation):
         return images
-    random = generator(0, "judge", "stamp", device=images.device)
+    random = random or generator(0, "judge", "stamp", device=images.device)
     return replace(images, pixels=to_levels(stamp.transformed(images.floats(), random)))
