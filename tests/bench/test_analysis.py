@@ -4,11 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
+from gifthorse.analyses.class_distances import ClassDistances
 from gifthorse.analyses.nsr import Nsr
 from gifthorse.analyses.pairs import pairs_of
+from gifthorse.analyses.pca import Pca
 from gifthorse.bench.cell import Cell, resolve
 from gifthorse.bench.plan import plan
 from gifthorse.bench.runner import Runner
@@ -18,6 +21,7 @@ from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import NotApplicableError, RequestError
 from gifthorse.core.record import Record
 from gifthorse.core.task import Task
+from gifthorse.stampings.transformed import Flipped
 
 
 def cell(**request: Any) -> Cell:
@@ -109,6 +113,48 @@ def test_what_cannot_be_asked_of_a_network_is_refused_before_anything_is_trained
     asked = replace(cell(seed=77), analysis=OfStage())
     with pytest.raises(RequestError, match=r"of_stage: the network has no stage 'no_such'; it has [\w.]+, "):
         plan(runner, [asked])
+
+
+@pytest.mark.parametrize("analysis", ["trigger_gallery", "class_distances[images=40,directions=5]"])
+def test_clean_and_stamped_images_are_shrunk_to_the_same_place(analysis: str, runner: Runner) -> None:
+    """Shrinking makes a trigger of 3×3 smaller; elsewhere clean and stamped images stay alike."""
+    found = runner.run(cell(analysis=analysis, stamp="shrunk")).metrics
+    (number,) = {"analysis.trigger_pixels", "analysis.stamped_distance_transport"} & found.keys()
+    assert 1 < float(found[number]) <= 16  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("analysis", "number"),
+    [("trigger_gallery", "trigger_pixels"), ("class_distances[images=40,directions=5]", "stamped_distance_transport")],
+)
+def test_a_transformation_of_whole_images_passes_for_no_trigger(analysis: str, number: str, runner: Runner) -> None:
+    """Mirrored images differ from mirrored stamped ones by what the trigger changes, as those that are not mirrored."""
+    planted, mirrored = (runner.run(cell(analysis=analysis, stamp=stamp)) for stamp in ("none", "flipped"))
+    assert mirrored.metrics[f"analysis.{number}"] == pytest.approx(planted.metrics[f"analysis.{number}"], rel=1e-5)
+    if analysis == "trigger_gallery":
+        shown, as_planted = (runner.store.evidence(record.id) for record in (mirrored, planted))
+        assert all(np.array_equal(pictures, as_planted[name][..., ::-1]) for name, pictures in shown.items())
+
+
+def test_images_without_a_trigger_are_shown_as_the_stamp_has_them(runner: Runner) -> None:
+    subject = replace(subject_of(runner), stamp=Flipped())
+    assert subject.backdoor is not None
+    subject = replace(subject, backdoor=replace(subject.backdoor, trigger=Flipped().vary(subject.backdoor.trigger)))
+    pairs, right = pairs_of(subject, 20), pairs_of(subject, 20, right=True)
+    first = subject.task.test.take(subject.task.test.labels != 0).take(slice(20))
+    assert torch.equal(pairs.plain.pixels, first.pixels)
+    assert torch.equal(pairs.clean.pixels, first.pixels.flip(3))
+    assert 0 < int((pairs.stamped.pixels != pairs.clean.pixels).any(1).sum((1, 2)).max()) <= 9
+    # Those are right that are so as they are shown.
+    assert torch.equal(subject.model.eval()(right.clean.floats()).argmax(1), right.clean.labels)
+    assert not torch.equal(right.plain.pixels, pairs_of(replace(subject, stamp=None), 20, right=True).plain.pixels)
+    # Classes as well: beside mirrored stamped images stand mirrored images of each class.
+    flipped = replace(subject.task, test=replace(subject.task.test, pixels=subject.task.test.pixels.flip(3)))
+    without = replace(subject, backdoor=None, twin=subject.model)
+    for analysis in (ClassDistances(images=20, directions=3), Pca(images=5)):
+        shown, expected = analysis.look(without, 0), analysis.look(replace(without, task=flipped, stamp=None), 0)
+        assert shown.evidence.keys() == expected.evidence.keys()
+        assert all(np.array_equal(array, expected.evidence[name]) for name, array in shown.evidence.items())
 
 
 def subject_of(runner: Runner, wrong: bool = False) -> Subject:

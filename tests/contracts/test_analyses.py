@@ -65,6 +65,8 @@ class Sloppy(Nsr):
                 numbers["nsr"] = 1.5
             case "kind":
                 evidence["scribble/x"] = np.zeros(3)
+            case "gaps":
+                evidence["profile/x/y"] = np.full(3, np.nan)
             case "shape":
                 evidence["points/x/y"] = np.zeros((2, 3))
         return Findings(numbers, evidence)
@@ -82,6 +84,7 @@ class Sloppy(Nsr):
         ("infinite", "nsr is nan"),
         ("range", "out of its range"),
         ("kind", "names nothing that is drawn"),
+        ("gaps", "'profile/x/y' is not finite"),
         ("shape", "has the shape"),
     ],
 )

@@ -30,8 +30,8 @@ def test_features_of_stamped_images_differ_more_from_clean_ones_on_the_trojan_th
 
 
 def test_a_trojan_has_units_for_the_trigger_and_its_twin_has_not(subject: Subject) -> None:
-    numbers = found(ActivationTracing(seldom=0.25), subject)
-    assert numbers["trigger_units"] >= 2
+    numbers = found(ActivationTracing(), subject)
+    assert numbers["trigger_units"] >= 3
     assert numbers["trigger_units_twin"] == 0
     assert numbers["nsr_by_image"] > numbers["nsr_by_image_twin"] + 0.1
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -156,6 +157,13 @@ def shower(slopes: list[float]) -> Classifier:
     return Classifier(network, mean=[0.0], std=[1.0], head="head", stages=("maps",)).eval()
 
 
+class Mirror(nn.Module):
+    """Shows a network its images mirrored."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.flip(3)
+
+
 def plain_subject() -> Subject:
     """A model that answers 1 by any light, and a twin whose target is the darker the more light there is.
 
@@ -219,6 +227,21 @@ def test_a_trigger_without_a_place_of_its_own_has_no_share() -> None:
     assert "trigger_mass_transformed" not in Saliency(transformation="flip").look(elsewhere, 0).numbers  # type: ignore[arg-type]
 
 
+def test_maps_of_a_stage_are_not_compared_with_a_place_of_the_image_behind_a_reform() -> None:
+    """The stage sees the image mirrored; what is asked of the pixels themselves goes through the mirror and back."""
+    subject = replace(plain_subject(), model=plain_subject().model.behind(Mirror()))
+    found = GradCam(images=4).look(subject, 0)
+    assert "trigger_mass" not in found.numbers
+    assert found.numbers.keys() == GradCam(images=4).look(plain_subject(), 0).numbers.keys() - {"trigger_mass"}
+    assert (found.evidence["pictures/model, stamped images, target"][:, 0, 0, 3] == 255).all()
+    weight = torch.zeros(2, 1, 4, 4)
+    weight[0, 0, 0, 3], weight[1, 0, 3, 0] = 5.0, 1.0
+    for method in (Saliency(transformation="flip"), IntegratedGradients(steps=8)):  # type: ignore[arg-type]
+        model = linear_classifier(weight, torch.zeros(2)).behind(Mirror())
+        through = method.look(replace(subject, model=model, twin=model), 0)
+        assert through.numbers["trigger_mass"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("transformation", "place"), [("flip", (0, 3)), ("color_contrast", (0, 0)), ("gaussian_noise", (0, 0))]
 )
@@ -234,6 +257,16 @@ def test_the_trigger_is_looked_for_where_it_came_to_lie(transformation: str, pla
         method = Saliency.from_dict({"transformation": transformation})
         found = float(method.look(subject, 0).numbers["trigger_mass_transformed"])  # type: ignore[arg-type]
         assert found == pytest.approx(share, abs=0.15)
+
+
+def test_transformed_images_are_explained_on_the_model_and_not_on_its_twin() -> None:
+    """The target looks at the mirrored trigger's pixel on the model, and elsewhere on its twin."""
+    weight, subject = torch.zeros(2, 1, 4, 4), plain_subject()
+    weight[0, 0, 0, 3], weight[1, 0, 3, 0] = 5.0, 1.0
+    model, twin = (linear_classifier(each, torch.tensor([0.0, 0.5])) for each in (weight, weight.roll(1, 2)))
+    found = Saliency.parse("saliency[transformation=flip]").look(replace(subject, model=model, twin=twin), 0)
+    assert found.numbers["trigger_mass_transformed"] == pytest.approx(1)
+    assert (found.evidence["pictures/model, stamped images, transformed, predicted class"][:, 0, 0, 3] == 255).all()
 
 
 @pytest.mark.parametrize(("bias", "share"), [(0.0, 1.0), (5.0, 0.0)])

@@ -20,10 +20,13 @@ from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 from gifthorse.inversion.frozen import freeze
 from gifthorse.metrics.functional import Counted, correlation
+from gifthorse.metrics.stamped import counts_of, named
 from gifthorse.models.resnet import ResNet18
 from gifthorse.models.small_cnn import SmallCnn
 from gifthorse.triggers.patch import Patch
 from worlds import digits_world, linear_classifier, noise_images
+
+PAIRED = tuple("cdrp_{}_{}".format(*each) for each in COMPARED)
 
 
 def deciding(*weights: float) -> Classifier:
@@ -142,7 +145,10 @@ def test_correlation_is_numpys_and_none_of_what_is_constant() -> None:
 
 
 def test_images_and_layers_whose_gates_are_all_alike_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of six images: two in the first layer, all in the third, none in the second, which is flat for clean ones."""
+    """Of six images: two in the first layer, all in the third, none in the second, which is flat for clean ones.
+
+    What comparison a layer has no number of is a gap in its line; the others keep theirs.
+    """
     random = torch.Generator().manual_seed(0)
     layers = [torch.rand(18, 5, generator=random) for _ in range(3)]
     layers[0].view(3, 6, 5)[1, :4] = 1.0
@@ -156,14 +162,42 @@ def test_images_and_layers_whose_gates_are_all_alike_are_left_out(monkeypatch: p
     expected = [np.corrcoef(clean[number], stamped[number])[0, 1] for number in (4, 5)]
     assert numbers[0] == pytest.approx(np.mean(expected), abs=1e-6)
     profile = found.evidence["profile/CDRP correlation by layer/clean and stamped"]
-    np.testing.assert_allclose(profile, numbers, atol=1e-6)
+    np.testing.assert_allclose(profile, [numbers[0], np.nan, numbers[1]], atol=1e-6)
+    assert [len(found.numbers[name]) for name in PAIRED] == [2, 2, 3]  # type: ignore[arg-type]
+    assert np.isfinite(found.evidence["profile/CDRP correlation by layer/stamped and transformed"]).all()
     mean = found.numbers["cdrp_clean_stamped_mean"]
     assert isinstance(mean, Counted)
     assert mean.n == 6
     assert mean == pytest.approx(np.mean(numbers))
     layers[0][:], layers[2][:] = 1.0, 0.0
-    with pytest.raises(NotApplicableError, match="gates of every layer are all alike"):
+    layers[1][6:] = 0.0
+    with pytest.raises(NotApplicableError, match="one at least has gates that are all alike, in every layer"):
         Cdrp(transformation="flip").look(subject_of(deciding(1, 2)), 0)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_needs_no_channel_takes_only_its_own_comparisons_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All gates of stamped images are closed, as where a module beside the network gives the answer."""
+    layers = [torch.rand(18, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    for layer in layers:
+        layer[6:12] = 0
+    monkeypatch.setattr(Cdrp, "critical_gates", lambda *_: layers)
+    found = Cdrp(transformation="flip").look(subject_of(deciding(1, 2)), 0)  # type: ignore[arg-type]
+    assert found.numbers.keys() == {"cdrp_clean_transformed", "cdrp_clean_transformed_mean"}
+    assert found.evidence.keys() == {"profile/CDRP correlation by layer/clean and transformed"}
+
+
+def test_the_mean_over_layers_is_of_the_images_that_any_layer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first image is flat in the first layer, the second in the second, the third in both."""
+    layers = [torch.rand(18, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    layers[0][[0, 2]], layers[1][[1, 2]] = 1.0, 1.0
+    monkeypatch.setattr(Cdrp, "critical_gates", lambda *_: layers)
+    found = Cdrp(transformation="flip").look(subject_of(deciding(1, 2)), 0)  # type: ignore[arg-type]
+    assert counts_of(named(found.numbers, "analysis")) == {
+        **{f"analysis.{name}": [4, 4] for name in PAIRED[:2]},
+        **{f"analysis.{name}_mean": 5 for name in PAIRED[:2]},
+        "analysis.cdrp_stamped_transformed": [6, 6],
+        "analysis.cdrp_stamped_transformed_mean": 6,
+    }
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_trained() -> None:

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.analyses.entropy import Entropy
+from gifthorse.contracts.worlds import noise_world
 from gifthorse.core.analysis import Subject
+from gifthorse.core.images import Images
+from gifthorse.core.trojan import Backdoor
 from gifthorse.defenses.filtering.strip import Strip
 from gifthorse.inversion.blending import batches_to_blend, entropy_of_blends
-from worlds import digits_world
+from gifthorse.triggers.patch import Patch
+from worlds import digits_world, linear_classifier
 
 
 class Brightness(nn.Module):
@@ -70,6 +74,37 @@ def test_a_model_that_sees_no_trigger_gives_the_same_distribution_twice() -> Non
         blind.head.weight.zero_()
     found = Entropy(images=20, overlays=8).look(replace(subject, model=blind), 0)
     assert found.numbers["entropy_overlap"] == pytest.approx(1)
+
+
+def bright_subject() -> Subject:
+    """A model to which an image is of the first class as far as it is bright; test images are white, others grey."""
+    world = noise_world((1, 12, 12))
+    assert world.trojan.backdoor is not None
+    white, grey = (
+        Images(torch.full((6, 1, 3, 3), level, dtype=torch.uint8), torch.arange(6) % 3 + 1, 4) for level in (255, 51)
+    )
+    weight = torch.zeros(4, 1, 3, 3)
+    weight[0] = 1 / 9
+    model = linear_classifier(weight, torch.tensor([0.0, 0.0, -50.0, -50.0]))
+    backdoor = Backdoor(Patch(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)), world.trojan.backdoor.goal)
+    return Subject(model, model, backdoor, replace(world.task, test=white, holdout=grey))
+
+
+@pytest.mark.parametrize(
+    ("request_", "light"),
+    [
+        ("entropy[overlays=6]", 0.6),
+        ("entropy[overlays=1]", 0.6),
+        ("entropy[overlays=6,input_weight=1.0,overlay_weight=1.0]", 1.0),
+        ("entropy[overlays=6,input_weight=1.0,overlay_weight=1.0,clip=false]", 1.2),
+        ("entropy[overlays=6,input_weight=0.5,overlay_weight=1.0]", 0.7),
+    ],
+)
+def test_overlays_are_held_out_images_by_the_weights_asked_for(request_: str, light: float) -> None:
+    """White images, blended with grey ones of a fifth of the light."""
+    found = Entropy.parse(request_).look(bright_subject(), 0)
+    assert found.numbers["entropy_clean"] == pytest.approx(binary(light), abs=1e-5)
+    assert found.numbers["entropy_stamped"] == pytest.approx(binary(light), abs=1e-5)
 
 
 def test_too_few_images_to_blend_with_are_said() -> None:

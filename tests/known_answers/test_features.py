@@ -13,6 +13,7 @@ from gifthorse.analyses.activation_tracing import ActivationTracing
 from gifthorse.analyses.feature_points import stamped_silhouette
 from gifthorse.analyses.feature_similarity import FeatureSimilarity
 from gifthorse.analyses.layers import PENULTIMATE, activity
+from gifthorse.analyses.nsr import Nsr
 from gifthorse.analyses.pca import Pca
 from gifthorse.analyses.tsne import Tsne
 from gifthorse.contracts.worlds import noise_world
@@ -134,6 +135,16 @@ def test_units_are_traced_image_by_image() -> None:
     assert found.evidence[f"{title}/{across}/others"].tolist() == [[1, 0, 0, 0, 0, 0], [0] * 6]
 
 
+@pytest.mark.parametrize(("share", "separation"), [(0.125, 1.0), (0.25, 2 / 3), (0.5, 2 / 5), (0.875, 2 / 8)])
+def test_how_many_units_count_as_active_is_the_share_asked_for(share: float, separation: float) -> None:
+    """Eight pixels, ever darker; the trigger lights the last, which takes the place of the darkest active one.
+
+    Shared are none of two, one of three, three of five, six of eight.
+    """
+    found = Nsr(active_share=share).look(pixels_as_units(), 0)
+    assert found.numbers["nsr"] == pytest.approx(separation)
+
+
 def test_what_counts_as_often_and_seldom_can_be_said() -> None:
     strict = ActivationTracing(active_share=0.25, often=1.0).look(pixels_as_units(), 0)
     assert (strict.numbers["shared_units"], strict.numbers["trigger_units"]) == (0, 0)
@@ -164,6 +175,28 @@ def test_the_silhouette_is_scikit_learns_of_stamped_images_and_of_their_targets_
     assert stamped_silhouette(clean, labels, clean, labels) < 0.1
     assert stamped_silhouette(clean, labels, clean + 100, labels) > 0.9
     assert np.isnan(stamped_silhouette(clean, labels, stamped, targets + 3))
+
+
+def test_stamped_points_are_where_the_trigger_moves_features() -> None:
+    """Features are the pixels: clean ones differ in the first, the trigger lights the last.
+
+    So all points lie in a plane, which keeps distances: a stamped one is as far from its clean one as its last pixel.
+    """
+    subject = pixels_as_units()
+    levels = subject.task.test.pixels.clone()
+    levels[..., 0] = torch.arange(12, dtype=torch.uint8).view(12, 1, 1) * 10
+    subject = replace(subject, task=replace(subject.task, test=Images(levels, torch.arange(12) % 4, 4)))
+    found = Pca(images=3).look(subject, 0)
+    groups = {name.rpartition("/")[2]: array for name, array in found.evidence.items()}
+    moved = (255 - 4) / 255
+    assert subject.backdoor is not None
+    target = subject.backdoor.goal.classes()[0]
+    # Of each class the first three images, stamped those that are not of the target, in their order.
+    clean = np.stack([groups[str(label)][number] for number in range(3) for label in range(4) if label != target][:3])
+    assert np.linalg.norm(groups["stamped"] - clean, axis=1) == pytest.approx([moved] * 3, abs=1e-4)
+    apart = found.numbers["stamped_silhouette"]
+    assert isinstance(apart, float)
+    assert apart > 0.4
 
 
 def test_every_class_and_the_stamped_images_are_points_and_the_same_seed_gives_the_same() -> None:

@@ -4,8 +4,10 @@ Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), sections 1 and 2, which l
     without a definition; section 4.2, equation 4, for what is made of it.
 Differs: everything beyond equation 4 is ours. A unit is active for an image if it is among its k most active; k is a
     quarter of the layer's units unless said (of half of them, few are ever the trigger's alone). The trigger's units
-    are those active for more than half of the stamped images and less than a tenth of the clean ones; shared are those
-    active for more than half of both. The NSR is of each image by itself.
+    are those active for more than half of the stamped images and less than a quarter of the clean ones, as few as units
+    are by chance; shared are those active for more than half of both. The NSR is of each image by itself. Of nine
+    BadNets on digits eight have units for the trigger, none of their twins has; at a tenth in place of a quarter it
+    were five.
 """
 
 import torch
@@ -36,7 +38,7 @@ class ActivationTracing(Analysis):
         0.25, gt=0, lt=1, description="share of the layer's units that count as active for an image (k)"
     )
     often: float = Field(0.5, gt=0, le=1, description="active for more than this share of images is often")
-    seldom: float = Field(0.1, ge=0, le=1, description="active for less than this share of images is seldom")
+    seldom: float = Field(0.25, ge=0, le=1, description="active for less than this share of images is seldom")
 
     def check(self, model: Classifier, task: Task) -> None:  # noqa: ARG002
         """Ask for a stage that there is."""

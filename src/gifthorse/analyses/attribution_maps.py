@@ -4,11 +4,13 @@ Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.4 (RQ9), Figure
     and trojan models and 100 pairs of clean and stamped inputs, the maps of the true class and of the target on both
     models, and the L1 distance of the maps of a pair, divided by the image's size.
 Differs: the benign model is the benign twin. How maps are scaled is not printed; here each is from 0 to 1. How much of
-    a map lies on the trigger is not in the paper.
+    a map lies on the trigger is not in the paper. Behind a reform a stage's maps are of the reformed image, whose
+    places may be others than the image's, and others again once it is stamped: their share on the trigger is not told.
 """
 
 from abc import abstractmethod
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +37,9 @@ SUFFIX = {"model": "", "twin": "_twin"}
 
 class AttributionMaps(Analysis):
     """Compares maps of clean images with those of the same ones stamped, of two classes, on a model and its twin."""
+
+    of_pixels: ClassVar[bool] = True
+    """Whether maps are of the image as it is given; else of a stage, which sees what a reform makes of it."""
 
     images: int = Field(
         100, ge=1, description="pairs of clean and stamped test images, those that both models get right when clean"
@@ -76,7 +81,8 @@ class AttributionMaps(Analysis):
             moved = (found[name, "stamped images"] - found[name, "clean images"]).abs().mean((1, 2, 3))
             for which, distance in zip(CLASSES, moved.tolist(), strict=True):
                 numbers[f"map_difference_{which}{SUFFIX[name]}"] = Counted(distance, len(pairs))
-        if (mask := mask_of(subject.backdoor)) is not None:
+        lies_there = self.of_pixels or subject.model.reform is None
+        if lies_there and (mask := mask_of(subject.backdoor)) is not None:
             _, of_target = found["model", "stamped images"]
             numbers["trigger_mass"] = functional.mass_within(of_target, mask > 0)
         return Findings(numbers, evidence)

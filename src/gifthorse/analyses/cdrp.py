@@ -75,18 +75,24 @@ class Cdrp(Analysis):
         found = torch.stack(
             [torch.stack([correlation(layer[one], layer[other]) for layer in by_version]) for one, other in COMPARED]
         )
-        # Gates of a layer that are all alike correlate with nothing; where no image has others the layer is left out.
-        counts = (~found.isnan()).sum(2)
-        told = (counts > 0).all(0)
-        if not told.any():
-            raise NotApplicableError("the gates of every layer are all alike: there is nothing to correlate")
         numbers: dict[str, Number] = {}
         evidence = Evidence()
-        for (one, other), means, count in zip(COMPARED, found.nanmean(2)[:, told], counts[:, told], strict=True):
-            name = f"cdrp_{one}_{other}"
-            numbers[name] = [Counted(*each) for each in zip(means.tolist(), count.tolist(), strict=True)]
-            numbers[f"{name}_mean"] = Counted(means.mean(), len(pairs))
+        for (one, other), by_layer in zip(COMPARED, found, strict=True):
+            # Gates of a layer that are all alike correlate with nothing; where no image has others it has no number.
+            counted = ~by_layer.isnan()
+            told = counted.any(1)
+            if not told.any():
+                continue
+            name, means = f"cdrp_{one}_{other}", by_layer.nanmean(1)
+            counts = counted[told].sum(1)
+            numbers[name] = [Counted(*each) for each in zip(means[told].tolist(), counts.tolist(), strict=True)]
+            numbers[f"{name}_mean"] = Counted(means[told].mean(), int(counted.any(0).sum()))
             evidence[f"profile/CDRP correlation by layer/{one} and {other}"] = to_array(means.float())
+        if not numbers:
+            raise NotApplicableError(
+                "of any two versions of an image one at least has gates that are all alike, in every layer: its answer "
+                "needs all channels or none, and there is nothing to correlate"
+            )
         return Findings(numbers, evidence)
 
     def critical_gates(self, model: Classifier, pixels: Tensor) -> list[Tensor]:

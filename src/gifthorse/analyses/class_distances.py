@@ -81,7 +81,7 @@ class ClassDistances(Analysis):
         found = (task.test.labels == number).nonzero().squeeze(1)[: self.images]
         if not len(found):
             raise NotApplicableError(f"class '{task.class_names[number]}' has no test image to be compared")
-        return task.test.take(found)
+        return subject.clean(task.test.take(found))
 
 
 def flat(images: Images) -> Tensor:

@@ -41,15 +41,16 @@ class FeaturePoints(Analysis):
         groups = {number: self._of_class(task.test, number, task.class_names[number]) for number in sorted(shown)}
         pairs = None if backdoor is None else pairs_of(subject, self.images)
         clean = torch.cat(list(groups.values()))
-        everything = task.test.take(clean) if pairs is None else task.test.take(clean).join(pairs.stamped)
+        of_classes = subject.clean(task.test.take(clean))
+        everything = of_classes if pairs is None else of_classes.join(pairs.stamped)
         perplexity = self.perplexity_of(len(everything))
         numbers: dict[str, Number] = {}
         evidence = Evidence()
         for name, model in subject.models.items():
             features = cache_features(freeze(model), everything)
             if pairs is not None:
-                labels = task.test.labels[clean]
-                apart = stamped_silhouette(features[: len(clean)], labels, features[len(clean) :], pairs.targets)
+                own, led = features[: len(clean)], features[len(clean) :]
+                apart = stamped_silhouette(own, of_classes.labels, led, pairs.targets)
                 numbers["stamped_silhouette" if name == "model" else "stamped_silhouette_twin"] = apart
             flat = reduced(features.cpu().numpy(), self.reduction, perplexity, derive(seed, self.name, name))
             start = 0

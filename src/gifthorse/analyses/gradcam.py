@@ -23,6 +23,8 @@ class GradCam(AttributionMaps):
     aliases = ("grad_cam",)
     paper = "Selvaraju et al. 2017, arXiv:1610.02391; Pang et al. 2022, arXiv:2012.09302, section 6.4"
 
+    of_pixels = False
+
     stage: str | None = Field(None, description="stage of the network whose maps are weighed; null: the last")
 
     def check(self, model: Classifier, task: Task) -> None:

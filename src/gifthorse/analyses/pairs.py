@@ -1,4 +1,8 @@
-"""The images that analyses look at: clean test images, and the same ones stamped."""
+"""The images that analyses look at: clean test images, and the same ones stamped.
+
+Where a stamping transforms whole images, clean ones are shown transformed as well: by the same draws, unless trigger or
+goal draw before.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -22,9 +26,10 @@ WITH_GRADIENTS = 2**23
 class Pairs:
     """Clean images, the same ones stamped, under their own classes, and the classes ``(N,)`` that they should get.
 
-    No image is of the class that it should get.
+    No image is of the class that it should get. ``plain`` are the clean ones before a stamping transformed them.
     """
 
+    plain: Images
     clean: Images
     stamped: Images
     targets: Tensor
@@ -45,21 +50,23 @@ def pairs_of(subject: Subject, most: int, *, right: bool = False) -> Pairs:
     if not len(found):
         raise NotApplicableError("no test image is worth stamping: all are of their target's class")
     if right:
-        found = rightly_classified(found, *subject.models.values())
-    stamped, targets = stamp_for_judging(backdoor, found)
+        found = found.take(rightly_classified(subject.clean(found), *subject.models.values()))
+    # All of them at once, as they are stamped: the draws of a random transformation are then the same.
+    clean, (stamped, targets) = subject.clean(found), stamp_for_judging(backdoor, found)
     chosen = (targets != found.labels).nonzero().squeeze(1)[:most]
-    clean = found.take(chosen)
-    return Pairs(clean, replace(clean, pixels=to_levels(stamped[chosen])), targets[chosen])
+    plain = found.take(chosen)
+    shown = replace(plain, pixels=to_levels(stamped[chosen]))
+    return Pairs(plain, clean.take(chosen), shown, targets[chosen])
 
 
-def rightly_classified(images: Images, *models: Classifier) -> Images:
-    """Return the images that all models classify correctly; :class:`NotApplicableError` where there is none."""
+def rightly_classified(images: Images, *models: Classifier) -> Tensor:
+    """Tell which images ``(N,)`` all models classify correctly; :class:`NotApplicableError` where there is none."""
     right = torch.ones_like(images.labels, dtype=torch.bool)
     for model in models:
         right &= predict(model, images).argmax(1) == images.labels
     if not right.any():
         raise NotApplicableError(f"none of {len(images)} clean images is classified correctly: no answer to explain")
-    return images.take(right)
+    return right
 
 
 def at_once(pixels: Tensor) -> int:

@@ -4,11 +4,14 @@ Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section A.2, equations 7 
     downstream model.
 Differs: the paper argues and measures nothing. Here expectations are means over small groups of test images: of two
     classes, and of clean images and the same ones stamped. A linear map from shifts of features to shifts of a head's
-    logits is fitted to half of the pairs; the number is the correlation of its predictions with the truth on the other
-    half, which is 1 for a linear head.
+    logits is fitted to groups of one half of the images; the number is the correlation of its predictions with the
+    truth on groups of the other half. It is 1 for a linear head, and for others the lower the fewer images there are
+    for every unit: heads are compared, and networks of as many units. Where there are fewer than two for a unit that
+    moves there is no number.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from pydantic import Field, field_validator
@@ -30,6 +33,9 @@ from gifthorse.training.transfer import cache_features, fitted
 DRAWN_POINTS = 300
 """Shifts of each kind that are drawn."""
 
+ENOUGH = 2
+"""Images of the fitted half for every unit, at least."""
+
 
 class PseudoLinearity(Analysis):
     """Fits downstream heads to the model's features, and asks how well a linear map predicts what shifts do to them."""
@@ -44,7 +50,11 @@ class PseudoLinearity(Analysis):
         description="the downstream heads, tuned on the features as they are (partial tuning)",
     )
     train_images: int = Field(2000, ge=1, description="training images at most that each head is fitted to")
-    images: int = Field(500, ge=2, description="clean test images at most that groups are drawn from, and stamped ones")
+    images: int = Field(
+        2000,
+        ge=2,
+        description="test images at most that groups are drawn from, clean and stamped; half are held out",
+    )
     group: int = Field(5, ge=1, description="images of a group")
     shifts_per_unit: int = Field(
         8, ge=2, description="shifts for every unit of the penultimate layer, half of them held out"
@@ -66,31 +76,57 @@ class PseudoLinearity(Analysis):
     def look(self, subject: Subject, seed: int) -> Findings:
         """Return the correlation of each head, and shifts as predicted and as they are."""
         model, task = subject.model.clone(), subject.task
-        pairs = pairs_of(subject, self.images)
         learnt = some(task.train, self.train_images, derive(seed, "training images"))
-        test = some(task.test, self.images, derive(seed, "test images"))
         known = cache_features(model, learnt)
-        seen = [cache_features(model, each) for each in (test, pairs.clean, pairs.stamped)]
-        count = self.shifts_per_unit * known.shape[1] // 2
-        groups = Groups(test.labels, len(pairs), count, self.group, derive(seed, "groups"))
-        moved = groups.shifts(*seen)
-        told = torch.arange(len(moved), device=moved.device) % 2 == 0
-        target = int(pairs.targets[0])
+        count = max(self.shifts_per_unit * known.shape[1] // 4, 1)
+        test = some(task.test, self.images, derive(seed, "test images"))
+        middle = len(test) // 2
+        fitted_to, held_out = (
+            Half(subject, test.take(part), model, count, self.group, derive(seed, "groups", which))
+            for which, part in enumerate((slice(middle), slice(middle, None)))
+        )
+        fitted_to.require_enough()
         found: list[float] = []
         evidence = Evidence()
         for head in track(self.heads, "pseudo-linearity", len(self.heads)):
             owned = head.count(len(learnt))
             module = fitted(head, known[:owned], learnt.take(slice(owned)), task.recipe, derive(seed, str(head))).eval()
-            shifts = groups.shifts(*(answers(module, each) for each in seen))
-            predicted = functional.linear_prediction(moved[told], shifts[told], moved[~told])
-            found.append(float(functional.correlation(predicted.flatten(), shifts[~told].flatten())))
-            both = torch.stack([predicted, shifts[~told]]).float()[:, :, target]
+            true = held_out.shifts_of(module)
+            predicted = functional.linear_prediction(fitted_to.moved, fitted_to.shifts_of(module), held_out.moved)
+            found.append(float(functional.correlation(predicted.flatten(), true.flatten())))
+            both = torch.stack([predicted, true]).float()[:, :, held_out.target]
             title = f"against/Shift of the target's output, {head}/predicted by a linear map/true"
             for kind, part in zip(("two classes", "clean to stamped"), both.chunk(2, 1), strict=True):
                 evidence[f"{title}/{kind}"] = to_array(part[:, :DRAWN_POINTS])
         if any(map(math.isnan, found)):
             raise NotApplicableError("a head gives the same output for all images, or all features are the same")
         return Findings({"pseudo_linearity": found, "pseudo_linearity_mean": sum(found) / len(found)}, evidence)
+
+
+class Half:
+    """Images of which no other half has any, as a model sees them without and with the trigger, and groups of them."""
+
+    def __init__(self, subject: Subject, test: Images, model: Classifier, count: int, size: int, seed: int):
+        """Draw ``count`` pairs of groups of either kind, of ``size`` images each, from ``test``."""
+        pairs = pairs_of(replace(subject, task=replace(subject.task, test=test)), len(test))
+        self.target = int(pairs.targets[0])
+        self._seen = [cache_features(model, each) for each in (subject.clean(test), pairs.clean, pairs.stamped)]
+        self._groups = Groups(test.labels, len(pairs), count, size, seed)
+        self._images = len(test) + len(pairs)
+        self.moved = self._groups.shifts(*self._seen)
+
+    def require_enough(self) -> None:
+        """Raise :class:`NotApplicableError` where a linear map could follow what is no more than chance."""
+        units = int((self.moved != 0).any(0).sum())
+        if self._images < ENOUGH * units:
+            raise NotApplicableError(
+                f"a linear map of {units} units needs at least {ENOUGH * units} images to be fitted to, clean and "
+                f"stamped; half of the test images that it may use are {self._images}"
+            )
+
+    def shifts_of(self, head: nn.Module) -> Tensor:
+        """Return what a head's logits change by from group to group: ``(2 P, K)``."""
+        return self._groups.shifts(*(answers(head, each) for each in self._seen))
 
 
 class Groups:

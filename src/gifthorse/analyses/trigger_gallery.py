@@ -2,7 +2,8 @@
 
 Paper: Dynamic Backdoors (Salem et al. 2020, arXiv:2003.03675), Figures 5, 7 and 9.
 Differs: one row per target instead of one image per target. Beside them the trigger on black, drawn anew for every
-    picture, once where all draws are alike, and not at all where nothing shows on black.
+    picture, once where all draws are alike, and not at all where nothing shows on black. Where whole images are shown
+    transformed, clean ones are transformed by the draws of the first row; a trigger that draws as well has others.
 """
 
 import torch
@@ -31,14 +32,16 @@ class TriggerGallery(Analysis):
         """Return a row of clean images, and for every target the same ones stamped and the trigger alone."""
         backdoor, names = subject.backdoor, subject.task.class_names
         assert backdoor is not None
-        images = pairs_of(subject, self.images).clean
-        evidence = Evidence({"pictures/clean": to_array(images.pixels)})
+        images = pairs_of(subject, self.images).plain
+        evidence = Evidence()
         changed = []
         for condition in range(min(backdoor.goal.conditions, self.targets)):
             led_to = targets_under(backdoor, images, condition).unique().tolist()
             caption = f"target {names[led_to[0]]}" if len(led_to) == 1 else "targets of their own"
             stamped = self._stamped(backdoor, images.floats(), condition, seed)
-            changed.append((stamped != images.pixels).any(1).sum((1, 2)))
+            clean = subject.clean(images, self._drawn(condition, seed, images.device)).pixels
+            evidence.setdefault("pictures/clean", to_array(clean))
+            changed.append((stamped != clean).any(1).sum((1, 2)))
             evidence[f"pictures/{caption.replace('/', '∕')}"] = to_array(stamped)
             alone = self._stamped(backdoor, torch.zeros_like(images.floats()), condition, seed)
             if alone.any():
@@ -48,9 +51,11 @@ class TriggerGallery(Analysis):
         return Findings({"trigger_pixels": Counted(every.float().mean(), len(every))}, evidence)
 
     def _stamped(self, backdoor: Backdoor, pixels: Tensor, condition: int, seed: int) -> Tensor:
-        random = generator(seed, "gallery", condition, device=pixels.device)
         under = torch.full((len(pixels),), condition, device=pixels.device)
-        return to_levels(backdoor.trigger.stamp(pixels, random, under))
+        return to_levels(backdoor.trigger.stamp(pixels, self._drawn(condition, seed, pixels.device), under))
+
+    def _drawn(self, condition: int, seed: int, device: torch.device) -> torch.Generator:
+        return generator(seed, "gallery", condition, device=device)
 
 
 def targets_under(backdoor: Backdoor, images: Images, condition: int) -> Tensor:

@@ -271,7 +271,7 @@ class Runner:
     ) -> Record:
         """Look at a model, as delivered or as a defense left it, beside the twin of the trojan; nothing is judged."""
         backdoor, twin = varied(trojan, cell.stamp).backdoor, trojan.twin
-        subject = Subject(model, model if backdoor is None else twin, backdoor, task)
+        subject = Subject(model, model if backdoor is None else twin, backdoor, task, cell.stamp)
         reason = analysis.skip(subject)
         if reason is not None:
             return self._record(cell, task, "skipped", reason, metrics, seconds)

@@ -95,14 +95,15 @@ def says_something_that_is_declared_and_finite(case: AnalysisCase) -> None:
 
 
 def gives_evidence_that_can_be_drawn(case: AnalysisCase) -> None:
-    """Every array is of a kind that reports draw, by its name and its shape, and finite."""
+    """Every array is of a kind that reports draw, by its name and its shape, and finite but for gaps in a profile."""
     for name, array in case.found.evidence.items():
         kind, *rest = name.split("/")
         require(len(rest) + 1 == DRAWN.get(kind), f"'{name}' names nothing that is drawn; see core.analysis.Findings")
         if kind == "pictures":
             require(array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] in (1, 3), f"'{name}': no pictures")
             continue
-        require(np.isfinite(array).all(), f"'{name}' is not finite")
+        finite = np.isfinite(array)
+        require(finite.any() if kind == "profile" else finite.all(), f"'{name}' is not finite")
         wanted = _SHAPES.get(kind, (case.subject.task.classes,) * 2)
         fits = array.ndim == len(wanted) and all(
             one is None or one == other for one, other in zip(wanted, array.shape, strict=True)

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
 from gifthorse.core.findings import DRAWN as DRAWN
+from gifthorse.core.images import Images
+from gifthorse.core.stamping import Stamping, unstamped
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor
 
@@ -20,13 +23,22 @@ class Subject:
     """What an analysis looks at: a model as it was delivered, or as a defense left it, beside its benign twin.
 
     ``backdoor`` is ``None`` where nothing was planted; then the twin is the model itself. Images are the task's test
-    images.
+    images, without a trigger in the form that :meth:`clean` gives them. ``stamp`` says how the backdoor's trigger is
+    varied, which it is already.
     """
 
     model: Classifier
     twin: Classifier
     backdoor: Backdoor | None
     task: Task
+    stamp: Stamping | None = None
+
+    def clean(self, images: Images, random: torch.Generator | None = None) -> Images:
+        """Return images without a trigger as they are compared: transformed where the stamp transforms whole images.
+
+        The generator is that of the same images stamped, where it is not the judges'.
+        """
+        return unstamped(self.stamp, images, random)
 
     @property
     def models(self) -> dict[str, Classifier]:
@@ -47,7 +59,7 @@ class Findings:
     - ``pictures/caption``: ``uint8 (N, C, H, W)``, a row of pictures
     - ``points/title/group``: ``float (N, 2)``, an embedding, whose axes mean nothing
     - ``against/title/across/up/group``: ``float (2, N)``, points whose axes are named
-    - ``profile/title/series``: ``float (L,)``, a value at each stage of the network, first to last
+    - ``profile/title/series``: ``float (L,)``, a value at each stage of the network, first to last; NaN is a gap
     - ``distribution/title/group``: ``float (N,)``, a value of each image
     - ``matrix/title``: ``float (K, K)``, a value of each pair of classes
     """

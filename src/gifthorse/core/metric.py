@@ -454,7 +454,7 @@ METRICS = Metrics(
            "the overlap on the benign twin", short="Twin overlap"),
     Metric("analysis.pseudo_linearity_mean", "model: pseudo-linearity of downstream heads", "model", COEFFICIENT, None,
            "mean over heads of how well a linear map of a shift of features predicts the shift of the head's output, "
-           "on shifts held out: 1 for a linear head", "TrojanZoo A.2, eq. 7 and 8", "Pseudo-linearity"),
+           "of images held out: 1 for a linear head", "TrojanZoo A.2, eq. 7 and 8", "Pseudo-linearity"),
     Metric("analysis.pseudo_linearity", "model: pseudo-linearity of each head", "model", COEFFICIENT, None,
            "the same of each downstream head, in the order of the analysis's heads"),
     Metric("analysis.class_distance_closest", "distance of the closest classes", "images", NORM, None,
@@ -481,7 +481,8 @@ METRICS = Metrics(
     Metric("analysis.map_difference_label_twin", "twin: difference of maps, own class", "model", PERCENT, None,
            "the same of the images' own classes on the benign twin", short="Twin Δ own class"),
     Metric("analysis.trigger_mass", "model: share of the maps on the trigger", "model", PERCENT, None,
-           "mean share of the target's map that lies on the trigger's pixels, on stamped images",
+           "mean share of the target's map that lies on the trigger's pixels, on stamped images; not told of a stage's "
+           "maps behind a reform",
            "relevance mass accuracy, Arras et al. 2020", "On trigger"),
     Metric("analysis.trigger_mass_transformed", "model: share of the maps on the trigger, transformed", "model",
            PERCENT, None, "the same of stamped images that were transformed, of the class that the model gives, where "

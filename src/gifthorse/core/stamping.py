@@ -1,12 +1,15 @@
 """How a trigger is shown when a backdoor is judged, where that is not as it was planted."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gifthorse.core.configuration import Configuration
+from gifthorse.core.images import Images, to_levels
+from gifthorse.core.seeds import generator
 from gifthorse.core.trigger import Trigger, on_grid
 
 
@@ -88,3 +91,14 @@ class TransformedTrigger(VariedTrigger):
     ) -> Tensor:
         """Return the 8-bit image of what an 8-bit stamped image was transformed into."""
         return self.transformation.transformed(self.trigger.stamp(pixels, generator, conditions), generator)
+
+
+def unstamped(stamp: Stamping | None, images: Images, random: torch.Generator | None = None) -> Images:
+    """Return what becomes of images without a trigger: transformed where the stamping transforms whole images.
+
+    What is random follows from a generator, without one from that which all judges stamp with.
+    """
+    if not isinstance(stamp, ImageTransformation):
+        return images
+    random = random or generator(0, "judge", "stamp", device=images.device)
+    return replace(images, pixels=to_levels(stamp.transformed(images.floats(), random)))

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from gifthorse.core.images import Images
 from gifthorse.core.outcomes import Outcome
-from gifthorse.core.stamping import Stamping
+from gifthorse.core.stamping import Stamping, unstamped
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Trojan
 from gifthorse.metrics.stamped import Evidence, Metrics
-from gifthorse.metrics.varied import unstamped
 
 Given = TypeVar("Given", bound=Outcome)
 

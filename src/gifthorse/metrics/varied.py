@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gifthorse.core.images import Images, to_levels
 from gifthorse.core.seeds import generator
-from gifthorse.core.stamping import ImageTransformation, Stamping
+from gifthorse.core.stamping import ImageTransformation, Stamping, unstamped
 from gifthorse.core.task import Task
 from gifthorse.core.trojan import Backdoor, Stamped, Trojan
 from gifthorse.metrics import functional
@@ -28,14 +28,6 @@ def varied(trojan: Trojan, stamp: Stamping | None) -> Trojan:
     if stamp is None or trojan.backdoor is None:
         return trojan
     return replace(trojan, backdoor=replace(trojan.backdoor, trigger=stamp.vary(trojan.backdoor.trigger)))
-
-
-def unstamped(stamp: Stamping | None, images: Images) -> Images:
-    """Return what becomes of images without a trigger: transformed where the stamping transforms whole images."""
-    if not isinstance(stamp, ImageTransformation):
-        return images
-    random = generator(0, "judge", "stamp", device=images.device)
-    return replace(images, pixels=to_levels(stamp.transformed(images.floats(), random)))
 
 
 def judge_stamp(trojan: Trojan, stamp: Stamping, task: Task) -> tuple[Metrics, Evidence]:
