@@ -92,6 +92,32 @@ def test_groups_of_a_title_are_one_chart_in_natural_order() -> None:
     assert found[3].groups["active in clean images alone"].shape == (30, 2)
 
 
+def test_images_stand_right_above_what_was_made_of_them() -> None:
+    """As saliency and the gallery name their rows; a file of arrays keeps no order."""
+    rows = [
+        "clean images",
+        "model, clean images, class 2",
+        "model, clean images, class 10",
+        "twin, clean images, class 2",
+        "others",
+        "stamped images",
+        "model, stamped images, class 2",
+        "twin, stamped images, class 2",
+        "stamped images, transformed",
+        "model, stamped images, transformed, class 2",
+        "target 1",
+        "target 1, alone",
+        "target 2",
+        "target 10",
+        "target 10, alone",
+    ]
+    for given in (rows, rows[::-1]):
+        found = findings({f"pictures/{each}": np.zeros((1, 1, 4, 4), np.uint8) for each in given})
+        assert [each.title for each in found] == rows
+    named = findings({f"profile/{title}/series": np.zeros(2) for title in ("b", "a, b")})
+    assert [each.title for each in named] == ["a, b", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "array"),
     [

@@ -1,6 +1,6 @@
 """What analyses left to be drawn, by the names of their arrays; what is of no known kind or shape is passed over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +40,10 @@ class Finding:
 
 
 def findings(evidence: Arrays) -> list[Finding]:
-    """Return what there is to draw: in natural order by kind and title, and so are the groups of each."""
+    """Return what there is to draw: in natural order by kind and title, and so are the groups of each.
+
+    A row of pictures that others are named after, as ``clean images`` by ``model, clean images``, stands above them.
+    """
     found: dict[tuple[str, ...], Finding] = {}
     for name in sorted(evidence, key=natural):
         kind, *parts = name.split("/")
@@ -52,8 +55,25 @@ def findings(evidence: Arrays) -> list[Finding]:
         # A row of pictures, or a matrix, is a chart of its own; all else is one group of a chart.
         title, group = (parts, "") if DRAWN[kind] == 2 else (parts[:-1], parts[-1])
         found.setdefault((kind, *title), Finding(kind, title[0], tuple(title[1:]))).groups[group] = values
-    order = list(DRAWN)
-    return sorted(found.values(), key=lambda each: order.index(each.kind))
+    order, rows = list(DRAWN), [each.title for each in found.values() if each.kind == "pictures"]
+
+    def place(each: Finding) -> tuple[int, tuple[list[str | float], int]]:
+        return order.index(each.kind), _beneath(each.title, rows) if each.kind == "pictures" else ([], 0)
+
+    return sorted(found.values(), key=place)
+
+
+def _beneath(title: str, rows: Sequence[str]) -> tuple[list[str | float], int]:
+    """Return where a row of pictures stands: the row that it belongs to, and how far beneath that."""
+    if any(_named_after(other, title) for other in rows):
+        return natural(title), 0
+    above = max((row for row in rows if _named_after(title, row)), key=len, default=title)
+    return natural(above), 1
+
+
+def _named_after(title: str, row: str) -> bool:
+    """Tell whether a title has another within it, between commas."""
+    return title != row and f", {row}, " in f", {title}, "
 
 
 def thinned(groups: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
