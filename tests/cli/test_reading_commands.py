@@ -187,6 +187,22 @@ def test_a_wrong_request_is_an_error_that_helps(arguments: list[str], said: str,
     assert said in complaint(store, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ls", "--defense", "strip"], "no record has defense=strip; there is: none"),
+        (["table", "--where", "analysis=nsr"], "no record has analysis=nsr; there is: none"),
+        (
+            ["table", "--compare", "foo", "bar"],
+            "called 'foo' or 'bar'; there is: badnets, small_cnn, standard",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_store_has_none_of_is_said_with_what_there_is(arguments: list[str], said: str, variants: Store) -> None:
+    assert complaint(variants, *arguments).endswith(said)
+
+
 @pytest.mark.parametrize("command", [["table"], ["export", "--out", "r.csv"], ["ls"], ["rm", "--all"], ["gc"]])
 def test_without_a_store_or_records_one_sentence_says_so(command: list[str], tmp_path: Path) -> None:
     assert "there is no store at" in complaint(Store(tmp_path / "none"), *command)
