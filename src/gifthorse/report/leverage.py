@@ -199,7 +199,7 @@ def _noise(drops: Sequence[Sequence[float]], records: Sequence[Record]) -> float
     if len(drops) > 1 and len(drops[0]) > 1:
         return noise_over_seeds(np.array(drops))
     images = max((each for record in records if isinstance(each := record.counts.get(_CAD.name), int)), default=0)
-    accuracies = [each for record in records if (each := measure(record, _ACC.name)) is not None]
+    accuracies = [right for record in records if (right := measure(record, _ACC.name)) is not None]
     return noise_of_images(fmean(accuracies), images) if images and accuracies else None
 
 
