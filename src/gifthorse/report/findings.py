@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gifthorse.core.findings import DRAWN
+from gifthorse.core.findings import DRAWN, LAYERS
 from gifthorse.report.evidence import Arrays, drawable
 from gifthorse.report.naming import natural
 
@@ -19,7 +19,7 @@ class Finding:
 
     ``kind`` is one of :data:`gifthorse.core.findings.DRAWN`. Groups are ``uint8 (N, C, H, W)`` where they are pictures,
     finite ``float (N, 2)`` where they are points, else ``float`` of the kind's own shape with a finite value at least.
-    ``axes`` are the names of the axes of points that have some.
+    ``axes`` are the names of the axes of points that have some, or in one text those of a profile's layers.
     """
 
     kind: str
@@ -32,6 +32,11 @@ class Finding:
         """Return the groups of images with a trigger, where there are others to set them off from."""
         found = tuple(name for name in self.groups if STAMPED in name.lower())
         return found if len(found) < len(self.groups) else ()
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of a profile's layers, where it has some."""
+        return [name for text in self.axes for name in text.split(",")]
 
     @property
     def drawn(self) -> list[str]:
@@ -47,7 +52,8 @@ def findings(evidence: Arrays) -> list[Finding]:
     found: dict[tuple[str, ...], Finding] = {}
     for name in sorted(evidence, key=natural):
         kind, *parts = name.split("/")
-        if len(parts) + 1 != DRAWN.get(kind) or not parts[0]:
+        more = len(parts) + 1 - DRAWN.get(kind, 0)
+        if kind not in DRAWN or more not in (0, int(kind == LAYERS)) or not parts[0]:
             continue
         values = _values(kind, evidence[name])
         if values is None:
