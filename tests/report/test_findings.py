@@ -296,13 +296,17 @@ def test_a_profile_is_of_layers_which_its_axis_names_where_the_analysis_does() -
     assert all(f">{layer}</text>" in str(chart.svg) for layer in layers)
 
 
-def test_names_of_many_layers_leave_each_other_room() -> None:
-    layers = [f"layer{number}.0.conv1" for number in range(40)]
-    (figure,) = drawn({f"profile/routes/{','.join(layers)}/model": np.arange(40.0)}, looked()).values()
+@pytest.mark.parametrize(
+    "layers",
+    [["stage1", "stage2", "stage3", "penultimate"], [f"layer{number}.0.conv1" for number in range(40)]],
+    ids=["few", "many"],
+)
+def test_names_of_layers_leave_each_other_room(layers: list[str]) -> None:
+    (figure,) = drawn({f"profile/routes/{','.join(layers)}/model": np.arange(float(len(layers)))}, looked()).values()
     with styled():
         figure.draw_without_rendering()
     shown = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
-    assert len(shown) > 1
+    assert 3 <= len(shown) <= 4
     assert all(one.x1 < other.x0 for one, other in pairwise(shown))
     assert figure.axes[0].get_xticklabels()[0].get_text() == layers[0]
 

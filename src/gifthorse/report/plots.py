@@ -26,7 +26,7 @@ from gifthorse.report.style import BAR, CLEAN, INK, LINE, PAPER, SERIES, SHADES,
 BINS = 36
 _LABELLED = 20
 """Most classes whose number stands under their bar."""
-_LETTERS = 48
+_LETTERS = 52
 """Most letters of names side by side under a chart."""
 _WRITTEN = 12
 """Most classes whose pairs have their values written."""
@@ -416,7 +416,7 @@ def profile(axes: Axes, groups: Sequence[Group], layers: Sequence[str] = ()) -> 
     named = len(layers) == count
     names = list(layers) if named else [str(place + 1) for place in range(count)]
     axes.set_xlim(*((0.5, count + 0.5) if named or count == 1 else (1, count)))
-    letters = count * (max(map(len, names)) + 2)
+    letters = count * (max(map(len, names)) + 1)
     shown = range(0, count, math.ceil(letters / _LETTERS) if named else math.ceil(count / _LABELLED))
     axes.xaxis.set_major_locator(FixedLocator([place + 1 for place in shown]))
     axes.xaxis.set_major_formatter(FixedFormatter([names[place] for place in shown]))
