@@ -11,11 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gifthorse.analyses import ANALYSES
+from gifthorse.attacks import ATTACKS
+from gifthorse.bench.aliases import listed_name
+from gifthorse.bench.cell import RECIPES
 from gifthorse.bench.query import Condition, frame, read_records, select, write_frame
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Record
 from gifthorse.core.seal import sealed
+from gifthorse.datasets import DATASETS
+from gifthorse.defenses import DEFENSES
+from gifthorse.models import ARCHITECTURES
+from gifthorse.stampings import STAMPS
+from gifthorse.training.heads import HEADS
+from gifthorse.transformations import TRANSFORMATIONS
 from records import BADNETS, CLEANSE, SHRINKPAD, STRIP, record, repaired
 
 TUNED = {"head": {"name": "fcn1", "tuning": "full"}, "dataset": {"name": "digits", "size": 12}, "data_digest": "e" * 24}
@@ -275,3 +285,27 @@ def test_a_seed_of_any_size_is_kept() -> None:
         str(2**70),
         "1",
     ]
+
+
+# ---- aliases
+
+
+def test_every_alias_of_a_listed_class_is_understood() -> None:
+    """The names are read from the text of the files; the catalogues have them from the classes."""
+    found: dict[str, str] = {}
+    for catalogue in (ATTACKS, DEFENSES, ARCHITECTURES, DATASETS, RECIPES, HEADS, STAMPS, ANALYSES, TRANSFORMATIONS):
+        for cls in catalogue.values():
+            if cls.__module__.startswith("gifthorse."):
+                found |= dict.fromkeys((*cls.aliases, cls.name), cls.name)
+    assert len(found) > 100
+    assert {alias: listed_name(alias) for alias in found} == found
+
+
+@pytest.mark.parametrize("name", ["badnets", "bn", "badnet", "BadNets", "bn[poison_rate=0.1]"])
+def test_records_are_chosen_by_the_names_that_requests_take(name: str) -> None:
+    records = [record(attack={"name": "targeted_blend"}), record(), record(defense=CLEANSE)]
+    assert select(records, [Condition("attack", (name,))]) == records[1:]
+    assert select(records, [Condition("defense", ("neural-cleanse",))]) == records[2:]
+    assert select(records, [Condition("attack", ("tb",))]) == records[:1]
+    with pytest.raises(RequestError, match="no record has defense=bn; there is: neural_cleanse, none"):
+        select(records, [Condition("defense", ("bn",))])

@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from gifthorse.bench.cell import Cell, resolve
+from gifthorse.bench.plan import Node
+from gifthorse.bench.runner import Stage
 from gifthorse.bench.store import Store
+from gifthorse.cli.live import described, names_of
 from gifthorse.core.record import Record
 from terminal import gifthorse, gifthorse_afresh
 
@@ -114,6 +118,31 @@ def test_a_grid_runs_is_answered_the_second_time_without_torch_and_says_so(tmp_p
     assert document["text"] == STUDY
     assert len(document["records"]) == 10
     assert len(document["populations"]) == 1
+
+
+def test_what_is_computed_is_named_by_what_tells_it_from_the_rest() -> None:
+    cells = [
+        resolve(attack=attack, defense=defense, dataset="digits", profile="smoke", model=model)
+        for attack, defense, model in (
+            ("badnets[poison_rate=0.01]", "none", "small_cnn"),
+            ("badnets[poison_rate=0.1]", "strip[fpr=0.05]", "small_cnn"),
+            ("imc", "strip[fpr=0.01]", "small_cnn"),
+        )
+    ]
+    other = resolve(attack="imc", dataset="digits", profile="smoke", model="resnet18")
+
+    def said(stages: Sequence[Stage], among: Sequence[Cell]) -> list[str]:
+        return [described(Node(stage, "key", cell), names_of(among)) for stage, cell in zip(stages, among, strict=True)]
+
+    assert said(["record", "trojan", "prepared"], cells) == [
+        "badnets[poison_rate=0.01] · no defense · digits, seed 0",
+        "badnets[poison_rate=0.1] model · digits, seed 0",
+        "what strip[fpr=0.01] prepares · digits",
+    ]
+    assert said(["record", "benign"], [cells[2], other]) == [
+        "imc · strip · digits, small_cnn, seed 0",
+        "benign model · digits, resnet18, seed 0",
+    ]
 
 
 def test_the_plan_is_a_tree_with_what_is_there_and_how_long_it_takes(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_help_says_what_a_command_does(command: str) -> None:
     [
         ["table"],
         ["table", "--interval", "--format", "latex"],
-        ["table", "--compare", "shrinkpad", "fine_pruning"],
+        ["table", "--compare", "shrinkpad", "fp", "--attack", "bn"],
         ["export", "--out", "r.csv"],
         ["export", "--out", "r.parquet"],
         ["ls"],
@@ -115,8 +115,9 @@ def test_two_defenses_are_compared_on_the_same_models(store: Store) -> None:
     text = out(store, "table", "--compare", "shrinkpad", "fine_pruning")
     assert "Wilcoxon signed-rank test, exact, two-sided" in text
     assert "0.2500 [a]" in text
-    (number,) = json.loads(out(store, "table", "--compare", "shrinkpad", "fine_pruning", "--format", "json"))["numbers"]
-    assert (number["n"], number["difference"]) == (3, pytest.approx(0.2))
+    for other in ("fine_pruning", "fp"):
+        (number,) = json.loads(out(store, "table", "--compare", "shrinkpad", other, "--format", "json"))["numbers"]
+        assert (number["n"], number["difference"]) == (3, pytest.approx(0.2))
 
 
 @pytest.fixture
@@ -170,6 +171,7 @@ def test_the_area_under_accuracy_against_success_is_a_table(variants: Store) -> 
         (["table", "--out", "t.pdf"], "cannot tell the format from 't.pdf'"),
         (["table", "--compare", "shrinkpad", "none"], "--compare takes two defenses"),
         (["table", "--compare", "badnets", "none"], "--compare takes two attacks"),
+        (["table", "--compare", "bn", "benign"], "--compare takes two attacks"),
         (["table", "--compare", "badnets", "shrinkpad"], "no record has attack=shrinkpad"),
         (["table", "--compare", "nope", "badnets"], "no record has attack=nope; there is:"),
         (["table", "--leverage", "attack"], "'attack' is no field that a curve can run along"),
@@ -185,6 +187,22 @@ def test_the_area_under_accuracy_against_success_is_a_table(variants: Store) -> 
 )
 def test_a_wrong_request_is_an_error_that_helps(arguments: list[str], said: str, store: Store) -> None:
     assert said in complaint(store, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ls", "--defense", "strip"], "no record has defense=strip; there is: none"),
+        (["table", "--where", "analysis=nsr"], "no record has analysis=nsr; there is: none"),
+        (
+            ["table", "--compare", "foo", "bar"],
+            "called 'foo' or 'bar'; there is: badnets, small_cnn, standard",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_store_has_none_of_is_said_with_what_there_is(arguments: list[str], said: str, variants: Store) -> None:
+    assert complaint(variants, *arguments).endswith(said)
 
 
 @pytest.mark.parametrize("command", [["table"], ["export", "--out", "r.csv"], ["ls"], ["rm", "--all"], ["gc"]])

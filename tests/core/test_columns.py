@@ -27,6 +27,14 @@ def test_every_field_number_and_time_has_a_column() -> None:
     assert value_in(record(stamp={"name": "amplified", "copies": 9}), "stamp") == "amplified"
 
 
+def test_a_whole_part_is_a_column_whether_or_not_any_record_has_one() -> None:
+    bare_ones = [record()]
+    assert all(has_column(part, bare_ones) for part in ("attack", "defense", "analysis", "downstream", "stamp"))
+    assert not has_column("defense.fpr", bare_ones)
+    assert not has_column("defence", bare_ones)
+    assert "did you mean 'defense'" in str(unknown_column("defence", bare_ones))
+
+
 def test_configurations_within_configurations_have_columns_of_their_own() -> None:
     wrapped = record(attack={"name": "wrapper", "base": BADNETS, "defenses": [{"name": "strip"}], "against": None})
     found = flat(wrapped)

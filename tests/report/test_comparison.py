@@ -73,6 +73,15 @@ def test_p_of_few_pairs_is_exact_even_with_ties_and_zeros(differences: list[floa
     assert name == "Wilcoxon signed-rank test, exact"
 
 
+def test_accuracies_that_differ_by_as_many_images_are_ties() -> None:
+    """As floating-point numbers the differences of these pairs are not all of one size."""
+    pairs = [(312, 310), (314, 312), (391, 393), (358, 360), (392, 390), (324, 326), (349, 351), (339, 337), (300, 300)]
+    differences = [first / 400 - second / 400 for first, second in pairs]
+    assert len({abs(each) for each in differences}) > 2
+    assert signed_rank(differences) == (1.0, "Wilcoxon signed-rank test, exact")
+    assert signed_rank([0.3 - 0.1 - 0.2, 1.0])[0] == signed_rank([0.0, 1.0])[0]
+
+
 def test_what_is_not_exact_says_so() -> None:
     ties = [1.0] * (EXACT_WITH_TIES + 1)
     assert signed_rank(ties)[1] == "Wilcoxon signed-rank test, normal approximation"

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,32 @@ def test_groups_of_a_title_are_one_chart_in_natural_order() -> None:
     ]
     assert found[3].axes == ("clean images", "stamped images")
     assert found[3].groups["active in clean images alone"].shape == (30, 2)
+
+
+def test_images_stand_right_above_what_was_made_of_them() -> None:
+    """As saliency and the gallery name their rows; a file of arrays keeps no order."""
+    rows = [
+        "clean images",
+        "model, clean images, class 2",
+        "model, clean images, class 10",
+        "twin, clean images, class 2",
+        "others",
+        "stamped images",
+        "model, stamped images, class 2",
+        "twin, stamped images, class 2",
+        "stamped images, transformed",
+        "model, stamped images, transformed, class 2",
+        "target 1",
+        "target 1, alone",
+        "target 2",
+        "target 10",
+        "target 10, alone",
+    ]
+    for given in (rows, rows[::-1]):
+        found = findings({f"pictures/{each}": np.zeros((1, 1, 4, 4), np.uint8) for each in given})
+        assert [each.title for each in found] == rows
+    named = findings({f"profile/{title}/series": np.zeros(2) for title in ("b", "a, b")})
+    assert [each.title for each in named] == ["a, b", "b"]
 
 
 @pytest.mark.parametrize(
@@ -242,13 +269,46 @@ def test_a_file_for_the_pictures_and_for_each_title_with_its_n() -> None:
         "Overlap_of_units",
     ]
     notes = [figure.get_supxlabel() for figure in found.values() if figure.get_supxlabel()]
-    counts = ["n = 90 points", "n = 60 points", "n = 5 stages", "n = 50 images", "n = 4 classes"]
+    counts = ["n = 90 points", "n = 60 points", "n = 5 layers", "n = 50 images", "n = 4 classes"]
     for note, count in zip(notes, counts, strict=True):
         assert count in " ".join(note.replace("\N{NO-BREAK SPACE}", " ").split())
     pictures = found[f"{prefix}pictures"].axes[0]
     assert len(pictures.images) == 8 + 2
     assert any("n = 2 to 8 images in a row" in " ".join(text.get_text().replace("\N{NO-BREAK SPACE}", " ").split())
                for text in pictures.texts)  # fmt: skip
+
+
+def test_a_profile_is_of_layers_which_its_axis_names_where_the_analysis_does() -> None:
+    layers = ["stage1", "stage2", "penultimate"]
+    arrays = {f"profile/routes/{','.join(layers)}/{series}": np.arange(3.0) for series in ("model", "twin")}
+    (found,) = findings(arrays)
+    assert (found.title, list(found.groups), found.axes) == ("routes", ["model", "twin"], (",".join(layers),))
+
+    def axis(arrays: Arrays) -> tuple[str, list[str]]:
+        (figure,) = drawn(arrays, looked()).values()
+        (axes,) = figure.axes
+        return axes.get_xlabel(), axes.xaxis.get_major_formatter().format_ticks(list(axes.xaxis.get_majorticklocs()))
+
+    assert axis(arrays) == ("layer, first to last", layers)
+    assert axis({"profile/routes/model": np.arange(3.0)}) == ("layer, first to last", ["1", "2", "3"])
+    assert axis({"profile/routes/one,two/model": np.arange(3.0)})[1] == ["1", "2", "3"]
+    (chart,) = card(arrays).charts
+    assert all(f">{layer}</text>" in str(chart.svg) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [["stage1", "stage2", "stage3", "penultimate"], [f"layer{number}.0.conv1" for number in range(40)]],
+    ids=["few", "many"],
+)
+def test_names_of_layers_leave_each_other_room(layers: list[str]) -> None:
+    (figure,) = drawn({f"profile/routes/{','.join(layers)}/model": np.arange(float(len(layers)))}, looked()).values()
+    with styled():
+        figure.draw_without_rendering()
+    shown = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+    assert 3 <= len(shown) <= 4
+    assert all(one.x1 < other.x0 for one, other in pairwise(shown))
+    assert figure.axes[0].get_xticklabels()[0].get_text() == layers[0]
 
 
 def test_files_hold_every_group_whole() -> None:

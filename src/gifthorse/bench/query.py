@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import duckdb
 
+from gifthorse.bench.aliases import listed_name
 from gifthorse.core.columns import CONFIGURATIONS, flat, has_column, unknown_column, value_in
-from gifthorse.core.configuration import split_request
+from gifthorse.core.configuration import plain, split_request
 from gifthorse.core.errors import RequestError, StoreError
 from gifthorse.core.record import Document, Downstream, Environment, Record, name_of
 from gifthorse.core.seal import unsealed
@@ -133,7 +134,8 @@ def _refuse(constant: str) -> NoReturn:
 class Condition:
     """What a column has to hold: one of some values as people write them, or a request where it is a configuration.
 
-    ``attack`` may hold ``badnets`` or ``badnets[poison_rate=0.05]``, ``defense`` may hold ``none``.
+    ``attack`` may hold ``badnets`` or ``badnets[poison_rate=0.05]``, ``defense`` may hold ``none``; aliases of what
+    gifthorse lists are understood, as in requests.
     """
 
     column: str
@@ -176,12 +178,13 @@ def _said(value: Any) -> str:
 
 def _test(column: str, wanted: str) -> Callable[[Any], bool]:
     if column in CONFIGURATIONS:
-        name, fields = split_request(wanted)
+        said, fields = split_request(wanted)
+        name = listed_name(said)
 
         def asked(value: Any) -> bool:
             if value is None:
                 return name == "none"
-            return name in (value.get("name"), name_of(value)) and all(
+            return name in map(plain, (str(value.get("name")), name_of(value))) and all(
                 key in value and _same(value[key], field) for key, field in fields.items()
             )
 

@@ -92,7 +92,7 @@ def analyse(
 ) -> int:
     """Let analyses look at one model and print what they found; returns the exit code."""
     names = list(dict.fromkeys(name.strip() for text in analyses for name in split_commas(text)))
-    if not all(names) or "none" in names:
+    if not names or not all(names) or "none" in names:
         raise RequestError(f"--with names no analysis: '{','.join(analyses)}'; 'gifthorse list analyses' shows all")
     work = Work.of([asked(**request, analysis=name) for name in names], store, machine, how, plugins=plugins)
     work.run()

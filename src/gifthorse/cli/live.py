@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gifthorse.core.progress import listening
+from gifthorse.report.naming import key, labels
 
 if TYPE_CHECKING:
+    from gifthorse.bench.cell import Cell
     from gifthorse.bench.execution import Event, Watch
     from gifthorse.bench.plan import Node, Plan
     from gifthorse.bench.store import Store
@@ -21,6 +23,9 @@ WARM = 2.0
 """Seconds after which a loop's pace says how long it will take."""
 TRACEBACK_LINES = 6
 """How much of the first failure's traceback is shown at once."""
+
+Names = Mapping[str, Mapping[str, str]]
+"""Labels by part of a cell, as ``attack``, and by key."""
 
 notes = Console(stderr=True, emoji=False)
 
@@ -78,6 +83,7 @@ def watching(work: "Plan", store: "Store", jobs: int) -> Iterator["Watch"]:
 class _View:
     def __init__(self, work: "Plan", store: "Store", jobs: int, progress: Progress):
         self.store, self.jobs, self.progress = store, jobs, progress
+        self.names = names_of(work.cells)
         self.cells, self.done, self.failed = len(work.cells), len(work.known), 0
         self.left = [node.stage for node in work.nodes]
         self.nodes = len(self.left)
@@ -93,7 +99,9 @@ class _View:
         if event.state == "started":
             self.began[node.name] = time.monotonic()
             if self.jobs > 1:
-                self.running[node.name] = self.progress.add_task(f"  {described(node)}", total=None, left="")
+                self.running[node.name] = self.progress.add_task(
+                    f"  {described(node, self.names)}", total=None, left=""
+                )
         else:
             self._ended(event)
         if self.whole is not None:
@@ -120,12 +128,12 @@ class _View:
         elif self.several and not notes.is_terminal:
             seconds = f" ({self.took[node.stage][-1]:.1f} s)" if began is not None else ""
             skipped = f": skipped, {event.record.reason}" if event.record.status == "skipped" else ""
-            self._say(f"[{self.done + self.failed}/{self.cells}] {described(node)}{skipped}{seconds}")
+            self._say(f"[{self.done + self.failed}/{self.cells}] {described(node, self.names)}{skipped}{seconds}")
 
     def _tell_failure(self, node: "Node", reason: str, identity: str) -> None:
         self.failed += 1
         log = self.store.log_path(identity)
-        self._say(f"failed: {described(node)}: {reason}")
+        self._say(f"failed: {described(node, self.names)}: {reason}")
         if self.failed == 1 and log.exists():
             lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
             for line in lines[-TRACEBACK_LINES:]:
@@ -145,17 +153,32 @@ class _View:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def described(node: "Node") -> str:
-    """Return in a few words what a node is."""
+def names_of(cells: "Iterable[Cell]") -> Names:
+    """Return the shortest labels that tell apart what cells are made of, as tables have them."""
+    cells = list(cells)
+    return {
+        part: labels(each.to_dict() for cell in cells if (each := getattr(cell, part)) is not None)
+        for part in ("dataset", "model", "training", "attack", "defense")
+    }
+
+
+def described(node: "Node", names: Names) -> str:
+    """Return in a few words what a node is, by the names of all cells; network and recipe where there are several."""
     cell = node.cell
-    attack, where = cell.attack.name, f"{cell.dataset.name}, seed {cell.seed}"
+
+    def named(part: str) -> str:
+        return names[part][key(getattr(cell, part).to_dict())]
+
+    several = [named(part) for part in ("model", "training") if len(names[part]) > 1]
+    images = ", ".join([named("dataset"), *several])
+    attack, where = named("attack"), f"{images}, seed {cell.seed}"
     if node.stage == "record":
         user = cell.downstream and cell.downstream.head
-        end = cell.defense.name if cell.defense else user.name if user else "no defense"
+        end = named("defense") if cell.defense else str(user) if user else "no defense"
         shown = "".join(f" · {each}" for each in (cell.stamp, cell.analysis) if each)
         return f"{attack} · {end}{shown} · {where}"
     if node.stage == "prepared":
-        return f"what {cell.defense.name if cell.defense else 'a defense'} prepares · {cell.dataset.name}"
+        return f"what {named('defense') if cell.defense else 'a defense'} prepares · {images}"
     if node.stage == "attack_prepared":
         return f"what {attack} prepares · {where}"
     return f"{attack if node.stage == 'trojan' else node.stage} model · {where}"

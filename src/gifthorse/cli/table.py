@@ -159,7 +159,9 @@ def _two(records: "Sequence[Record]", names: tuple[str, str]) -> "tuple[str, lis
 
     Where one covers the other, as badnets does badnets[origin=scratch], it means the rest.
     """
+    from gifthorse.bench.aliases import listed_name
     from gifthorse.bench.query import Condition, select
+    from gifthorse.core.record import name_of
     from gifthorse.report.comparison import COMPARED
 
     def of(part: str, name: str) -> "list[Record]":
@@ -168,10 +170,16 @@ def _two(records: "Sequence[Record]", names: tuple[str, str]) -> "tuple[str, lis
         except RequestError:
             return []
 
-    meant = (part for name in names for part in COMPARED if name != "none" and of(part, name))
-    part = next(meant, "defense")
-    if "none" in names:
-        raise RequestError(f"--compare takes two {COMPARED[part]}; 'none' is none")
+    meant = (part for name in names for part in COMPARED if listed_name(name) != "none" and of(part, name))
+    part = next(meant, None)
+    if "none" in map(listed_name, names):
+        raise RequestError(f"--compare takes two {COMPARED[part or 'defense']}; 'none' is none")
+    if part is None:
+        found = {name_of(each) for record in records for kind in COMPARED if (each := getattr(record, kind))}
+        raise RequestError(
+            f"no record has a defense, attack, recipe or model called '{names[0]}' or '{names[1]}'; "
+            f"there is: {', '.join(sorted(found - {'none'}))}"
+        )
     first, second = (select(records, [Condition(part, (name,))]) for name in names)
     one, other = ({record.id for record in each} for each in (first, second))
     if one < other:

@@ -59,7 +59,8 @@ class Findings:
     - ``pictures/caption``: ``uint8 (N, C, H, W)``, a row of pictures
     - ``points/title/group``: ``float (N, 2)``, an embedding, whose axes mean nothing
     - ``against/title/across/up/group``: ``float (2, N)``, points whose axes are named
-    - ``profile/title/series``: ``float (L,)``, a value at each stage of the network, first to last; NaN is a gap
+    - ``profile/title/series``, or ``profile/title/layers/series`` with the names of the layers between commas:
+      ``float (L,)``, a value at each of some layers of the network, first to last; NaN is a gap
     - ``distribution/title/group``: ``float (N,)``, a value of each image
     - ``matrix/title``: ``float (K, K)``, a value of each pair of classes
     """

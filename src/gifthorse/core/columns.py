@@ -65,7 +65,9 @@ def without(records: Sequence[Record], columns: Sequence[str]) -> list[Record]:
 
 
 def has_column(column: str, records: Iterable[Document]) -> bool:
-    """Tell whether any of the records has a column, be its value null or not."""
+    """Tell whether any of the records has a column, be its value null or not; a whole part is one in any case."""
+    if column in CONFIGURATIONS:
+        return True
     wanted = ALIASES.get(column, column)
     return any(wanted in flat(record) for record in records)
 

@@ -145,7 +145,7 @@ class Configuration(BaseModel):
     def parse(cls, text: str) -> Self:
         """Build from a bracket string whose name is this class's own."""
         name, fields = split_request(text)
-        if _plain(name.partition("/")[0]) not in map(_plain, (cls.name, *cls.aliases)):
+        if plain(name.partition("/")[0]) not in map(plain, (cls.name, *cls.aliases)):
             raise RequestError(f"'{name}' is not {cls.name}")
         return cls.from_dict(cls._with_slash(name, fields))
 
@@ -240,14 +240,14 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
             return cls
         names = dict.fromkeys((cls.name, *cls.aliases))
         for name in names:
-            taken = self._names.get(_plain(name))
-            owner = self.presets.get(_plain(name)) if taken is None else self._classes[taken].__qualname__
+            taken = self._names.get(plain(name))
+            owner = self.presets.get(plain(name)) if taken is None else self._classes[taken].__qualname__
             if owner is not None:
                 raise ValueError(f"{cls.__name__} cannot be listed: '{name}' is the {self.kind} {owner}")
         if not _BARE.fullmatch(cls.name) or "/" in cls.name or cls.name.lower() in _RESERVED:
             raise ValueError(f"{cls.__name__} cannot be listed: its name '{cls.name}' is not a plain word")
         self._classes[cls.name] = cls  # type: ignore[assignment]
-        self._names |= {_plain(name): cls.name for name in names}
+        self._names |= {plain(name): cls.name for name in names}
         return cls
 
     def remove(self, cls: type[Configuration]) -> None:
@@ -271,7 +271,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         """
         classes = self._listed()
         family, slash, _ = name.partition("/")
-        key = _plain(family)
+        key = plain(family)
         cls = classes.get(self._names.get(key, ""))
         if cls is None or (slash and not cls.slash_field):
             raise RequestError(
@@ -286,7 +286,7 @@ class Catalogue(Mapping[str, type[C]], Generic[C]):
         What it leaves open, outside and in the configurations that it holds, :func:`request_defaults` fill in.
         """
         name, said = split_request(request) if isinstance(request, str) else (request["name"], request)
-        if (preset := self.presets.get(_plain(name))) is not None:
+        if (preset := self.presets.get(plain(name))) is not None:
             name, whole = split_request(preset)
             said = {**whole, **said}
         cls = self.find(name)
@@ -407,7 +407,7 @@ def _request(value: Any) -> Any:
     return str(value) if isinstance(value, Configuration) else value
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a name as it is compared: case, and hyphen or underscore, do not matter."""
     return name.lower().replace("-", "_")
 

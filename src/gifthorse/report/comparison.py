@@ -21,6 +21,8 @@ from gifthorse.report.tables import measure, partition
 TEST = "Wilcoxon signed-rank test"
 EXACT_WITH_TIES, EXACT = 13, 50
 """Up to so many differences the test is exact: where some are of one size, and where none are."""
+DECIMALS = 12
+"""Up to so many decimals two differences are told apart."""
 ALPHA = 0.05
 
 COMPARED = {"defense": "defenses", "attack": "attacks", "training": "training recipes", "model": "models"}
@@ -35,7 +37,8 @@ def signed_rank(differences: Sequence[float]) -> tuple[float, str]:
     >>> signed_rank([1.0, 2.0, 3.0, 4.0, 5.0, 0.0])
     (0.0625, 'Wilcoxon signed-rank test, exact')
     """
-    found = [each for each in differences if each]
+    # Differences of equal size stay ties, and none stays 0, whatever their floating-point numbers.
+    found = [each for each in (round(each, DECIMALS) for each in differences) if each]
     if not found:
         return 1.0, f"{TEST}, exact"
     from scipy.stats import wilcoxon

@@ -163,7 +163,7 @@ def _profile(found: "Finding", most: int, names: Sequence[str]) -> tuple[Markup,
 
     series = series_of(list(found.groups), found.stamped)
     groups = [plots.Group(name, values, series[name]) for name, values in found.groups.items()]
-    svg = _chart(1, found.title, lambda panels: plots.profile(panels[0], groups))
+    svg = _chart(1, found.title, lambda panels: plots.profile(panels[0], groups, found.layers))
     return svg, Markup("{}: {}").format(found.title, _legend(series.items()))
 
 

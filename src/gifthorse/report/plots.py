@@ -26,6 +26,8 @@ from gifthorse.report.style import BAR, CLEAN, INK, LINE, PAPER, SERIES, SHADES,
 BINS = 36
 _LABELLED = 20
 """Most classes whose number stands under their bar."""
+_LETTERS = 52
+"""Most letters of names side by side under a chart."""
 _WRITTEN = 12
 """Most classes whose pairs have their values written."""
 _PERCENT = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0)
@@ -395,11 +397,14 @@ def alike(groups: Sequence[Group]) -> bool:
     return float(min(high) - max(low)) > 0.5 * float(max(high) - min(low))
 
 
-def profile(axes: Axes, groups: Sequence[Group]) -> None:
-    """Draw a line for each group through its values at stages 1, 2, …; what is no number leaves a gap."""
+def profile(axes: Axes, groups: Sequence[Group], layers: Sequence[str] = ()) -> None:
+    """Draw a line for each group through its values at every layer; what is no number leaves a gap.
+
+    Layers go by their number where they are not all named.
+    """
     finite = [finite_values(group.values) for group in groups]
     _scale(axes, *_extremes(finite))
-    stages = max(len(group.values) for group in groups)
+    count = max(len(group.values) for group in groups)
     for group in groups:
         series = group.series
         line = Line2D(
@@ -408,11 +413,14 @@ def profile(axes: Axes, groups: Sequence[Group]) -> None:
             markeredgewidth=0, label=group.label, clip_on=False, zorder=3,
         )  # fmt: skip
         axes.add_artist(line)
-    axes.set_xlim(*((1, stages) if stages > 1 else (0.5, 1.5)))
-    shown = range(1, stages + 1, math.ceil(stages / _LABELLED))
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    axes.xaxis.set_major_formatter(FixedFormatter([str(stage) for stage in shown]))
-    axes.set_xlabel("stage of the network, first to last")
+    named = len(layers) == count
+    names = list(layers) if named else [str(place + 1) for place in range(count)]
+    axes.set_xlim(*((0.5, count + 0.5) if named or count == 1 else (1, count)))
+    letters = count * (max(map(len, names)) + 1)
+    shown = range(0, count, math.ceil(letters / _LETTERS) if named else math.ceil(count / _LABELLED))
+    axes.xaxis.set_major_locator(FixedLocator([place + 1 for place in shown]))
+    axes.xaxis.set_major_formatter(FixedFormatter([names[place] for place in shown]))
+    axes.set_xlabel("layer, first to last")
 
 
 def class_matrix(axes: Axes, scale: Axes, values: np.ndarray, names: Sequence[str]) -> None:

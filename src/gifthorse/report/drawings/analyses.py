@@ -85,10 +85,10 @@ def _scatter(found: Finding, note: str, names: Sequence[str]) -> Figure:  # noqa
 
 
 def _profile(found: Finding, note: str, names: Sequence[str]) -> Figure:  # noqa: ARG001
-    stages = [len(values) for values in found.groups.values()]
-    figure = sheet(COLUMN, 2.4 + 0.15 * len(stages), f"{note}; n = {counted(stages, 'stage')}")
+    layers = [len(values) for values in found.groups.values()]
+    figure = sheet(COLUMN, 2.4 + 0.15 * len(layers), f"{note}; n = {counted(layers, 'layer')}")
     axes = figure.add_subplot()
-    plots.profile(axes, _groups(found, {name: name for name in found.groups}))
+    plots.profile(axes, _groups(found, {name: name for name in found.groups}), found.layers)
     figure.legend(loc="outside upper center", handlelength=3)
     return figure
 

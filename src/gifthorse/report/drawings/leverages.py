@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from gifthorse.report import plots
 from gifthorse.report.drawings.material import Drawing, Material, Part, counted, file_name
-from gifthorse.report.leverage import Leverage, explained, leverages
+from gifthorse.report.leverage import CHANCE, Leverage, explained, leverages
 from gifthorse.report.settings import Axis
 from gifthorse.report.style import COLUMN, series_of, sheet, wrapped
 
@@ -40,8 +40,9 @@ def _draw(part: Part, found: Sequence[Leverage]) -> Figure:
 
 
 def _label(each: Leverage) -> str:
-    assert each.curve is not None
+    if each.area is None:
+        return f"{each.attack}: {CHANCE}"
     if each.interval is None:
-        return f"{each.attack}: AUC {each.curve.auc:.2f}"
+        return f"{each.attack}: AUC {each.area:.2f}"
     low, high = max(each.interval[0], 0), min(each.interval[1], 1)
-    return f"{each.attack}: AUC {each.curve.auc:.2f} ({fmean(each.by_seed):.2f} [{low:.2f}, {high:.2f}])"
+    return f"{each.attack}: AUC {each.area:.2f} ({fmean(each.by_seed):.2f} [{low:.2f}, {high:.2f}])"
