@@ -360,9 +360,14 @@ def test_a_penalty_is_weighed_and_shares_the_pass_of_the_loss() -> None:
 
 @pytest.mark.parametrize("marked", [[1, 4, 5], [], None])
 def test_of_a_set_poisoned_beforehand_the_stamped_images_are_found_wherever_they_are(marked: list[int] | None) -> None:
-    model, found = train(noise_task(SHAPE), 0), []
-    evasion = Evasion(penalty=lambda _, seen: (found.append(seen), seen.latents.sum() * 0)[1])  # type: ignore[func-returns-value]
-    adaptation = Adaptation([evasion], model, backdoor(), 0.5, 1.0, generator(0, "x"))
+    found: list[Seen] = []
+
+    def note(_: Classifier, seen: Seen) -> Tensor:
+        found.append(seen)
+        return seen.latents.sum() * 0
+
+    model = train(noise_task(SHAPE), 0)
+    adaptation = Adaptation([Evasion(penalty=note)], model, backdoor(), 0.5, 1.0, generator(0, "x"))
     images = noise_task(SHAPE).train.take(slice(7))
     stamped = None if marked is None else torch.isin(torch.arange(7), torch.tensor(marked, dtype=torch.long))
     adaptation.objective(classification_loss)(model, Batch(images.floats(), images.labels, stamped=stamped))
@@ -486,9 +491,12 @@ def test_an_attacker_with_a_share_of_the_images_makes_nothing_of_the_others() ->
 
 def test_what_a_defense_gets_to_see_of_an_attacker_is_what_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Images] = []
-    monkeypatch.setattr(
-        DEFENSES["shrinkpad"], "evasion", lambda _, attacker, __: (seen.append(attacker.images), Evasion())[1]
-    )
+
+    def note(_: Defense[Any], attacker: Attacker, __: int) -> Evasion:
+        seen.append(attacker.images)
+        return Evasion()
+
+    monkeypatch.setattr(DEFENSES["shrinkpad"], "evasion", note)
     task = noise_task(SHAPE)
     attack = BadNets(against="shrinkpad", train_share=0.5, cad_budget=0.1)  # type: ignore[arg-type]
     injection = attack.begin(task, train(task, 0), 0, train(task, 0))
@@ -503,7 +511,7 @@ def test_meta_classifiers_of_poor_shadow_models_are_refused_of_one_class_or_two(
         found = resolve(dataset="digits", defense=request, profile="smoke").defense
         assert found is not None
         attacker = attacker_for(cut_short(found))
-        attacker.prepared["accuracy"].fill_(0.3)  # type: ignore[index]
+        attacker.prepared["accuracy"].fill_(0.3)
         cut_short(found).changed(least_accuracy=0.2).evasion(attacker, 0)
         with pytest.raises(NotApplicableError, match=r"right on 30% of the attacker's own images, and least_accuracy"):
             cut_short(found).changed(least_accuracy=0.5).evasion(attacker, 0)

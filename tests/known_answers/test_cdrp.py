@@ -79,7 +79,7 @@ def test_gates_that_change_the_answer_are_never_kept() -> None:
 
 def reference(model: Classifier, pixel: Tensor, steps: int, lr: float = 0.1) -> list[Tensor]:
     """The gates of one image, by torch's optimiser and a network whose convolutions are replaced."""
-    layers = convolutions(model)
+    layers = list(convolutions(model).values())
     gates = [torch.ones(layer.out_channels, requires_grad=True) for layer in layers]
     optimiser = torch.optim.SGD(gates, lr, momentum=0.9)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_batch_gives_what_every_image_alone_gives(
     model.head.weight.mul_(20)  # answers that differ between images
     pixels = noise_images(5, (3, 16, 16), 10).floats()
     together = Cdrp(steps=12).critical_gates(model, pixels)
-    assert [each.shape for each in together] == [(5, layer.out_channels) for layer in convolutions(model)]
+    assert [each.shape for each in together] == [(5, layer.out_channels) for layer in convolutions(model).values()]
     assert not torch.equal(together[-1][0], together[-1][1])
     for number, pixel in enumerate(pixels):
         for found, expected in zip(together, reference(model, pixel[None], 12), strict=True):
@@ -161,10 +161,10 @@ def test_images_and_layers_whose_gates_are_all_alike_are_left_out(monkeypatch: p
     clean, stamped, _ = layers[0].view(3, 6, 5)
     expected = [np.corrcoef(clean[number], stamped[number])[0, 1] for number in (4, 5)]
     assert numbers[0] == pytest.approx(np.mean(expected), abs=1e-6)
-    profile = found.evidence["profile/CDRP correlation by layer/clean and stamped"]
+    profile = found.evidence["profile/CDRP correlation by layer/0/clean and stamped"]
     np.testing.assert_allclose(profile, [numbers[0], np.nan, numbers[1]], atol=1e-6)
     assert [len(found.numbers[name]) for name in PAIRED] == [2, 2, 3]  # type: ignore[arg-type]
-    assert np.isfinite(found.evidence["profile/CDRP correlation by layer/stamped and transformed"]).all()
+    assert np.isfinite(found.evidence["profile/CDRP correlation by layer/0/stamped and transformed"]).all()
     mean = found.numbers["cdrp_clean_stamped_mean"]
     assert isinstance(mean, Counted)
     assert mean.n == 6
@@ -183,7 +183,7 @@ def test_an_answer_that_needs_no_channel_takes_only_its_own_comparisons_away(mon
     monkeypatch.setattr(Cdrp, "critical_gates", lambda *_: layers)
     found = Cdrp(transformation="flip").look(subject_of(deciding(1, 2)), 0)  # type: ignore[arg-type]
     assert found.numbers.keys() == {"cdrp_clean_transformed", "cdrp_clean_transformed_mean"}
-    assert found.evidence.keys() == {"profile/CDRP correlation by layer/clean and transformed"}
+    assert found.evidence.keys() == {"profile/CDRP correlation by layer/0/clean and transformed"}
 
 
 def test_the_mean_over_layers_is_of_the_images_that_any_layer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_trained() -> None:
 def test_the_convolution_that_gives_the_logits_has_no_gates_and_progress_is_told() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = Classifier(network, mean=[0.0], std=[1.0], head="2", stages=("0",)).eval()
-    assert convolutions(model) == [network[0]]
+    assert list(convolutions(model).values()) == [network[0]]
     told: list[tuple[str, int, int]] = []
     with listening(lambda *said: told.append(said)):
         Cdrp(steps=3).critical_gates(freeze(model), torch.rand(2, 1, 5, 5))

@@ -20,6 +20,7 @@ from gifthorse.contracts.worlds import noise_world
 from gifthorse.core.analysis import Subject
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.errors import NotApplicableError, RequestError
+from gifthorse.core.findings import profile_name
 from gifthorse.core.images import Images
 from gifthorse.core.trojan import Backdoor
 from gifthorse.metrics.functional import linear_cka, most_active, separation_by_image
@@ -87,11 +88,13 @@ def test_activities_are_means_over_places_and_what_the_head_receives() -> None:
 def test_of_a_model_that_is_its_own_twin_nothing_differs() -> None:
     subject = subject_of_digits()
     found = FeatureSimilarity(images=120).look(replace(subject, model=subject.twin.clone()), 0)
+    stages = [*subject.twin.stage_names, PENULTIMATE]
     by_stage = found.numbers["cka_twin_by_stage"]
     assert isinstance(by_stage, list)
     assert [*by_stage, found.numbers["cka_twin"], found.numbers["cka_twin_stamped"]] == pytest.approx([1] * 5)
     assert found.numbers["cka_clean_stamped"] == pytest.approx(found.numbers["cka_clean_stamped_twin"])
-    series = "profile/Similarity of features (CKA)/clean and stamped images, model"
+    series = profile_name("Similarity of features (CKA)", stages, "clean and stamped images, model")
+    assert len(stages) == 4
     expected = [*found.numbers["cka_clean_stamped_by_stage"], found.numbers["cka_clean_stamped"]]  # type: ignore[misc]
     assert found.evidence[series].tolist() == expected
 

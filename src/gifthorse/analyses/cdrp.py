@@ -21,6 +21,7 @@ from gifthorse.analyses.pairs import at_once, pairs_of
 from gifthorse.core.analysis import Analysis, Findings, Number, Subject
 from gifthorse.core.classifier import Classifier, predict
 from gifthorse.core.errors import NotApplicableError, RequestError
+from gifthorse.core.findings import profile_name
 from gifthorse.core.progress import track
 from gifthorse.core.task import Task
 from gifthorse.core.transformation import Transformation, random_shares
@@ -76,7 +77,7 @@ class Cdrp(Analysis):
             [torch.stack([correlation(layer[one], layer[other]) for layer in by_version]) for one, other in COMPARED]
         )
         numbers: dict[str, Number] = {}
-        evidence = Evidence()
+        evidence, names = Evidence(), list(convolutions(subject.model))
         for (one, other), by_layer in zip(COMPARED, found, strict=True):
             # Gates of a layer that are all alike correlate with nothing; where no image has others it has no number.
             counted = ~by_layer.isnan()
@@ -87,7 +88,7 @@ class Cdrp(Analysis):
             counts = counted[told].sum(1)
             numbers[name] = [Counted(*each) for each in zip(means[told].tolist(), counts.tolist(), strict=True)]
             numbers[f"{name}_mean"] = Counted(means[told].mean(), int(counted.any(0).sum()))
-            evidence[f"profile/CDRP correlation by layer/{one} and {other}"] = to_array(means.float())
+            evidence[profile_name("CDRP correlation by layer", names, f"{one} and {other}")] = to_array(means.float())
         if not numbers:
             raise NotApplicableError(
                 "of any two versions of an image one at least has gates that are all alike, in every layer: its answer "
@@ -101,8 +102,7 @@ class Cdrp(Analysis):
         The loss of an image of ``pixels (N, C, H, W)`` is the cross-entropy between what the model answers with gates
         and without, plus ``sparsity`` times the sum of its gates; they begin at 1.
         """
-        layers, answers = convolutions(model), predict(model, pixels)
-        channels = [layer.out_channels for layer in layers]
+        channels, answers = [each.out_channels for each in convolutions(model).values()], predict(model, pixels)
         gates = torch.ones(len(pixels), sum(channels), device=pixels.device)
         kept, least, velocity = gates, gates.new_full((len(gates),), torch.inf), torch.zeros_like(gates)
         for _ in track(range(self.steps), "control gates", self.steps):
@@ -129,10 +129,10 @@ class Cdrp(Analysis):
         return losses, slopes, same
 
 
-def convolutions(model: Classifier) -> list[nn.Conv2d]:
-    """Return the convolutions of a network, in order, but for one that gives the logits."""
+def convolutions(model: Classifier) -> dict[str, nn.Conv2d]:
+    """Return the convolutions of a network by name, in order, but for one that gives the logits."""
     named = model.network.named_modules()
-    return [each for name, each in named if isinstance(each, nn.Conv2d) and name != model.head_name]
+    return {name: each for name, each in named if isinstance(each, nn.Conv2d) and name != model.head_name}
 
 
 def gated(model: Classifier, pixels: Tensor, gates: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def gated(model: Classifier, pixels: Tensor, gates: Tensor) -> Tensor:
     def gate(own: Tensor, _: nn.Module, __: object, output: Tensor) -> Tensor:
         return output * own[:, :, None, None]
 
-    layers = convolutions(model)
+    layers = convolutions(model).values()
     parts = gates.split([layer.out_channels for layer in layers], 1)
     hooks = [layer.register_forward_hook(partial(gate, own)) for layer, own in zip(layers, parts, strict=True)]
     try:

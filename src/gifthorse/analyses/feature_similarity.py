@@ -17,6 +17,7 @@ from torch import Tensor
 from gifthorse.analyses.layers import activity
 from gifthorse.analyses.pairs import pairs_of
 from gifthorse.core.analysis import Analysis, Findings, Number, Subject
+from gifthorse.core.findings import profile_name
 from gifthorse.metrics.functional import linear_cka
 from gifthorse.metrics.stamped import Evidence
 
@@ -55,7 +56,10 @@ class FeatureSimilarity(Analysis):
             if stages and all(map(math.isfinite, stages)):
                 numbers[f"{name}_by_stage"] = stages
             if all(map(math.isfinite, (*stages, penultimate))):
-                evidence[f"profile/Similarity of features (CKA)/{series}"] = np.array([*stages, penultimate])
+                layers = [layer for layer in first if layer in second]
+                evidence[profile_name("Similarity of features (CKA)", layers, series)] = np.array(
+                    [*stages, penultimate]
+                )
         return Findings({name: value for name, value in numbers.items() if value == value}, evidence)
 
 

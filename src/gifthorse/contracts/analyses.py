@@ -11,8 +11,9 @@ from gifthorse.bench.views import copied
 from gifthorse.contracts.defenses import standing, tensors_of
 from gifthorse.contracts.promise import NotAskedError, Promise, asked, require
 from gifthorse.contracts.worlds import COLOUR, World, cut_short, noise_world, watched_random_state
-from gifthorse.core.analysis import DRAWN, Analysis, Findings, Subject
+from gifthorse.core.analysis import Analysis, Findings, Subject
 from gifthorse.core.errors import NotApplicableError, RequestError
+from gifthorse.core.findings import is_drawn
 from gifthorse.core.metric import METRICS, UNDECLARED
 
 _SHAPES = {"points": (None, 2), "against": (2, None), "profile": (None,), "distribution": (None,)}
@@ -97,8 +98,8 @@ def says_something_that_is_declared_and_finite(case: AnalysisCase) -> None:
 def gives_evidence_that_can_be_drawn(case: AnalysisCase) -> None:
     """Every array is of a kind that reports draw, by its name and its shape, and finite but for gaps in a profile."""
     for name, array in case.found.evidence.items():
-        kind, *rest = name.split("/")
-        require(len(rest) + 1 == DRAWN.get(kind), f"'{name}' names nothing that is drawn; see core.analysis.Findings")
+        kind = name.partition("/")[0]
+        require(is_drawn(name), f"'{name}' names nothing that is drawn; see core.analysis.Findings")
         if kind == "pictures":
             require(array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] in (1, 3), f"'{name}': no pictures")
             continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gifthorse.core.findings import DRAWN, LAYERS
+from gifthorse.core.findings import DRAWN, is_drawn
 from gifthorse.report.evidence import Arrays, drawable
 from gifthorse.report.naming import natural
 
@@ -51,10 +51,9 @@ def findings(evidence: Arrays) -> list[Finding]:
     """
     found: dict[tuple[str, ...], Finding] = {}
     for name in sorted(evidence, key=natural):
-        kind, *parts = name.split("/")
-        more = len(parts) + 1 - DRAWN.get(kind, 0)
-        if kind not in DRAWN or more not in (0, int(kind == LAYERS)) or not parts[0]:
+        if not is_drawn(name):
             continue
+        kind, *parts = name.split("/")
         values = _values(kind, evidence[name])
         if values is None:
             continue
