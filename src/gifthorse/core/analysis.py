@@ -11,7 +11,6 @@ import torch
 from gifthorse.core.classifier import Classifier
 from gifthorse.core.configuration import Configuration
 from gifthorse.core.errors import RequestError
-from gifthorse.core.findings import DRAWN as DRAWN
 from gifthorse.core.images import Images
 from gifthorse.core.stamping import Stamping, unstamped
 from gifthorse.core.task import Task
