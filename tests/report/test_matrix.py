@@ -422,6 +422,7 @@ def test_a_metric_goes_by_its_name_or_a_short_one(word: str, name: str) -> None:
     [
         ("asr", "'asr' may be benign.asr, attack.asr, defense.asr, downstream.asr, stamp.asr: say which"),
         ("defense.asrr", "no record has a metric 'defense.asrr'; did you mean 'defense.asr'"),
+        ("wxyz", "no record has a metric 'wxyz'; they have: attack.acc, attack.asr, attack.cad"),
         ("defense.mjs", "none of the 1 records has defense.mjs; they have: attack.acc, attack.asr, attack.cad"),
     ],
 )

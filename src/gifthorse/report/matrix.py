@@ -57,9 +57,9 @@ def find_metric(word: str, records: Sequence[Record]) -> Metric:
         raise RequestError(
             f"none of the {len(records)} records has {metric.name}; they have: {', '.join(sorted(occurring))}"
         )
-    raise RequestError(
-        f"no record has a metric '{word}'{suggestion(name, METRICS.keys() | occurring, 'metrics', most=3)}"
-    )
+    near = suggestion(name, METRICS.keys() | occurring, "metrics", most=3)
+    meant = near if "?" in near else suggestion("", occurring, "they have")
+    raise RequestError(f"no record has a metric '{word}'{meant}")
 
 
 def _measured(record: Record) -> Iterable[str]:

@@ -11,7 +11,7 @@ Differs: how shadow models and meta-classifiers are trained is told in :mod:`gif
     as in Dynamic Backdoors. With ``one_class`` these are all benign, and a model is flagged outside of the radius that
     encloses them. The calibrated threshold, the largest score that few benign validation models exceed, is ours. Who
     trains against it lowers the scores of all its meta-classifiers, which Dynamic Backdoors has one of, to those of its
-    benign shadow models: ``against=mntd[classifiers=25]`` says how many, and more of them fool a defender's better.
+    benign shadow models: ``against=mntd[classifiers=25]`` says how many.
 """
 
 from collections.abc import Mapping
