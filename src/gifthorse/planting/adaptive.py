@@ -6,12 +6,13 @@ Paper: TrojanZoo (Pang et al. 2022, arXiv:2012.09302), section 6.3, RQ8 and Figu
 Differs: TrojanZoo adapts one attack (imc) to four defenses by hand. Here any attack whose training is its own takes any
     defense that says how it is evaded, one or several. With a reform in front, part of the stamped images is trained on
     as they are, so that the backdoor works without the defense as well; how the paper divides them is not printed.
-    What a defense offers beyond the paper, and where it departs from it, is said in the defense's own file.
-    Surrogates are the defense's own preparation, from as many of the attacker's images as a defender holds clean ones,
-    with seeds of the attacker's. The benign twin is trained as without the defense,
-    on the same part of the images. That part has the same share of every class; a tenth of it is what a bound on the
-    clean accuracy keeps for validation. Trigger and surrogates are made of it, too; the benign model alone, which
-    re-training starts from and triggers are optimised on, has seen all images.
+    Several reforms take turns, and so do several decoys, mini-batch by mini-batch; a data set that is poisoned
+    beforehand goes with penalties alone. What a defense offers beyond the paper, and where it departs from it, is said
+    in the defense's own file. Surrogates are the defense's own preparation, from as many of the attacker's images as a
+    defender holds clean ones, with seeds of the attacker's. The benign twin is trained as without the defense, on the
+    same part of the images. That part has the same share of every class; a tenth of it is what a bound on the clean
+    accuracy keeps for validation. Trigger and surrogates are made of it, too; the benign model alone, which re-training
+    starts from and triggers are optimised on, has seen all images.
 """
 
 from collections.abc import Collection, Mapping, Sequence
